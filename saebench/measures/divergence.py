@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+PART = 256  # of a vocabulary
+
 
 @dataclass(frozen=True)
 class CleanRows:
@@ -33,9 +35,11 @@ def clean_rows(logits: Float[Tensor, "rows vocab"]) -> CleanRows:
     Args:
         logits: fp32 logits, one row a token.
     """
-    log_sum_exp = logits.logsumexp(dim=-1)
-    probabilities = (logits - log_sum_exp[:, None]).exp_()
-    return CleanRows(logits, log_sum_exp, probabilities, logits.argmax(dim=-1))
+    most = logits.amax(dim=-1, keepdim=True)
+    probabilities = (logits - most).exp_()
+    total = probabilities.sum(dim=-1, keepdim=True)
+    log_sum_exp = (most + total.log())[:, 0]
+    return CleanRows(logits, log_sum_exp, probabilities.div_(total), top1(logits))
 
 
 def cross_entropy(clean: CleanRows, targets: Int[Tensor, "rows"]) -> Float[Tensor, "rows"]:
@@ -79,7 +83,28 @@ def compare(
     overflowed = ~(torch.isfinite(kl) & torch.isfinite(tv))
     if overflowed.any():
         kl, ce, tv = _in_float64(clean.logits, logits, targets=targets)
-    return RowReadout(kl, ce, tv, logits.argmax(dim=-1) == clean.top1)
+    return RowReadout(kl, ce, tv, top1(logits) == clean.top1)
+
+
+def top1(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
+    """Return where each row's maximum is, the first of several.
+
+    Finding a maximum is ten times faster on a CPU than finding where it is: the maximum of each
+    part of the row comes first, and then one part is looked at.
+
+    Example:
+        >>> top1(torch.tensor([[1.0, 3.0, 3.0]])).tolist()
+        [1]
+    """
+    vocab = logits.shape[1]
+    width = min(PART, vocab)
+    whole = vocab // width * width
+    parts = [logits[:, :whole].unflatten(1, (-1, width)).amax(dim=-1)]
+    if whole < vocab:
+        parts.append(logits[:, whole:].amax(dim=-1, keepdim=True))
+    start = width * torch.cat(parts, dim=1).argmax(dim=-1, keepdim=True)
+    places = (start + torch.arange(width, device=logits.device)).clamp_max_(vocab - 1)
+    return start[:, 0] + logits.gather(1, places).argmax(dim=-1)
 
 
 def _in_float64(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -142,10 +141,21 @@ class Host:
         found = [m for m in self.model.modules() if type(m).__name__ == "NewGELUActivation"]
         return tuple(m for m in found if "forward" not in vars(m))
 
-    def logits(self, hidden: Float[Tensor, "rows d"]) -> Float[Tensor, "rows vocab"]:
-        """Unembed rows of final hidden states in fp32, whatever the model's dtype."""
+    def logits(
+        self,
+        hidden: Float[Tensor, "rows d"],
+        *,
+        out: Float[Tensor, "rows vocab"] | None = None,
+    ) -> Float[Tensor, "rows vocab"]:
+        """Unembed rows of final hidden states in fp32, whatever the model's dtype.
+
+        Args:
+            hidden: the rows.
+            out: where to put the logits; memory that was used before is much faster than new.
+        """
         weight, bias = self._unembedding
-        logits = _product(hidden.float(), weight)
+        logits = hidden.new_empty(len(hidden), len(weight), dtype=torch.float32)
+        logits = _product(hidden.float(), weight, out=logits if out is None else out)
         if bias is not None:
             logits += bias
         cap = getattr(self.config, "final_logit_softcapping", None)
@@ -235,19 +245,26 @@ def _in_blocks(function: Callable[[Tensor], Tensor], x: Float[Tensor, "*rows d"]
     return out
 
 
-def _product(hidden: Float[Tensor, "rows d"], weight: Float[Tensor, "vocab d"]) -> Tensor:
-    """Return hidden · weightᵀ, on a CPU by tiles of the vocabulary.
+def _product(
+    hidden: Float[Tensor, "rows d"],
+    weight: Float[Tensor, "vocab d"],
+    *,
+    out: Float[Tensor, "rows vocab"],
+) -> Float[Tensor, "rows vocab"]:
+    """Put hidden · weightᵀ into ``out``, on a CPU by tiles of the vocabulary.
 
     A product as wide as a vocabulary spends a third of its time on memory that its tiles, which
     stay in the cache until they are copied out, do not need.
     """
     if hidden.device.type != "cpu":
-        return F.linear(hidden, weight)
-    logits = hidden.new_empty(len(hidden), len(weight))
+        return torch.mm(hidden, weight.T, out=out)
+    tile = hidden.new_empty(len(hidden), min(TILE, len(weight)))
     for start in range(0, len(weight), TILE):
-        tile = slice(start, start + TILE)
-        logits[:, tile] = F.linear(hidden, weight[tile])
-    return logits
+        columns = slice(start, min(start + TILE, len(weight)))
+        if columns.stop - start < tile.shape[1]:
+            tile = hidden.new_empty(len(hidden), columns.stop - start)
+        out[:, columns] = torch.mm(hidden, weight[columns].T, out=tile)
+    return out
 
 
 def load_host(

@@ -1,7 +1,7 @@
 """The run's tokens, cut into batches: those that count, as rows."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,8 @@ class Batch:
         sequence: each counted token's sequence index in the run.
         position: its position there.
         targets: the token after it.
+        alike: the sequences differ in nothing but their counted tokens, which are all those
+            from one position on: what is put at each of them gives the same in every sequence.
     """
 
     rows: slice
@@ -33,11 +35,25 @@ class Batch:
     sequence: Int[Tensor, "tokens"]
     position: Int[Tensor, "tokens"]
     targets: Int[Tensor, "tokens"]
+    alike: bool
 
     @property
     def counts(self) -> bool:
         """True where any of its tokens counts."""
         return len(self.targets) > 0
+
+    def by_position(self) -> "Batch":
+        """Return sequences that are alike with the counted tokens in the order of positions."""
+        order = torch.arange(len(self.targets), device=self.ids.device)
+        order = order.view(len(self.ids), -1).T.flatten()
+        row, position = self.at
+        return replace(
+            self,
+            at=(row[order], position[order]),
+            sequence=self.sequence[order],
+            position=self.position[order],
+            targets=self.targets[order],
+        )
 
     def spread(self, values: Float[Tensor, "tokens"]) -> Float[Tensor, "batch pos"]:
         """Put the rows' values back at their places."""
@@ -52,6 +68,7 @@ def make_batch(tokens: TokenSet, rows: slice, *, device: torch.device) -> Batch:
     Places are found before anything is moved, so that a GPU is never waited for.
     """
     ids, counted = tokens.ids[rows], tokens.counted[rows]
+    alike = _are_alike(ids, counted)
     row, position = counted.nonzero(as_tuple=True)
     targets = ids.roll(-1, dims=1)[row, position]
     there = [
@@ -59,7 +76,13 @@ def make_batch(tokens: TokenSet, rows: slice, *, device: torch.device) -> Batch:
     ]
     ids, counted, has_target, row, position, targets = there
     at = (row, position)
-    return Batch(rows, ids, counted, has_target, at, row + rows.start, position, targets)
+    return Batch(rows, ids, counted, has_target, at, row + rows.start, position, targets, alike)
+
+
+def _are_alike(ids: Int[Tensor, "batch pos"], counted: Bool[Tensor, "batch pos"]) -> bool:
+    before = int((~counted[0]).sum())
+    rest_counts = counted[:, before:].all() and not counted[:, :before].any()
+    return bool(rest_counts and (ids[:, :before] == ids[:1, :before]).all())
 
 
 def cut(sequences: int, size: int) -> Iterator[slice]:

@@ -1,7 +1,7 @@
 """One run over the tokens: the clean pass once, every SAE and intervention resumed from it."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 
@@ -20,17 +20,18 @@ from saebench.substitution.gathering import Gathered, check_first_look
 from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement, TokenMeasurement
 from saebench.substitution.memory import is_out_of_memory, sequences_at_once, tokens_a_pass
-from saebench.substitution.names import INDEPENDENT_OF_SAE, OF_THE_CORPUS
+from saebench.substitution.names import INDEPENDENT_OF_SAE, INTERVENTIONS, OF_THE_CORPUS
 from saebench.substitution.passes import CleanPass, Passes
 from saebench.substitution.reading import reading_site
-from saebench.substitution.readout import read_out
+from saebench.substitution.readout import Changed, Readout, Repeated
 from saebench.substitution.reference import Reference, ReferenceSums
-from saebench.substitution.rows import read_rows, write_rows
+from saebench.substitution.rows import Places, read_rows, write_rows
 from saebench.substitution.spread import Spread
 
 REFERENCE_SEQUENCES = 512
 
 Progress = Callable[[int], object]
+Here = Sequence[tuple[Gathered, tuple[Tensor, Reconstruction]]]
 
 
 def site_of(host: Host, subject: Subject) -> Site:
@@ -75,6 +76,7 @@ class Engine:
         self.stages = Stages(host.device)
         self._batch_size = batch_size
         self._passes = Passes(host)
+        self._read_out = Readout(host)
         self._references: dict[Site, Reference] = {}
 
     def measure(
@@ -114,7 +116,8 @@ class Engine:
             try:
                 # Tokens that do not count leave nothing to measure.
                 if batch.counts:
-                    failed |= self._measure_batch(batch, gathering)
+                    ordered = batch.by_position() if batch.alike else batch
+                    failed |= self._measure_batch(ordered, gathering)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or len(batch.ids) == 1:
                     raise
@@ -178,13 +181,12 @@ class Engine:
         assert clean.final is not None
         made = {g.subject.id: self._reconstructed(g, batch, clean) for g in gathering}
         failed = self._first_look(batch, made, gathering)
-        hidden: dict[str, Tensor] = {}
+        hidden: dict[str, Changed] = {}
         for site in dict.fromkeys(g.site for g in gathering):
             here = [(g, made[g.subject.id]) for g in gathering if g.site == site]
-            hidden |= self._resumed(site, batch, clean, self._substitutions(batch, here))
+            hidden |= self._resumed(site, batch, clean, here)
         with self.stages(READOUT):
-            final = clean.final[batch.at]
-            ce, readouts = read_out(self.host, final, hidden, targets=batch.targets)
+            ce, readouts = self._read_out(clean.final[batch.at], hidden, targets=batch.targets)
         with self.stages(FOLD):
             for g in gathering:
                 g.fold_reconstruction(batch, *made[g.subject.id])
@@ -227,14 +229,15 @@ class Engine:
         return Spread(sequences, centre, by_sequence=True)
 
     def _substitutions(
-        self, batch: Batch, here: Iterable[tuple[Gathered, tuple[Tensor, Reconstruction]]]
+        self, batch: Batch, here: Here, names: Container[str]
     ) -> Iterator[tuple[str, Float[Tensor, "tokens width"]]]:
-        """Give x′ of the counted tokens for every intervention at one site."""
+        """Give x′ of the counted tokens for these interventions at one site."""
         done = set()
         for g, (x, found) in here:
             place = (batch.sequence, batch.position, self._references.get(g.site), g.bank_errors)
             tokens = Tokens(x, found.x_hat, *place, self.seed)
-            for name in [name for name in g.interventions if _key(g, name) not in done]:
+            wanted = [name for name in g.interventions if name in names]
+            for name in [name for name in wanted if _key(g, name) not in done]:
                 done.add(_key(g, name))
                 try:
                     with self.stages(NOISE):
@@ -245,24 +248,38 @@ class Engine:
                     yield _key(g, name), changed
 
     def _resumed(
-        self,
-        site: Site,
-        batch: Batch,
-        clean: CleanPass,
-        substitutions: Iterator[tuple[str, Tensor]],
-    ) -> dict[str, Float[Tensor, "tokens d"]]:
-        """Return the final hidden states of the counted tokens under each x′."""
+        self, site: Site, batch: Batch, clean: CleanPass, here: Here
+    ) -> dict[str, Changed]:
+        """Return the final hidden states of the counted tokens under every x′ at one site.
+
+        An x′ that is the same at every token gives the same in all sequences that are alike: it
+        is run in one of them.
+        """
+        once = INDEPENDENT_OF_SAE if batch.alike and self._passes.is_all(site) else ()
+        each = [name for name in INTERVENTIONS if name not in once]
+        hidden: dict[str, Changed] = {}
+        substitutions = self._substitutions(batch, here, each)
         at_once = max(1, tokens_a_pass(self.host) // batch.ids.numel())
-        hidden: dict[str, Tensor] = {}
-        while some := list(islice(substitutions, at_once)):
-            with self.stages(RESUME):
-                base = clean.activations[site]
-                stacked = base.expand(len(some), *base.shape).clone()
-                for place, (_, changed) in zip(stacked, some, strict=True):
-                    write_rows(site, place, changed, batch.at)
-                final = self._passes.resume(clean, site, stacked)
-                hidden |= {key: f[batch.at] for (key, _), f in zip(some, final, strict=True)}
+        while some := dict(islice(substitutions, at_once)):
+            hidden |= self._final(site, clean, some, batch.at)
+        times = len(batch.ids)
+        alike = {key: x[::times] for key, x in self._substitutions(batch, here, once)}
+        if alike:
+            row, position = batch.at
+            final = self._final(site, clean.first, alike, (row[::times], position[::times]))
+            hidden |= {key: Repeated(states, times) for key, states in final.items()}
         return hidden
+
+    def _final(
+        self, site: Site, clean: CleanPass, some: Mapping[str, Tensor], at: Places
+    ) -> dict[str, Float[Tensor, "tokens d"]]:
+        with self.stages(RESUME):
+            base = clean.activations[site]
+            stacked = base.expand(len(some), *base.shape).clone()
+            for place, changed in zip(stacked, some.values(), strict=True):
+                write_rows(site, place, changed, at)
+            final = self._passes.resume(clean, site, stacked)
+            return {key: states[at] for key, states in zip(some, final, strict=True)}
 
     def _finished(self, g: Gathered) -> Measurement | MeasurementError:
         if g.spread is None:

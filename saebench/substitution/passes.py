@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +32,28 @@ class CleanPass:
     starts: dict[Site, Float[Tensor, "batch pos d"]]
     written: dict[Site, Float[Tensor, "batch pos width"]] = field(default_factory=dict)
 
+    @property
+    def first(self) -> "CleanPass":
+        """The pass of the first sequence alone."""
+        return CleanPass(
+            self.ids[:1],
+            None if self.final is None else self.final[:1],
+            {site: x[:1] for site, x in self.activations.items()},
+            {site: x[:1] for site, x in self.starts.items()},
+            {site: x[:1] for site, x in self.written.items()},
+        )
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What was found out by trying about a site of a model."""
+
+    exact: bool
+    all: bool
+
+
+_TRIED: WeakKeyDictionary[Host, dict[Site, _Tried]] = WeakKeyDictionary()
+
 
 class Passes:
     """Runs a host model clean, or with one site substituted.
@@ -43,7 +66,6 @@ class Passes:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self._exact: dict[Site, bool] = {}
 
     @torch.inference_mode()
     def clean(
@@ -103,11 +125,20 @@ class Passes:
         Returns:
             A pass whose batch is the stack's versions one after another.
         """
-        stack = len(changed)
-        flat = changed.flatten(0, 1)
+        return self._resumed(clean, site, changed.flatten(0, 1), sites, skip=self.is_exact(site))
+
+    def _resumed(
+        self,
+        clean: CleanPass,
+        site: Site,
+        flat: Float[Tensor, "stack*batch pos width"],
+        sites: Sequence[Site],
+        *,
+        skip: bool,
+    ) -> CleanPass:
+        stack = len(flat) // len(clean.ids)
         start = clean.starts[site].repeat(stack, 1, 1)
         kept: dict[tuple[Site, str], Tensor] = {}
-        skip = self.is_exact(site)
         with ExitStack() as patches:
             for earlier, value in clean.written.items():
                 # In an earlier block it is part of the start already.
@@ -142,16 +173,36 @@ class Passes:
 
     def is_exact(self, site: Site) -> bool:
         """True where resuming at this site gives exactly what the full pass gives."""
-        if site not in self._exact:
-            self._exact[site] = False
-            width = min(8, self.host.context or 8)
-            ids = torch.arange(width, device=self.host.device)[None]
-            clean = self.clean(ids % self.host.config.vocab_size, [site])
-            unchanged = clean.activations[site][None]
-            full = self.resume(clean, site, unchanged)
-            self._exact[site] = True
-            self._exact[site] = torch.equal(full, self.resume(clean, site, unchanged))
-        return self._exact[site]
+        return self._tried(site).exact
+
+    def is_all(self, site: Site) -> bool:
+        """True where the activation at this site is all that the later ones are made from.
+
+        It is not where something goes around the site, nor where the model looks at its tokens
+        again further on.
+        """
+        return self._tried(site).all
+
+    def _tried(self, site: Site) -> _Tried:
+        known = _TRIED.setdefault(self.host, {})
+        if site not in known:
+            known[site] = self._try(site)
+        return known[site]
+
+    @torch.inference_mode()
+    def _try(self, site: Site) -> _Tried:
+        """Run two sequences that are given the same activation, with and without the start."""
+        width = min(8, self.host.context or 8)
+        ids = torch.arange(2 * width, device=self.host.device) % self.host.config.vocab_size
+        clean = self.clean(ids.view(2, width), [site], stop_early=True)
+        same = clean.activations[site][:1].repeat(2, 1, 1)
+        full = self._resumed(clean, site, same, (), skip=False).final
+        resumed = self._resumed(clean, site, same, (), skip=True).final
+        assert full is not None
+        assert resumed is not None
+        # Rows of one matrix product may differ in their last bits.
+        alike = torch.allclose(resumed[0], resumed[1], rtol=1e-4, atol=1e-5)
+        return _Tried(exact=torch.equal(full, resumed), all=alike)
 
     def _capture(
         self, site: Site, kept: dict[tuple[Site, str], Tensor], patches: ExitStack

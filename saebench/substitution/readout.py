@@ -1,6 +1,7 @@
 """From final hidden states to KL, CE, TV and top-1, without ever holding all the logits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -9,53 +10,116 @@ from torch import Tensor
 from saebench.measures.divergence import RowReadout, clean_rows, compare, cross_entropy
 from saebench.subjects.host import Host
 
-# Logits at once. A matrix product wants many rows. What is then done to them wants few: on a CPU
-# a block, and the four others like it that are read with it, stay in the cache.
-PRODUCT = {"cpu": 128 * 50_257, "cuda": 1024 * 50_257}
+# Logits at once. A matrix product wants many rows, of the clean pass and of every intervention
+# together: each reads the whole unembedding. What is then done to them wants few: on a CPU a
+# block, and the four others like it that are read with it, stay in the cache.
+PRODUCT = {"cpu": 768 * 50_257, "cuda": 4096 * 50_257}
 BLOCK = {"cpu": 8 * 50_257, "cuda": 1024 * 50_257}
 
 
-@torch.inference_mode()
-def read_out(
-    host: Host,
-    clean: Float[Tensor, "rows d"],
-    changed: Mapping[str, Float[Tensor, "rows d"]],
-    *,
-    targets: Int[Tensor, "rows"],
-) -> tuple[Float[Tensor, "rows"], dict[str, RowReadout]]:
-    """Return the clean cross-entropy of each row, and each intervention's readout.
+@dataclass(frozen=True)
+class Repeated:
+    """Final hidden states that each stand for so many rows, one after another."""
 
-    The clean side of a block of rows serves every intervention.
+    hidden: Float[Tensor, "different d"]
+    times: int
+
+
+Changed = Float[Tensor, "rows d"] | Repeated
+
+
+class Readout:
+    """Reads out one batch after another, in memory that is kept in between.
 
     Args:
         host: the model, for its unembedding.
-        clean: final hidden states of the clean pass.
-        changed: those of each intervention.
-        targets: true next tokens.
     """
-    ce: list[Tensor] = []
-    parts: dict[str, list[RowReadout]] = {name: [] for name in changed}
-    for rows in _cut(len(clean), PRODUCT, host):
-        logits = host.logits(clean[rows])
-        blocks = list(_cut(len(logits), BLOCK, host))
-        base = [clean_rows(logits[block]) for block in blocks]
-        goals = [targets[rows][block] for block in blocks]
-        ce += [cross_entropy(side, goal) for side, goal in zip(base, goals, strict=True)]
-        for name, hidden in changed.items():
-            logits = host.logits(hidden[rows])
-            parts[name] += [
-                compare(side, logits[block], targets=goal)
-                for block, side, goal in zip(blocks, base, goals, strict=True)
-            ]
-    return torch.cat(ce), {name: _joined(chunks) for name, chunks in parts.items()}
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._memory = torch.empty(0)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        clean: Float[Tensor, "rows d"],
+        changed: Mapping[str, Changed],
+        *,
+        targets: Int[Tensor, "rows"],
+    ) -> tuple[Float[Tensor, "rows"], dict[str, RowReadout]]:
+        """Return the clean cross-entropy of each row, and each intervention's readout.
+
+        The clean side of a block of rows serves every intervention.
+
+        Args:
+            clean: final hidden states of the clean pass.
+            changed: those of each intervention.
+            targets: true next tokens.
+        """
+        ce: list[Tensor] = []
+        parts: dict[str, list[RowReadout]] = {name: [] for name in changed}
+        for rows in _cut(len(clean), self._at_once(PRODUCT) / _sides(changed.values())):
+            hidden = [clean[rows], *(_hidden(side, rows) for side in changed.values())]
+            base, *others = self._logits(hidden)
+            for block in _cut(len(base), self._at_once(BLOCK)):
+                goals = targets[rows][block]
+                side = clean_rows(base[block])
+                ce.append(cross_entropy(side, goals))
+                for (name, of), logits in zip(changed.items(), others, strict=True):
+                    here = logits[_places(of, rows, block)]
+                    parts[name].append(compare(side, here, targets=goals))
+        return torch.cat(ce), {name: _joined(chunks) for name, chunks in parts.items()}
+
+    def _at_once(self, logits: Mapping[str, int]) -> float:
+        """Return how many rows have about that many logits on the host's device."""
+        most = logits.get(self._host.device.type, logits["cuda"])
+        return most / self._host.config.vocab_size
+
+    def _logits(self, hidden: Sequence[Tensor]) -> Sequence[Float[Tensor, "rows vocab"]]:
+        """Unembed several parts' rows in one product."""
+        sizes = [len(part) for part in hidden]
+        together = torch.cat(list(hidden))
+        if len(self._memory) < len(together):
+            shape = (len(together), self._host.config.vocab_size)
+            self._memory = torch.empty(shape, device=together.device)
+        return self._host.logits(together, out=self._memory[: len(together)]).split(sizes)
 
 
-def _cut(rows: int, logits: Mapping[str, int], host: Host) -> Iterator[slice]:
-    """Cut rows so that each part has about that many logits on the host's device."""
-    most = logits.get(host.device.type, logits["cuda"])
-    step = max(1, most // host.config.vocab_size)
+def read_out(
+    host: Host,
+    clean: Float[Tensor, "rows d"],
+    changed: Mapping[str, Changed],
+    *,
+    targets: Int[Tensor, "rows"],
+) -> tuple[Float[Tensor, "rows"], dict[str, RowReadout]]:
+    """Read out one batch, as :class:`Readout` does."""
+    return Readout(host)(clean, changed, targets=targets)
+
+
+def _sides(changed: Iterable[Changed]) -> float:
+    """Return how many rows are unembedded for each row of the clean pass, itself included."""
+    return 1 + sum(1 / side.times if isinstance(side, Repeated) else 1 for side in changed)
+
+
+def _cut(rows: int, size: float) -> Iterator[slice]:
+    step = max(1, int(size))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
+
+
+def _hidden(side: Changed, rows: slice) -> Float[Tensor, "different d"]:
+    """Return what the rows' logits are made from, each state once."""
+    if not isinstance(side, Repeated):
+        return side[rows]
+    return side.hidden[rows.start // side.times : -(-rows.stop // side.times)]
+
+
+def _places(side: Changed, rows: slice, block: slice) -> slice | Int[Tensor, "rows"]:
+    """Return where the logits of a block of those rows are."""
+    if not isinstance(side, Repeated):
+        return block
+    row = torch.arange(block.start, block.stop, device=side.hidden.device) + rows.start
+    return row // side.times - rows.start // side.times
 
 
 def _joined(chunks: list[RowReadout]) -> RowReadout:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor
 
-from saebench.measures.divergence import clean_rows, compare, cross_entropy
+from saebench.measures.divergence import PART, clean_rows, compare, cross_entropy, top1
 
 ROWS, VOCAB = 12, 50
 
@@ -131,3 +131,14 @@ def test_kl_and_tv_are_never_negative_and_pinskers_inequality_holds(seed: int, s
     assert ((found.tv >= 0) & (found.tv <= 1 + 1e-6)).all()
     # TV ≤ √(KL/2); 1e-5 relative is the fp32 rounding of both sides.
     assert (found.tv <= (found.kl / 2).sqrt() * (1 + 1e-5) + 1e-6).all()
+
+
+@given(
+    seed=st.integers(0, 2**20),
+    vocab=st.sampled_from([1, 2, PART - 1, PART, PART + 1, 3 * PART + 7]),
+    levels=st.integers(1, 6),
+)
+def test_top1_is_the_first_of_several_equal_maxima(seed: int, vocab: int, levels: int):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(levels, (5, vocab), generator=generator).float()
+    assert top1(logits).tolist() == logits.numpy().argmax(axis=-1).tolist()

@@ -19,10 +19,11 @@ from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError
 from saebench.subjects.metadata import SubjectMetadata
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import Engine
+from saebench.substitution.engine import Engine, site_of
 from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement
 from saebench.substitution.names import INTERVENTIONS
+from saebench.substitution.passes import Passes
 from saebench.substitution.reference import ReferenceSums
 
 N, T, BOS, EOS = 6, 16, 0, 1
@@ -378,6 +379,49 @@ def test_each_sequences_deviations_are_from_the_runs_own_mean():
     counts = _tokens().counted.sum(dim=1).numpy()
     expected = [part.sum() for part in np.split(by_token, counts.cumsum()[:-1])]
     np.testing.assert_allclose(found.table()["squared_deviation"], expected, rtol=1e-4)
+
+
+def _alike() -> TokenSet:
+    """Sequences of which every token but the first, the same in all, counts."""
+    ids = random_ids(N, T, seed=3)
+    counted = torch.ones(N, T, dtype=torch.bool)
+    counted[:, 0] = False
+    return TokenSet(ids, counted, Packing.DOCUMENTS, N, 0)
+
+
+@pytest.mark.parametrize("site", [RESID, SITES[3]], ids=lambda s: s[1])
+def test_what_is_the_same_in_every_sequence_is_run_once_and_gives_the_same(site, monkeypatch):
+    names = ("zero", "mean", "sae", "cov_random", "real_difference")
+    subject = _subject(_sae(WIDTH), site)
+    once = _measure(site, subject, names=names, tokens=_alike())["sae"]
+    monkeypatch.setattr(Passes, "is_all", lambda *_: False)
+    each = _measure(site, subject, names=names, tokens=_alike())["sae"]
+    assert each.table().keys() == once.table().keys()
+    for channel, values in each.table().items():
+        np.testing.assert_allclose(once.table()[channel], values, rtol=1e-5, err_msg=channel)
+
+
+def test_sequences_that_begin_otherwise_do_not_share_a_pass():
+    tokens = _alike()
+    tokens.ids[1, 0] = 7
+    subject = _subject(_sae(WIDTH), RESID)
+    found = _measure(RESID, subject, names=("zero",), tokens=tokens)["sae"]
+    for s in range(2):
+        alone = TokenSet(tokens.ids[[s]], tokens.counted[[s]], Packing.DOCUMENTS, 1, 0)
+        expected = _measure(RESID, subject, names=("zero",), tokens=alone)["sae"]
+        kl = expected.sums.total("zero.kl")
+        assert found.table()["zero.kl"][s] == pytest.approx(kl, rel=1e-5)
+
+
+def test_a_shared_pass_runs_one_sequence(monkeypatch):
+    host, seen = _host("llama"), []
+    inner = host.final_hidden
+    monkeypatch.setattr(host, "final_hidden", lambda ids: seen.append(len(ids)) or inner(ids))
+    engine = Engine(host, _alike(), seed=0, batch_size=N)
+    engine._passes.is_all(site_of(host, _subject(_sae(WIDTH), RESID)))
+    seen.clear()
+    engine.measure([(_subject(_sae(WIDTH), RESID), ("sae", "zero"))], progress=lambda _: None)
+    assert seen == [N, N, 1]  # clean, sae, zero
 
 
 def test_progress_hears_of_every_token():

@@ -391,3 +391,31 @@ def test_a_stack_of_passes_is_resumed_as_each_alone(family):
         expected = passes.resume(alone, second, alone.activations[second][None] / 2)[0]
         # A larger batch may take another matrix kernel, as above.
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@every_family
+def test_a_blocks_input_is_all_that_the_later_blocks_are_made_from(family):
+    assert Passes(host_of(family)).is_all(_site(family, "blocks.1.hook_resid_pre"))
+    assert not Passes(host_of(family)).is_all(_site(family, "blocks.1.hook_mlp_out"))
+
+
+def test_a_model_that_looks_at_its_tokens_again_is_found_out():
+    host = make_host("llama")
+
+    def add_the_embedding(_: nn.Module, args: tuple, kwargs: dict, out: Any) -> Any:
+        return out + 0.1 * embedded[-1]
+
+    embedded: list[Tensor] = []
+    host.model.get_input_embeddings().register_forward_hook(lambda *a: embedded.append(a[2]))
+    host.blocks[-1].register_forward_hook(add_the_embedding, with_kwargs=True)
+    site = find_site(host, "blocks.1.hook_resid_pre")
+    assert Passes(host).is_exact(site)
+    assert not Passes(host).is_all(site)
+
+
+def test_a_site_is_tried_once_for_a_model(monkeypatch):
+    host = make_host("llama")
+    site = find_site(host, "blocks.1.hook_resid_pre")
+    assert Passes(host).is_exact(site)
+    monkeypatch.setattr(host, "final_hidden", _raise)
+    assert Passes(host).is_exact(site)
