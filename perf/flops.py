@@ -28,6 +28,7 @@ class Work:
         sequences: number of sequences.
         context: tokens in each; all but the first are scored.
         resumed_from: for every substitution, the block from which the model is run again.
+        resumed_once: the same of substitutions that give the same in every sequence: one is run.
         saes: how many SAEs encode and decode every scored token.
         d_sae: their features.
         active: features that fire at a token.
@@ -39,6 +40,7 @@ class Work:
     saes: int
     d_sae: int
     active: int
+    resumed_once: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,19 +101,30 @@ def products(shape: ModelShape, work: Work, *, causal: bool = True) -> tuple[Pro
         >>> shape = ModelShape(layers=2, d_model=8, d_mlp=32, heads=2, d_head=4, vocab=50)
         >>> work = Work(1, 4, resumed_from=(1,), saes=1, d_sae=16, active=2)
         >>> [(p.rows, p.times) for p in products(shape, work) if p.name == "unembedding"]
-        [(3, 2)]
+        [(6, 1)]
     """
     scored = work.sequences * (work.context - 1)
-    blocks = shape.layers + sum(shape.layers - start for start in work.resumed_from)
-    in_blocks = block_products(
-        shape, sequences=work.sequences, context=work.context, times=blocks, causal=causal
-    )
+    blocks = shape.layers + _blocks_from(work.resumed_from, shape)
+    once = _blocks_from(work.resumed_once, shape)
+    length = {"context": work.context, "causal": causal}
+    unembedded = scored * (1 + len(work.resumed_from))
     return (
-        *in_blocks,
+        *block_products(shape, sequences=work.sequences, times=blocks, **length),
+        *(block_products(shape, sequences=1, times=once, **length) if once else ()),
         Product("sae encode", scored, shape.d_model, work.d_sae, work.saes),
         Product("sae decode", scored, work.active, shape.d_model, work.saes, sparse=True),
-        Product("unembedding", scored, shape.d_model, shape.vocab, 1 + len(work.resumed_from)),
+        Product(
+            "unembedding",
+            unembedded + (work.context - 1) * len(work.resumed_once),
+            shape.d_model,
+            shape.vocab,
+            1,
+        ),
     )
+
+
+def _blocks_from(starts: Iterable[int], shape: ModelShape) -> int:
+    return sum(shape.layers - start for start in starts)
 
 
 def total_flops(counted: Iterable[Product]) -> float:

@@ -73,12 +73,17 @@ class Workload:
         return torch.load(self.directory / IDS)
 
     def products(
-        self, *, resumed_from: tuple[int, ...], saes: int = 1, ids: Tensor | None = None
+        self,
+        *,
+        resumed_from: tuple[int, ...],
+        resumed_once: tuple[int, ...] = (),
+        saes: int = 1,
+        ids: Tensor | None = None,
     ) -> tuple[Product, ...]:
         """Return the matrix products of a measurement of the tokens, or of others."""
         size = self.size
         sequences, context = (self.ids if ids is None else ids).shape
-        work = Work(sequences, context, resumed_from, saes, size.d_sae, size.active)
+        work = Work(sequences, context, resumed_from, saes, size.d_sae, size.active, resumed_once)
         return products(self.shape, work)
 
     def random_sae(self, layer: int, *, seed: int) -> Any:

@@ -1,6 +1,6 @@
 """The core batch on long sequences, against SAELens on TransformerBridge."""
 
-from perf.ours import CORE, our_runner
+from perf.ours import our_runner
 from perf.outcome import Outcome, Target
 from perf.peers.lens import bridge
 from perf.peers.saelens import saelens_runner
@@ -25,7 +25,9 @@ def run(workload: Workload) -> Outcome:
         title=f"core batch at context {context}; {sequences} × {context} tokens",
         ours=our_runner(workload.host, as_token_set(ids), [subject], batch=sequences),
         peers={ON_BRIDGE: here(peer)},
-        counted=workload.products(resumed_from=(size.hook_layer,) * len(CORE), ids=ids),
+        counted=workload.products(
+            resumed_from=(size.hook_layer,), resumed_once=(size.hook_layer,), ids=ids
+        ),
         targets={ON_BRIDGE: Target(at_least=2)},
     )
     return case.run(workload.settings)

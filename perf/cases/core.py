@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 
 from perf.figures import Figures, Runner
-from perf.ours import CORE, our_runner
+from perf.ours import our_runner
 from perf.outcome import FLOOR, Outcome, Target
 from perf.peers.full_passes import HuggingFacePasses
 from perf.peers.lens import bridge, hooked_transformer
@@ -28,7 +28,7 @@ def run(workload: Workload) -> Outcome:
         title=f"core batch: clean, SAE, zero; {size.sequences} × {size.context} tokens",
         ours=our_runner(workload.host, as_token_set(ids), [subject], batch=size.batch),
         peers=_peers(workload),
-        counted=workload.products(resumed_from=(size.hook_layer,) * len(CORE)),
+        counted=workload.products(resumed_from=(size.hook_layer,), resumed_once=(size.hook_layer,)),
         targets={
             FLOOR: Target(at_most=1.25),
             SAELENS: Target(at_least=2.2),

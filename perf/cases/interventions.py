@@ -10,6 +10,7 @@ from perf.peers.lens import hooked_transformer
 from perf.peers.plain import NOISY, RULES, plain_runner
 from perf.side_by_side import SideBySide, here
 from perf.workload import MODEL, Workload, as_subject, as_token_set
+from saebench.substitution.names import INDEPENDENT_OF_SAE
 
 ON_LENS = "full passes of HookedTransformer"
 ON_HUGGING_FACE = "full passes of Hugging Face's model"
@@ -24,7 +25,10 @@ def run(workload: Workload) -> Outcome:
         title=f"{len(names)} interventions; {size.sequences} × {size.context} tokens",
         ours=our_runner(workload.host, tokens, [subject], names, batch=size.batch),
         peers=_peers(workload),
-        counted=workload.products(resumed_from=(size.hook_layer,) * len(names)),
+        counted=workload.products(
+            resumed_from=(size.hook_layer,) * (len(names) - len(INDEPENDENT_OF_SAE)),
+            resumed_once=(size.hook_layer,) * len(INDEPENDENT_OF_SAE),
+        ),
         targets={ON_LENS: Target(at_least=4), ON_HUGGING_FACE: Target(at_least=4)},
         noisy=NOISY,
     )

@@ -25,8 +25,10 @@ def run(workload: Workload) -> Outcome:
         title=f"{count} SAEs at {size.hook}; {size.sequences} × {size.context} tokens",
         ours=our_runner(workload.host, as_token_set(ids), subjects, batch=size.batch),
         peers={ONE_BY_ONE: here(peer)},
-        # Zero ablation does not depend on the SAE: one for all of them.
-        counted=workload.products(resumed_from=(size.hook_layer,) * (count + 1), saes=count),
+        # Zero ablation depends neither on the SAE nor on the sequence: one for all of them.
+        counted=workload.products(
+            resumed_from=(size.hook_layer,) * count, resumed_once=(size.hook_layer,), saes=count
+        ),
         targets={ONE_BY_ONE: Target(at_least=7)},
     )
     return case.run(workload.settings)

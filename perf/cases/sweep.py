@@ -1,6 +1,6 @@
 """A sweep over the layers: one SAE at every block's input, against one evaluation for each."""
 
-from perf.ours import CORE, our_runner
+from perf.ours import our_runner
 from perf.outcome import Outcome, Target
 from perf.peers.lens import hooked_transformer
 from perf.peers.saelens import saelens_runner
@@ -26,7 +26,7 @@ def run(workload: Workload) -> Outcome:
         ours=our_runner(workload.host, as_token_set(ids), subjects, batch=size.batch),
         peers={ONE_BY_ONE: here(peer)},
         counted=workload.products(
-            resumed_from=tuple(i for i in layers for _ in CORE), saes=len(layers)
+            resumed_from=tuple(layers), resumed_once=tuple(layers), saes=len(layers)
         ),
         targets={ONE_BY_ONE: Target(at_least=4)},
     )

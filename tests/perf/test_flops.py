@@ -12,7 +12,9 @@ from perf.flops import ModelShape, Product, Work, block_products, products, tota
 from perf.machine import Rates
 
 SHAPE = ModelShape(layers=3, d_model=32, d_mlp=128, heads=4, d_head=8, vocab=97)
-WORK = Work(sequences=2, context=12, resumed_from=(1, 2), saes=1, d_sae=64, active=64)
+WORK = Work(
+    sequences=2, context=12, resumed_from=(1, 2), saes=1, d_sae=64, active=64, resumed_once=(1,)
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +40,9 @@ def test_a_whole_measurement_is_what_torch_counts(model):
         states = model.transformer(ids, output_hidden_states=True).hidden_states
         scored = [states[-1][:, 1:]]
         _ = scored[0] @ encoder @ decoder
-        for start in WORK.resumed_from:
-            hidden = states[start]
+        every = [(start, states[start]) for start in WORK.resumed_from]
+        once = [(start, states[start][:1]) for start in WORK.resumed_once]
+        for start, hidden in every + once:
             for block in model.transformer.h[start:]:
                 hidden = block(hidden)
                 hidden = hidden[0] if isinstance(hidden, tuple) else hidden
@@ -58,7 +61,8 @@ def test_one_clean_pass_is_what_torch_counts(model):
 
 def test_causal_attention_needs_one_score_for_every_earlier_token():
     """Counted one by one: token t reads t + 1 keys."""
-    [scores] = [p for p in products(SHAPE, WORK) if p.name == "scores"]
+    work = replace(WORK, resumed_once=())
+    [scores] = [p for p in products(SHAPE, work) if p.name == "scores"]
     pairs = sum(t + 1 for t in range(WORK.context))
     blocks = 3 + 2 + 1
     by_hand = 2 * pairs * SHAPE.d_head * SHAPE.heads * WORK.sequences * blocks
