@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saebench.measures.divergence import RowReadout
 from saebench.measures.sums import TokenSums
+from saebench.substitution.batches import Batch
 from saebench.substitution.measurement import SCORED, TARGETS
 
 
@@ -34,7 +35,11 @@ class Scored:
 
 
 def fold(
-    sums: TokenSums, ce: Float[Tensor, "tokens"], readouts: Mapping[str, RowReadout], *, at: Scored
+    sums: TokenSums,
+    ce: Float[Tensor, "tokens"],
+    readouts: Mapping[str, RowReadout],
+    *,
+    at: Scored | Batch,
 ) -> None:
     """Add one SAE's readouts of a batch to its sums.
 

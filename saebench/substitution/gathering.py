@@ -13,7 +13,8 @@ from saebench.measures.sums import TokenSums
 from saebench.subjects.hooks import Site
 from saebench.subjects.sae import Reconstruction, Subject
 from saebench.substitution.batches import Batch
-from saebench.substitution.measurement import SCORED, TARGETS, Measurement, TokenMeasurement
+from saebench.substitution.folding import fold
+from saebench.substitution.measurement import SCORED, Measurement, TokenMeasurement
 from saebench.substitution.spread import Spread
 
 FAR_BELOW = 0.25  # of explained variance: more than another data set takes away
@@ -64,22 +65,7 @@ class Gathered:
 
     def fold_readouts(self, batch: Batch, ce: Tensor, readouts: dict[str, RowReadout]) -> None:
         """Add what became of the model's predictions."""
-        sums = self.sums
-        sums.count(SCORED, batch.counted, rows=batch.rows)
-        sums.count(TARGETS, batch.has_target, rows=batch.rows)
-        sums.add("clean.ce", batch.spread(ce), mask=batch.has_target, rows=batch.rows)
-        for name, found in readouts.items():
-            for channel, values, mask in (
-                ("kl", found.kl, batch.counted),
-                ("tv", found.tv, batch.counted),
-                ("agrees", found.agrees.float(), batch.counted),
-                ("ce", found.ce, batch.has_target),
-            ):
-                sums.add(f"{name}.{channel}", batch.spread(values), mask=mask, rows=batch.rows)
-            sums.tally(f"{name}.kl", found.kl)
-            if "sae" in readouts and name != "sae":
-                exceeded = batch.spread((readouts["sae"].kl > found.kl).float())
-                sums.add(f"{name}.exceeded", exceeded, mask=batch.counted, rows=batch.rows)
+        fold(self.sums, ce, readouts, at=batch)
 
     def finished(self, path: str, *, per_token: TokenMeasurement | None = None) -> Measurement:
         """Return the measurement, its squared deviations those from the run's own mean."""
