@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saebench.errors import MeasurementError, NonFiniteValue
+from saebench.measures.stages import NOISE, READOUT, Stages
 from saebench.measures.standing import Standing, standing
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Progress
@@ -103,6 +104,7 @@ class DrawsEngine:
         self._places = places
         self._engine = places.engine
         self._batch_size = batch_size
+        self.stages = Stages(self._engine.host.device)
 
     def measure(
         self,
@@ -139,6 +141,7 @@ class DrawsEngine:
         if not gathering:
             return failed
         windows = Windows(self._engine, where, [g.at.site for g in gathering], self._batch_size)
+        self.stages = windows.stages
         for batch in windows.batches(jobs=draws + 2):
             for g in gathering:
                 g.parts.append(self._kl(windows, batch, g.at, draws))
@@ -149,12 +152,14 @@ class DrawsEngine:
         self, windows: Windows, batch: WindowBatch, at: Placed, draws: int
     ) -> tuple[Tensor, ...]:
         """Return the substituted tokens' sequences, their KL under the SAE and under each draw."""
-        tokens = at.tokens(batch)
+        tokens = at.tokens(batch, stages=windows.stages)
         hidden = windows.resume(batch, at.site, {"sae": tokens.x_hat})
         for some in _chunks(draws, windows.stack(batch)):
-            made = {str(k): substitute(BASELINE, _Draw(**vars(tokens), draw=k)) for k in some}
+            with windows.stages(NOISE):
+                made = {str(k): substitute(BASELINE, _Draw(**vars(tokens), draw=k)) for k in some}
             hidden |= windows.resume(batch, at.site, made)
-        _, found = read_out(windows.host, batch.final, hidden, targets=batch.targets)
+        with windows.stages(READOUT):
+            _, found = read_out(windows.host, batch.final, hidden, targets=batch.targets)
         kl = torch.stack([found[str(k)].kl for k in range(draws)], dim=1)
         return batch.sequence, found["sae"].kl, kl
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from saebench.measures.stages import Stages
 from saebench.subjects.hooks import Site
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine, site_of
@@ -33,10 +34,10 @@ class Placed:
     bank_errors: Float[Tensor, "bank d"]
     seed: int
 
-    def tokens(self, batch: WindowBatch) -> Tokens:
+    def tokens(self, batch: WindowBatch, *, stages: Stages) -> Tokens:
         """Return the batch's substituted tokens, reconstructed."""
         x = read_rows(self.site, batch.window.tail.activations[self.site], batch.at)
-        x_hat = self.subject.reconstruct(x).x_hat
+        x_hat = self.subject.reconstruct(x, stages=stages).x_hat
         place = (batch.sequence, batch.position, self.reference, self.bank_errors)
         return Tokens(x, x_hat, *place, self.seed)
 

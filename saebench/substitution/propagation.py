@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saebench.data.tokens import TokenSet
+from saebench.measures.stages import CLEAN, FOLD, NOISE, READOUT, RESUME, Stages
 from saebench.measures.sums import TokenSums
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
@@ -92,6 +93,7 @@ class PairEngine:
         self.host = host
         self.tokens = tokens
         self.seed = seed
+        self.stages = Stages(host.device)
         self._batch_size = batch_size
         self._passes = Passes(host)
 
@@ -127,7 +129,9 @@ class PairEngine:
             ids, counted = (
                 table[rows].to(self.host.device) for table in (self.tokens.ids, self.tokens.counted)
             )
-            yield _Batch(rows, counted, self._passes.clean(ids, list(dict.fromkeys(sites))))
+            with self.stages(CLEAN):
+                clean = self._passes.clean(ids, list(dict.fromkeys(sites)))
+            yield _Batch(rows, counted, clean)
 
     def _measure_batch(
         self, batch: _Batch, placed: Mapping[str, _Placed], sums: Mapping[Pair, TokenSums]
@@ -144,14 +148,16 @@ class PairEngine:
             rows = {f"clean.{what}": v for what, v in clean[j].quantities.items()}
             rows |= {f"{channel}_first": v for channel, v in alone[i].items()}
             rows |= {f"{channel}_second": v for channel, v in alone[j].items()}
-            self._fold(here, batch, rows | together[i, j])
+            with self.stages(FOLD):
+                self._fold(here, batch, rows | together[i, j])
 
     def _seen(self, placed: _Placed, x: Float[Tensor, "tokens width"], batch: _Batch) -> _Seen:
         """Look at activations through an SAE; ``x`` may be several versions of the tokens."""
-        found = placed.subject.reconstruct(x)
+        found = placed.subject.reconstruct(x, stages=self.stages)
         error = (x - found.x_hat).double()
         squared = error.square().sum(dim=-1)
-        noise = NoiseSource(self.seed, placed.noise_name).normal(*batch.place, d=x.shape[-1])
+        with self.stages(NOISE):
+            noise = NoiseSource(self.seed, placed.noise_name).normal(*batch.place, d=x.shape[-1])
         random = (noise / noise.norm(dim=-1, keepdim=True)).repeat(len(x) // len(noise), 1)
         size = squared.sqrt()[:, None].to(x.dtype)
         quantities = {"squared_error": squared, "l0": found.l0, "norm": x.double().norm(dim=-1)}
@@ -170,7 +176,8 @@ class PairEngine:
         for place, version in zip(stacked, VERSIONS, strict=True):
             write_rows(first.site, place, seen.changed[version], batch.counted)
         sites = list(dict.fromkeys(second.site for second in seconds))
-        after = self._passes.resume_keeping(batch.clean, first.site, stacked, sites)
+        with self.stages(RESUME):
+            after = self._passes.resume_keeping(batch.clean, first.site, stacked, sites)
         assert after.final is not None
         hidden = self._by_version(after.final, batch, "kl")
         behind: dict[str, Rows] = {}
@@ -197,7 +204,8 @@ class PairEngine:
         both = torch.cat([parts[version][version] for version in VERSIONS])
         changed = activation.clone()
         write_rows(second.site, changed, both, counted)
-        final = self._passes.resume(after, second.site, changed[None])[0]
+        with self.stages(RESUME):
+            final = self._passes.resume(after, second.site, changed[None])[0]
         rows = {f"{v}.{what}": parts[what][v] for what in seen.quantities for v in VERSIONS}
         return rows, final
 
@@ -209,7 +217,8 @@ class PairEngine:
         assert batch.clean.final is not None
         targets = batch.clean.ids.roll(-1, dims=1)[batch.counted]
         clean = batch.clean.final[batch.counted]
-        found = read_out(self.host, clean, hidden, targets=targets)[1]
+        with self.stages(READOUT):
+            found = read_out(self.host, clean, hidden, targets=targets)[1]
         return {name: readout.kl for name, readout in found.items()}
 
     def _fold(self, sums: TokenSums, batch: _Batch, rows: Rows) -> None:

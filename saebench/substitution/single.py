@@ -9,6 +9,7 @@ from torch import Tensor
 from saebench.errors import MeasurementError, UndefinedDirection
 from saebench.measures.names import in_bin
 from saebench.measures.spread import spread_over
+from saebench.measures.stages import FOLD, NOISE, READOUT, Stages
 from saebench.measures.sums import TokenSums
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Progress
@@ -82,6 +83,7 @@ class SingleEngine:
         self._places = places
         self._engine = places.engine
         self._batch_size = batch_size
+        self.stages = Stages(self._engine.host.device)
 
     def measure(
         self,
@@ -116,6 +118,7 @@ class SingleEngine:
         if not gathering:
             return failed
         windows = Windows(self._engine, where, [g.at.site for g in gathering], self._batch_size)
+        self.stages = windows.stages
         jobs = 1 + sum(len(g.interventions) for g in gathering)
         for batch in windows.batches(jobs=jobs):
             self._measure_batch(windows, batch, gathering)
@@ -133,11 +136,14 @@ class SingleEngine:
         hidden: dict[str, Tensor] = {}
         for g in gathering:
             missing = [name for name in g.interventions if _key(g, name) not in hidden]
-            hidden |= windows.resume(batch, g.at.site, _substitutions(g, batch, missing))
-        ce, readouts = read_out(windows.host, batch.final, hidden, targets=batch.targets)
-        for g in gathering:
-            mine = {name: readouts[_key(g, name)] for name in g.interventions}
-            fold(g.sums, ce, mine, at=batch.scored)
+            made = _substitutions(g, batch, missing, stages=windows.stages)
+            hidden |= windows.resume(batch, g.at.site, made)
+        with windows.stages(READOUT):
+            ce, readouts = read_out(windows.host, batch.final, hidden, targets=batch.targets)
+        with windows.stages(FOLD):
+            for g in gathering:
+                mine = {name: readouts[_key(g, name)] for name in g.interventions}
+                fold(g.sums, ce, mine, at=batch.scored)
 
     def _finished(self, windows: Windows, g: _Subject) -> SingleMeasurement:
         return SingleMeasurement(
@@ -161,20 +167,23 @@ class SingleEngine:
     def _example(self, windows: Windows, g: _Subject, sequence: int) -> Example:
         batch = windows.batch(slice(sequence, sequence + 1))
         shown = [name for name in SHOWN if name in g.interventions]
-        made = _substitutions(g, batch, shown)
+        made = _substitutions(g, batch, shown, stages=windows.stages)
         hidden = windows.resume(batch, g.at.site, {name: made[_key(g, name)] for name in shown})
         read = batch.window.whole.ids[0, : windows.where.position + 1].tolist()
         changed = {name: rows[0] for name, rows in hidden.items()}
         return example(windows.host, read, batch.final[0], changed, sequence=sequence)
 
 
-def _substitutions(g: _Subject, batch: WindowBatch, names: Sequence[str]) -> dict[str, Tensor]:
+def _substitutions(
+    g: _Subject, batch: WindowBatch, names: Sequence[str], *, stages: Stages
+) -> dict[str, Tensor]:
     """Return x′ of the substituted tokens for each intervention that can be made."""
-    tokens = g.at.tokens(batch)
+    tokens = g.at.tokens(batch, stages=stages)
     changed: dict[str, Tensor] = {}
     for name in names:
         try:
-            changed[_key(g, name)] = substitute(name, tokens)
+            with stages(NOISE):
+                changed[_key(g, name)] = substitute(name, tokens)
         except UndefinedDirection as error:
             g.failures[name] = error
             g.interventions.remove(name)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import NotApplicable
+from saebench.measures.stages import CLEAN, RESUME, Stages
 from saebench.subjects.hooks import Site
 from saebench.substitution.engine import Engine
 from saebench.substitution.folding import Scored
@@ -110,6 +111,9 @@ class Windows:
         where: the positions.
         sites: where activations are read and substituted.
         batch_size: sequences at once; chosen from the model's size where None.
+
+    Attributes:
+        stages: where the time goes.
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class Windows:
     ) -> None:
         self.host = engine.host
         self.where = where
+        self.stages = Stages(engine.host.device)
         self.passes = PrefixPasses(engine.host, position=where.position)
         self._tokens = engine.tokens
         self._batch_size = batch_size
@@ -153,11 +158,12 @@ class Windows:
         at_once, names, hidden = self.stack(batch), list(changed), {}
         for start in range(0, len(names), at_once):
             some = names[start : start + at_once]
-            stacked = base.expand(len(some), *base.shape).clone()
-            for place, name in zip(stacked, some, strict=True):
-                write_rows(site, place, changed[name], batch.at)
-            final = self.passes.resume(batch.window, site, stacked)
-            hidden |= {n: f[batch.scored.counted] for n, f in zip(some, final, strict=True)}
+            with self.stages(RESUME):
+                stacked = base.expand(len(some), *base.shape).clone()
+                for place, name in zip(stacked, some, strict=True):
+                    write_rows(site, place, changed[name], batch.at)
+                final = self.passes.resume(batch.window, site, stacked)
+                hidden |= {n: f[batch.scored.counted] for n, f in zip(some, final, strict=True)}
         return hidden
 
     @torch.inference_mode()
@@ -167,7 +173,8 @@ class Windows:
         here = slice(start, start + self.where.width)
         kept = self.where.kept[rows].to(device)
         ids = self._tokens.ids[rows].to(device)
-        window = self.passes.clean(ids[:, : here.stop], self._sites)
+        with self.stages(CLEAN):
+            window = self.passes.clean(ids[:, : here.stop], self._sites)
         counted = self._tokens.counted[rows, here].to(device) & kept[:, None]
         has_target = self._tokens.has_target[rows, here].to(device) & kept[:, None]
         at = torch.zeros_like(counted)
