@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from saebench.statistics.bootstrap import DRAWS, MANY_SEQUENCES, estimate
+from saebench.statistics.bootstrap import estimate
+from saebench.statistics.resampling import DRAWS, MANY_SEQUENCES
 
 
 def _table(n: int, seed: int = 0) -> dict[str, np.ndarray]:
