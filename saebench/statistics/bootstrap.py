@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations_with_replacement
 
 import numpy as np
 from scipy.stats import t as student
 
 from saebench.results import Interval
-from saebench.statistics.linear import Formula, Table, gradient, products, steps_of
+from saebench.statistics.linear import Formula, Table, gradient, steps_of
 from saebench.statistics.resampling import resampled_sums
 
 LEVEL = 0.95
@@ -71,16 +72,16 @@ class Sampled:
         over = f"over {self.sequences} sequences"
         if self.error == 0:
             return f"no spread {over}"
-        return (
-            f"delta method, Student's t {over}"
-            if self.pivots is None
-            else (f"studentised bootstrap {over}")
-        )
+        if self.pivots is None:
+            return f"delta method, Student's t {over}"
+        return f"studentised bootstrap, no nearer than Student's t, {over}"
 
     def _quantiles(self, shares: np.ndarray) -> np.ndarray:
+        plain = student.ppf(shares, self.sequences - 1)
         if self.pivots is None:
-            return student.ppf(shares, self.sequences - 1)
-        return np.quantile(self.pivots, shares)
+            return plain
+        drawn = np.quantile(self.pivots, shares)
+        return np.where(shares > 0.5, np.maximum(drawn, plain), np.minimum(drawn, plain))
 
     def _tail(self, limit: float, *, sign: float) -> float:
         if self.sequences < 2 or not np.isfinite([self.value, self.error]).all():
@@ -88,10 +89,11 @@ class Sampled:
         if self.error == 0:
             return 0.0 if sign * (limit - self.value) > 0 else 1.0
         distance = sign * (self.value - limit) / self.error
+        plain = float(student.cdf(distance, self.sequences - 1))
         if self.pivots is None:
-            return float(student.cdf(distance, self.sequences - 1))
+            return plain
         beyond = np.count_nonzero(sign * self.pivots <= distance)
-        return float((1 + beyond) / (1 + self.pivots.size))
+        return max(plain, (1 + int(beyond)) / (1 + self.pivots.size))
 
 
 def estimate(formula: Formula, table: Table, *, level: float = LEVEL) -> Estimate:
@@ -99,8 +101,10 @@ def estimate(formula: Formula, table: Table, *, level: float = LEVEL) -> Estimat
 
     In each resample the formula's distance from its value on the data is divided by that
     resample's own standard error (the delta method's). On skewed data such as KL this covers
-    as often as it says, where percentiles and BCa fall short. Where the resamples have no
-    spread to divide by, Student's t stands in, and the interval's method says so.
+    where percentiles and BCa fall short. On symmetric heavy tails, such as paired differences
+    have, its quantiles are too near, and Student's t covers: no end is nearer than that one.
+    Where the resamples have no spread to divide by, Student's t stands in alone. The
+    interval's method says which. docs/statistics.md has the measured coverage.
 
     Args:
         formula: takes sums by channel, of any shape, and returns an array of that shape; a
@@ -139,11 +143,13 @@ def sample_all(wanted: Mapping[str, Wanted], table: Table) -> dict[str, Sampled]
     used = list(dict.fromkeys(c for each in wanted.values() for c in each.channels))
     if len({len(table[c]) for c in used}) > 1:
         raise ValueError(f"channels of several lengths: { {c: len(table[c]) for c in used} }")
-    moments = _Moments({c: np.asarray(table[c], dtype=np.float64) for c in used})
-    pairs = dict.fromkeys(p for each in wanted.values() for p in products(each.channels))
-    moments.ask(list(pairs))
-    # A formula may divide by zero: what comes out is looked at, not warned of.
+    pairs = dict.fromkeys(
+        pair for w in wanted.values() for pair in combinations_with_replacement(w.channels, 2)
+    )
+    columns = {c: np.asarray(table[c], dtype=np.float64) for c in used}
+    # A formula may divide by zero, a sum be no number: what comes out is looked at, not warned of.
     with np.errstate(all="ignore"):
+        moments = _Moments(columns, tuple(pairs))
         return {name: _sampled(each, moments) for name, each in wanted.items()}
 
 
@@ -182,23 +188,18 @@ def _places(channels: int) -> list[tuple[int, int]]:
 class _Moments:
     """Sums and centred sums of products of the channels, on the data and in each resample."""
 
-    def __init__(self, table: Table) -> None:
-        self._channels = list(table)
+    def __init__(self, table: Table, pairs: Sequence[tuple[str, str]]) -> None:
         self._columns = np.stack(list(table.values()), axis=1)
+        self._pairs = pairs
         self.sequences = len(self._columns)
         self._means = self._columns.mean(axis=0)
-        self._steps = dict(zip(self._channels, steps_of(self._columns), strict=True))
-        self._pairs: list[tuple[str, str]] = []
-
-    def ask(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Say which pairs of channels' products will be read."""
-        self._pairs = list(pairs)
-        self._at = {c: i for i, c in enumerate(self._channels)}
-        self._pair_at = {p: i for i, p in enumerate(self._pairs)}
+        self._at = {c: i for i, c in enumerate(table)}
+        self._pair_at = {pair: i for i, pair in enumerate(pairs, start=len(table))}
+        self._steps = steps_of(self._columns)
 
     def steps(self, channels: Sequence[str]) -> np.ndarray:
         """Return by how much to move each channel's sum to see a formula's slope."""
-        return np.array([self._steps[c] for c in channels])
+        return self._steps[[self._at[c] for c in channels]]
 
     def of_data(self, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums and the centred products' sums on the data, as one draw."""
@@ -224,6 +225,6 @@ class _Moments:
         moved = drawn[:, at]
         places = _places(len(channels))
         pairs = [self._pair_at[channels[i], channels[j]] for i, j in places]
-        squares = drawn[:, [len(self._channels) + p for p in pairs]]
+        squares = drawn[:, pairs]
         one, two = ([side[k] for side in places] for k in (0, 1))
         return moved + n * self._means[at], squares - moved[:, one] * moved[:, two] / n

@@ -1,7 +1,6 @@
 """The delta method: a formula of sums as a sum of what each sequence contributes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations_with_replacement
 
 import numpy as np
 
@@ -9,6 +8,7 @@ Table = Mapping[str, np.ndarray]
 Formula = Callable[[Table], np.ndarray]
 
 STEP = 1e-3  # of a sum's own standard error: the formula is nearly straight over it
+ROUNDING = 1e-13  # of the largest value: equal numbers whose mean was rounded spread by less
 
 
 def influences(formula: Formula, table: Table) -> np.ndarray:
@@ -39,7 +39,9 @@ def standard_error(formula: Formula, table: Table) -> float:
 
 def steps_of(columns: np.ndarray) -> np.ndarray:
     """Return by how much to move each sum; 0 for one that is the same whatever is drawn."""
-    return STEP * columns.std(axis=0) * np.sqrt(len(columns))
+    spread = columns.std(axis=0)
+    rounding = ROUNDING * np.abs(columns).max(axis=0, initial=0)
+    return np.where(spread > rounding, STEP * spread * np.sqrt(len(columns)), 0.0)
 
 
 def gradient(
@@ -66,8 +68,3 @@ def _moved(
 ) -> np.ndarray:
     given = {c: sums[:, i] + by if i == at else sums[:, i] for i, c in enumerate(channels)}
     return np.asarray(formula(given))
-
-
-def products(channels: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of channels whose products a variance is made of."""
-    return list(combinations_with_replacement(channels, 2))

@@ -42,6 +42,7 @@ def _made_blocks(n: int) -> Iterator[np.ndarray]:
     draws = DRAWS if n <= MANY_SEQUENCES else FEWER_DRAWS
     for start in range(0, draws, DRAWS_AT_ONCE):
         size = min(DRAWS_AT_ONCE, draws - start)
-        picked = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
+        picked = rng.integers(0, n, size=(size, n), dtype=np.int32)
+        picked += (n * np.arange(size, dtype=np.int32))[:, None]
         counts = np.bincount(picked.ravel(), minlength=size * n).reshape(size, n)
         yield counts.astype(np.float64)
