@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from saebench.cli.output import console, say
 from saebench.errors import NonFiniteValue, OptionError
@@ -101,7 +102,7 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
-def _given(options: argparse.Namespace) -> dict[str, object]:
+def _given(options: argparse.Namespace) -> dict[str, Any]:
     names = [name.removeprefix("--").replace("-", "_") for name, *_ in NUMBERS]
     out = Path(os.path.expanduser(options.out))
     if out.name in ("", ".."):

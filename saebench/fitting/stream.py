@@ -27,6 +27,9 @@ class Place:
     batch: int = 0
 
 
+START = Place()
+
+
 class ActivationStream:
     """Gives batches of activations without end, from any place in the stream alike.
 
@@ -63,7 +66,7 @@ class ActivationStream:
         self._host, self._site, self._rows, self._seed = host, site, rows, seed
         self._passes = Passes(host)
 
-    def batches(self, start: Place = Place()) -> Iterator[tuple[Float[Tensor, "tokens d"], Place]]:
+    def batches(self, start: Place = START) -> Iterator[tuple[Float[Tensor, "tokens d"], Place]]:
         """Give batches from a place on, each with the place after it."""
         rows = islice(self._rows.endless(), start.pool * self.rows_a_pool, None)
         number, first = start.pool, start.batch

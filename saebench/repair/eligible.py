@@ -15,8 +15,9 @@ NOTES = {
         "the gate's bias has no gradient, the encoder methods fit the magnitudes' biases"
     ),
     "jumprelu": (
-        "jumprelu: trained on a penalty that does not depend on the features' size (L0, or BatchTopK "
-        "saved as JumpReLU), so that little is suppressed: what decoder methods gain is fit; "
+        "jumprelu: trained on a penalty that does not depend on the features' size (L0, or "
+        "BatchTopK saved as JumpReLU), so that little is suppressed: what decoder methods gain is "
+        "fit; "
         "thresholds stay as they are"
     ),
     "topk": (
@@ -44,8 +45,8 @@ def check_repairable(sae: Any, *, where: str, method: Method) -> tuple[str, ...]
         SubjectError: for an architecture that has no factor between features and decoder, for
             parameters that are missing, and for an encoder tied to the decoder.
     """
-    config = getattr(sae, "cfg", None)
-    architecture = config.architecture() if hasattr(config, "architecture") else None
+    named = getattr(getattr(sae, "cfg", None), "architecture", None)
+    architecture = named() if callable(named) else None
     if architecture not in NEEDED or not hasattr(sae, "run_time_activation_norm_fn_out"):
         raise SubjectError(
             f"{where}: repair knows SAELens' {', '.join(NEEDED)} SAEs, found "
