@@ -46,7 +46,7 @@ def check_repairable(sae: Any, *, where: str, method: Method) -> tuple[str, ...]
             parameters that are missing, and for an encoder tied to the decoder.
     """
     named = getattr(getattr(sae, "cfg", None), "architecture", None)
-    architecture = named() if callable(named) else None
+    architecture = str(named()) if callable(named) else ""
     if architecture not in NEEDED or not hasattr(sae, "run_time_activation_norm_fn_out"):
         raise SubjectError(
             f"{where}: repair knows SAELens' {', '.join(NEEDED)} SAEs, found "
