@@ -1,0 +1,48 @@
+// The page: one SAE is chosen for all figures, and the theme.
+const chooseSae = async (index) => {
+  const about = await unpack("about");
+  const name = about.saes[index];
+  tables.forEach((table) => table.of(name ?? null));
+  await Promise.all(figures.map((figure) => figure.take(index, name)));
+};
+
+const startTheme = () => {
+  $("#theme")?.addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    redraw();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+};
+
+const startPrint = () => {
+  let chosen;
+  addEventListener("beforeprint", () => {
+    chosen = document.documentElement.dataset.theme;
+    document.documentElement.dataset.theme = "light";
+    tables.forEach((table) => table.show(300));
+    redraw();
+  });
+  addEventListener("afterprint", () => {
+    if (chosen) document.documentElement.dataset.theme = chosen;
+    else delete document.documentElement.dataset.theme;
+    tables.forEach((table) => table.show());
+    redraw();
+  });
+};
+
+const start = async () => {
+  if (!window.DecompressionStream) {
+    document.body.prepend(make("p", { className: "old", textContent: "This browser is too old to unpack the figures; the tables below show what there is." }));
+    return;
+  }
+  startTheme();
+  startPrint();
+  await Promise.all([startTables(), startFigures()]);
+  const chooser = $("#sae");
+  chooser?.addEventListener("change", () => chooseSae(Number(chooser.value)));
+  await chooseSae(0);
+  document.documentElement.dataset.open = "yes";
+  drawRest();
+};
+
+start();
