@@ -45,6 +45,7 @@ class Layer:
         labels: what each mark is, for people who point at it.
         key: what the colour stands for; the name where empty.
         faint: drawn thin, behind others.
+        aside: shown only when it is asked for in the legend: it would dwarf the others.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Layer:
     labels: Sequence[str] | None = None
     key: str = ""
     faint: bool = False
+    aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Chart:
         interval: what the intervals are, or that there are none.
         marks: lines across it.
         marginals: True to draw the layers' histograms along both axes.
+        stacked: True to put bars on each other.
+        note: what this chart is of, where the figure's caption cannot say.
     """
 
     x: Axis
@@ -89,6 +93,8 @@ class Chart:
     interval: str
     marks: tuple[Mark, ...] = ()
     marginals: bool = False
+    stacked: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ class Figure:
         caption: how to read it, in one or two sentences.
         views: its charts.
         main: True for those that ``--figures`` draws for papers.
+        wide: True where it needs the page's whole width.
     """
 
     id: str
@@ -117,6 +124,7 @@ class Figure:
     caption: str
     views: tuple[View, ...]
     main: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,6 +193,8 @@ def as_payload(chart: Chart) -> dict[str, Any]:
         "n": chart.n,
         "interval": chart.interval,
         "marginals": chart.marginals,
+        "stacked": chart.stacked,
+        "note": chart.note,
     }
 
 

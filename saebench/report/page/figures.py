@@ -16,6 +16,7 @@ def figure_html(figure: Figure) -> Markup:
             tag("p", figure.caption, id=caption, class_="caption")),
         tag("div", tag("label", tag("span", "Show"), tag("select", class_="views"), hidden=True),
             tag("span", class_="of-sae"), class_="controls"),
+        tag("p", class_="about"),
         tag("div", tag("p", "Figures are drawn by this page's script.", class_="waiting"),
             class_="plot", role="img", aria_labelledby=title, aria_describedby=caption),
         tag("div", tag("p", class_="n"),
@@ -23,7 +24,7 @@ def figure_html(figure: Figure) -> Markup:
             tag("button", "Save as SVG", type="button", class_="svg"), class_="foot"),
         tag("details", tag("summary", "The same as a table"),
             tag("div", class_="scroll", tabindex="0", role="region", aria_labelledby=title)),
-        id=figure.id, data_figure=figure.id, aria_labelledby=title,
+        class_="wide" if figure.wide else None, id=figure.id, data_figure=figure.id, aria_labelledby=title,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def _seen(char: str) -> str:
     return char
 
 
-def tag(name: str, *children: str, **attributes: "str | bool | None") -> Markup:
+def tag(name: str, /, *children: str, **attributes: "str | bool | None") -> Markup:
     """Return an element; ``class_`` is class, and ``data_x`` is data-x.
 
     Example:

@@ -94,15 +94,22 @@ def _section(
     section: Section, figures: list[Figure], tables: list[Table], *, first: str | None
 ) -> Markup:
     id = section.name.replace("_", "-")
-    everything = [table_html(table, sae=first) for table in tables]
+    shown = [table_html(t, sae=first) for t in tables if not t.id.startswith("metrics-")]
+    folded = [_folded(t) for t in tables if t.id.startswith("metrics-")]
     return tag(
         "section",
         tag("h2", section.title, id=f"{id}-title"),
         tag("p", section.question, class_="question") if section.question else "",
         tag("div", *map(figure_html, figures), class_="grid"),
-        *everything,
+        *shown,
+        *folded,
         id=id, aria_labelledby=f"{id}-title",
     )  # fmt: skip
+
+
+def _folded(table: Table) -> Markup:
+    about = tag("summary", f"{table.title}: {len(table.rows):,} rows")
+    return tag("details", about, table_html(table), class_="every")
 
 
 def _header(parts: list[Any], saes: list[str], *, compared: bool) -> Markup:

@@ -64,6 +64,7 @@ def _figures(material: Material) -> Iterator[Figure]:
         "Each mark is a prompt, the bar is the mean with its interval.",
         (View(_strip(cases)),),
         main=True,
+        wide=True,
     )
     yield Figure(
         "cloze-parallel",
@@ -71,6 +72,7 @@ def _figures(material: Material) -> Iterator[Figure]:
         f"One line for each of up to {LINES} prompts: do the same ones suffer everywhere?",
         tuple(View(chart) for chart in _parallel(cases)),
         main=True,
+        wide=True,
     )
 
 

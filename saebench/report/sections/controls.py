@@ -23,6 +23,7 @@ def _figures(material: Material) -> Iterator[Figure]:
         "Above 0 the property tells the SAE from the control; an interval across 0 says that it "
         "cannot.",
         tuple(View(_margins(cases, found), label=about) for about, found in by_property.items()),
+        wide=True,
     )
 
 

@@ -38,7 +38,7 @@ def _stages(run: Run) -> Chart:
     )
     tokens = sum(cost.tokens for cost in run.cost)
     axis = Axis("measured on", categories=tuple(names))
-    return Chart(axis, Axis("seconds"), layers, f"n = {tokens:,} tokens", "timed once, no interval")
+    return Chart(axis, Axis("seconds"), layers, f"n = {tokens:,} tokens", "timed once, no interval", stacked=True)
 
 
 def _name(run: Run, index: int) -> str:

@@ -20,6 +20,7 @@ from saebench.results import CaseResult
 
 SCOPES = {"all": "all tokens substituted", "single": "one token substituted"}
 NATS = "KL, nats"
+ABLATIONS = ("zero", "mean")  # a hundred times the rest
 
 
 def _figures(material: Material) -> Iterator[Figure]:
@@ -34,6 +35,7 @@ def _figures(material: Material) -> Iterator[Figure]:
         "ε-random hurts more than noise of its own size.",
         tuple(View(_kl(cases), label=SCOPES[scope]) for scope, cases in found.items()),
         main=True,
+        wide=True,
     )
     yield Figure(
         "kl-ratio",
@@ -41,6 +43,7 @@ def _figures(material: Material) -> Iterator[Figure]:
         "KL under the SAE over KL under a random error of the same size. 1 is as bad as noise.",
         tuple(View(_ratio(cases), label=SCOPES[scope]) for scope, cases in found.items()),
         main=True,
+        wide=True,
     )
     everywhere = found.get("all", [])
     yield Figure(
@@ -80,7 +83,7 @@ def _kl(cases: list[CaseResult]) -> Chart:
 
 
 def _ratio(cases: list[CaseResult]) -> Chart:
-    names = [name for name in _names(cases, "kl_gap.ratio") if name not in ("zero", "mean")]
+    names = [name for name in _names(cases, "kl_gap.ratio") if name not in ABLATIONS]
     layers = tuple(bars(n, cases, f"kl_gap.ratio[{n}]", form=Form.DOTS) for n in names)
     return Chart(
         sae_axis(cases),
@@ -107,7 +110,8 @@ def _histogram(shown: dict[str, Any], case: CaseResult) -> Chart:
 
 def _curves(shown: dict[str, Any], case: CaseResult, *, log: bool) -> Chart:
     layers = tuple(
-        Layer(name, Form.LINE, list(range(len(curve))), curve, faint=name != "sae")
+        Layer(name, Form.LINE, list(range(len(curve))), curve, faint=name != "sae",
+              aside=not log and name in ABLATIONS)
         for name, curve in shown.items()
     )
     y = Axis(NATS if log else "CE increase, nats", log=log)

@@ -32,6 +32,7 @@ def _figures(material: Material) -> Iterator[Figure]:
         "Row: the SAE substituted. Column: the later SAE that is looked at, on what is left.",
         tuple(View(_map(cases, name, rows, columns), label=CELLS[name]) for name in CELLS),
         main=True,
+        wide=True,
     )
 
 

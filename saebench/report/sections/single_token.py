@@ -20,6 +20,7 @@ from saebench.results import CaseResult
 NATS = "KL, nats"
 AT = {0: "at the substituted token", 1: "at the next token"}
 Z_BINS = 40
+TEXT = 160  # letters of what the model has read
 
 
 def _figures(material: Material) -> Iterator[Figure]:
@@ -100,9 +101,10 @@ def _example(shown: dict[str, Any]) -> Chart:
         )
         for name, values in shown["probabilities"].items()
     )  # fmt: skip
-    axis = Axis(f"next token after “…{shown['text'][-60:]}”", categories=tuple(ranks))
+    axis = Axis("next token", categories=tuple(ranks))
+    read = f"After: “…{shown['text'][-TEXT:]}”"
     where = f"n = 1 token: position {shown['position']} of text {shown['sequence']}"
-    return Chart(axis, Axis("probability", log=True), layers, where, "one example, no interval")
+    return Chart(axis, Axis("probability", log=True), layers, where, "one example, no interval", note=read)
 
 
 def _draws(shown: dict[str, Any], case: CaseResult) -> Chart:

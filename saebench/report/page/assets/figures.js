@@ -44,6 +44,7 @@ class ChosenFigure {
     this.dirty = true;
     const note = this.chart ? `${this.chart.n} · ${this.chart.interval}` : "";
     $(".n", this.element).textContent = note;
+    $(".about", this.element).textContent = this.chart?.note ?? "";
     this.tabulate();
     if (this.seen || this.drawn) return this.draw();
   }

@@ -39,7 +39,7 @@ const errorBars = (layer, colour) => {
 const traceOf = (layer, style, chart, theme) => {
   const colour = theme.set[style.colour];
   const labels = layer.labels?.map(plain);
-  const named = { name: plain(layer.name), x: texts(layer.x), y: positive(layer.y, chart.y.log) };
+  const named = { name: plain(layer.name), ...(layer.aside ? { visible: "legendonly" } : {}), x: texts(layer.x), y: positive(layer.y, chart.y.log) };
   const hover = labels ? { text: labels, hovertemplate: "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>" } : {};
   const symbol = SYMBOLS[style.shape % SYMBOLS.length];
   const dash = DASHES[style.shape % DASHES.length];
@@ -56,10 +56,17 @@ const traceOf = (layer, style, chart, theme) => {
     const line = { color: colour, width: layer.faint ? 1 : 2.2, dash: layer.key === "prompt" ? "solid" : dash };
     return { ...named, type: "scatter", mode: few ? "lines+markers" : "lines", line, marker: { symbol, size: 6 }, opacity: layer.key === "prompt" ? 0.35 : layer.faint ? 0.75 : 1, connectgaps: false };
   }
+  if (layer.faint && chart.x.categories && !labels) return stripOf(named, colour);
   const open = layer.faint && labels;
   const marker = { color: colour, symbol: open ? `${symbol}-open` : symbol, size: layer.faint && !open ? 4 : chart.marginals ? 5 : 8, opacity: layer.faint && !open ? 0.35 : chart.marginals ? 0.7 : 1 };
   return { ...named, ...hover, type: "scatter", mode: "markers", marker, error_y: errorBars(layer, colour) };
 };
+
+// Every mark at a category, moved aside a little so that it does not hide the others.
+const stripOf = (named, colour) => ({
+  ...named, type: "box", boxpoints: "all", jitter: 0.7, pointpos: 0, fillcolor: "rgba(0,0,0,0)", line: { color: "rgba(0,0,0,0)" },
+  marker: { color: colour, size: 3.5, opacity: 0.4 }, hoveron: "points",
+});
 
 const texts = (values) => values.map((v) => (typeof v === "string" ? plain(v) : v));
 
@@ -83,13 +90,21 @@ const marginals = (chart, traces) =>
     return [{ ...base, x: trace.x, yaxis: "y2", nbinsx: 40 }, { ...base, y: trace.y, xaxis: "x2", nbinsy: 40 }];
   });
 
-const axisOf = (axis, theme, narrow) => {
+// Decades alone where there are many of them, 2 and 5 between where there are few.
+const decades = (axis, values) => {
+  const found = values.filter((v) => typeof v === "number" && v > 0);
+  const span = Math.log10(Math.max(...found) / Math.min(...found));
+  return axis.log_base === 2 ? { dtick: Math.log10(2), exponentformat: "none" } : { dtick: span > 8 ? 2 : span > 1.2 ? 1 : "D2", exponentformat: span > 4 ? "power" : "none" };
+};
+
+const axisOf = (axis, values, theme, narrow, angle = -45) => {
   const shared = { title: { text: plain(axis.title), standoff: 8 }, gridcolor: theme.grid, linecolor: theme.grid, zerolinecolor: theme.grid, automargin: true, ticks: "outside", tickcolor: theme.grid };
   if (axis.categories) {
     const crowded = axis.categories.length > 60;
-    return { ...shared, type: "category", categoryorder: "array", categoryarray: axis.categories.map(plain), showgrid: false, tickangle: axis.categories.length > (narrow ? 4 : 8) ? -45 : 0, showticklabels: !crowded };
+    const turned = axis.categories.length > (narrow ? 4 : 8) ? angle : 0;
+    return { ...shared, type: "category", categoryorder: "array", categoryarray: axis.categories.map(plain), showgrid: false, tickangle: turned, showticklabels: !crowded };
   }
-  const log = axis.log ? { type: "log", dtick: axis.log_base === 2 ? Math.log10(2) : undefined, exponentformat: "power", minor: { showgrid: false } } : {};
+  const log = axis.log ? { type: "log", tickfont: { size: 11 }, ...decades(axis, values) } : {};
   return { ...shared, ...log };
 };
 
@@ -107,8 +122,10 @@ const notesOf = (chart, theme) =>
   });
 
 const layoutOf = (chart, theme, narrow) => {
-  const x = axisOf(chart.x, theme, narrow), y = axisOf(chart.y, theme, narrow);
-  const split = chart.marginals ? { xaxis2: { domain: [0.86, 1], showgrid: false, showticklabels: false }, yaxis2: { domain: [0.84, 1], showgrid: false, showticklabels: false }, barmode: "overlay" } : {};
+  const all = (field) => chart.layers.flatMap((layer) => layer[field]);
+  const x = axisOf(chart.x, all("x"), theme, narrow), y = axisOf(chart.y, all("y"), theme, narrow, 0);
+  const grouped = chart.x.categories && chart.layers.length > 1 && !chart.layers.some((l) => l.faint) && chart.x.categories.length < 60;
+  const split = chart.marginals ? { xaxis2: { domain: [0.86, 1], showgrid: false, showticklabels: false }, yaxis2: { domain: [0.84, 1], showgrid: false, showticklabels: false } } : {};
   if (chart.marginals) Object.assign(x, { domain: [0, 0.84] }), Object.assign(y, { domain: [0, 0.82] });
   if (chart.layers[0].form === "heat") y.autorange = "reversed";
   const many = chart.layers.length > 24;
@@ -117,7 +134,8 @@ const layoutOf = (chart, theme, narrow) => {
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme.ink },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 8, r: 8, t: 12, b: 8 },
     showlegend: chart.layers.length > 1 && !many, legend: { orientation: "h", y: -0.22, yref: "container", yanchor: "bottom", font: { size: 11 } },
-    height: narrow ? 340 : 380, hovermode: "closest", bargap: 0.25, dragmode: narrow ? false : "zoom",
+    barmode: chart.marginals ? "overlay" : chart.stacked ? "stack" : "group", ...(grouped ? { scattermode: "group", scattergap: 0.35 } : {}),
+    height: chart.y.categories ? 150 + 24 * chart.y.categories.length : narrow ? 340 : 380, hovermode: "closest", bargap: 0.25, dragmode: narrow ? false : "zoom",
   };
 };
 
