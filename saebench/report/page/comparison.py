@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from saebench.judging.comparison import Comparison
     from saebench.judging.differences import Difference
 
-COLUMNS = ("held against", "SAE", "metric", "before", "after", "worse by", "CI", "paired", "outcome")
+COLUMNS = (
+    "held against",
+    "SAE",
+    "metric",
+    "before",
+    "after",
+    "worse by",
+    "CI",
+    "paired",
+    "outcome",
+)
 PAIRED = "Intervals are over the differences of the same documents."
 UNPAIRED = (
     "Unpaired rows are wider than they need be: a result file holds no sums of single documents. "

@@ -24,7 +24,8 @@ def figure_html(figure: Figure) -> Markup:
             tag("button", "Save as SVG", type="button", class_="svg"), class_="foot"),
         tag("details", tag("summary", "The same as a table"),
             tag("div", class_="scroll", tabindex="0", role="region", aria_labelledby=title)),
-        class_="wide" if figure.wide else None, id=figure.id, data_figure=figure.id, aria_labelledby=title,
+        class_="wide" if figure.wide else None, id=figure.id, data_figure=figure.id,
+        aria_labelledby=title,
     )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ def gates_table(run: Run) -> Table:
     """Return every gate of the run, and every case that has none, the worst first."""
     rows = sorted(_decisions(run), key=lambda row: -SEVERITY[Verdict(row[-1])])
     columns = ("SAE", "case", "metric", "value", "CI", "limit", "baseline", "Δ", "verdict")
-    return Table("gates", "Every decision", columns, tuple(rows),
-                 note="↓ lower is better, ↑ higher, → a target; Δ is against the baseline")  # fmt: skip
+    note = "↓ lower is better, ↑ higher, → a target; Δ is against the baseline"
+    return Table("gates", "Every decision", columns, tuple(rows), note=note)
 
 
 def metrics_table(cases: list[CaseResult], about: str) -> Table:
@@ -34,9 +34,7 @@ def _decisions(run: Run) -> Iterator[tuple[str | Cell, ...]]:
             yield _gate_row(case, gate, metric)
 
 
-def _gate_row(
-    case: CaseResult, gate: GateResult, metric: Metric | None
-) -> tuple[str | Cell, ...]:
+def _gate_row(case: CaseResult, gate: GateResult, metric: Metric | None) -> tuple[str | Cell, ...]:
     unit = metric.unit if metric else ""
     arrow = f" {ARROWS[metric.direction]}" if metric else ""
     return (

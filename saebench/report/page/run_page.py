@@ -52,7 +52,9 @@ def run_page(
             "main",
             summary(run),
             comparison_html(comparisons),
-            tag("section", *map(table_html, _overview(run)), id="decisions", aria_label="Decisions"),
+            tag(
+                "section", *map(table_html, _overview(run)), id="decisions", aria_label="Decisions"
+            ),
             *(_section(*part, first=saes[0] if saes else None) for part in parts),
             tag("footer", tag("p", EXPLAINED)),
             id="main",
@@ -67,7 +69,10 @@ def _parts(material: Material) -> Iterator[tuple[Section, list[Figure], list[Tab
     known = list(sections())
     names = {section.name for section in known}
     others = dict.fromkeys(c.property for c in material.run.cases if c.property not in names)
-    for section in (*known, *(Section(n, n.replace("_", " ").capitalize(), "", 99) for n in others)):
+    for section in (
+        *known,
+        *(Section(n, n.replace("_", " ").capitalize(), "", 99) for n in others),
+    ):
         figures = [kept for f in section.figures(material) if (kept := _drawable(f)).views]
         tables = list(section.tables(material))
         cases = [c for c in material.run.cases if c.property == section.name and c.metrics]
@@ -133,9 +138,7 @@ def _title(run: Run) -> str:
     return f"{verdict_of(run).value} · {name} · saebench"
 
 
-def _blocks(
-    figures: Iterable[Figure], tables: Iterable[Table], saes: list[str]
-) -> dict[str, str]:
+def _blocks(figures: Iterable[Figure], tables: Iterable[Table], saes: list[str]) -> dict[str, str]:
     """Return the page's data: the charts of all SAEs, those of each, and the tables."""
     owned = charts_by_owner(figures)
     found = {"charts": packed_json(owned.pop(None))}

@@ -85,10 +85,9 @@ def _reasons(run: Run) -> Markup:
     rest = items[SENTENCES:]
     more = tag("details", tag("summary", f"{len(rest)} more"), tag("ul", *rest, class_="reasons"))
     again = [line.split(": pytest ", 1) for line in reproduce_lines(run)]
-    commands = tag(
-        "details", tag("summary", "Measure them again"),
-        tag("ul", *(tag("li", id, tag("code", f"pytest {line}")) for id, line in again), class_="commands"),
-    )  # fmt: skip
+    lines = [tag("li", id, tag("code", f"pytest {line}")) for id, line in again]
+    listed = tag("ul", *lines, class_="commands")
+    commands = tag("details", tag("summary", "Measure them again"), listed)
     return tag(
         "div", tag("h2", "What fails"), tag("ul", *items[:SENTENCES], class_="reasons"),
         more if rest else "", commands if again else "",
@@ -117,7 +116,9 @@ def _moved(run: Run) -> Iterator[tuple[float, str]]:
             if by is None or gate.baseline is None:
                 continue
             width = (gate.ci.high - gate.ci.low) if gate.ci else abs(gate.baseline)
-            line = f"{case.sae}: {gate.metric} {gate.baseline:.4g} → {gate.observed:.4g} ({by:+.3g})"
+            line = (
+                f"{case.sae}: {gate.metric} {gate.baseline:.4g} → {gate.observed:.4g} ({by:+.3g})"
+            )
             yield abs(by) / (width or 1.0), line
 
 

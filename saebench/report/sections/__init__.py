@@ -43,5 +43,7 @@ class Section:
 
 def sections() -> Iterator[Section]:
     """Give every section, in their order."""
-    found = [import_module(f"{__name__}.{module.name}").SECTION for module in iter_modules(__path__)]
+    found = [
+        import_module(f"{__name__}.{module.name}").SECTION for module in iter_modules(__path__)
+    ]
     yield from sorted(found, key=lambda section: (section.order, section.name))

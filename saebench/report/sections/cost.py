@@ -38,7 +38,14 @@ def _stages(run: Run) -> Chart:
     )
     tokens = sum(cost.tokens for cost in run.cost)
     axis = Axis("measured on", categories=tuple(names))
-    return Chart(axis, Axis("seconds"), layers, f"n = {tokens:,} tokens", "timed once, no interval", stacked=True)
+    return Chart(
+        axis,
+        Axis("seconds"),
+        layers,
+        f"n = {tokens:,} tokens",
+        "timed once, no interval",
+        stacked=True,
+    )
 
 
 def _name(run: Run, index: int) -> str:
@@ -64,6 +71,4 @@ def _row(cost: Cost) -> tuple[str | Cell, ...]:
     return (cost.measured_on, cost.model, *(Cell(f"{n:,.4g}", float(n)) for n in numbers))
 
 
-SECTION = Section(
-    "cost", "Cost", "What did judging take?", 100, _figures, _tables
-)
+SECTION = Section("cost", "Cost", "What did judging take?", 100, _figures, _tables)

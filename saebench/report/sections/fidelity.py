@@ -50,7 +50,9 @@ def _figures(material: Material) -> Iterator[Figure]:
             title,
             "Mean over documents at each position of the context.",
             tuple(
-                View(_curve(case, series, axis), case.sae) for case in cases if series in case.series
+                View(_curve(case, series, axis), case.sae)
+                for case in cases
+                if series in case.series
             ),
         )
 

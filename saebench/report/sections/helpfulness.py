@@ -41,15 +41,16 @@ def _histogram(shown: dict[str, Any], axis: str, case: CaseResult) -> Chart:
 
 def _tables(material: Material) -> Iterator[Table]:
     cases = cases_of(material.run, "helpfulness")
-    found = [
-        (sae, row) for end in ENDS for sae, rows, _ in with_series(cases, end) for row in rows
-    ]
+    found = [(sae, row) for end in ENDS for sae, rows, _ in with_series(cases, end) for row in rows]
     if found:
         yield Table(
             "helpfulness-table",
             "The most helpful and the most harmful features",
             ("SAE", "feature", "prompts", "mean Δ ln p, nats", "score", "p", "p, adjusted"),
-            tuple(_row(sae, row) for sae, row in dict.fromkeys((s, tuple(r.items())) for s, r in found)),
+            tuple(
+                _row(sae, row)
+                for sae, row in dict.fromkeys((s, tuple(r.items())) for s, r in found)
+            ),
             tuple(sae for sae, _ in dict.fromkeys((s, tuple(r.items())) for s, r in found)),
             "two-sided sign test, Benjamini–Hochberg over the tested features",
         )

@@ -110,8 +110,14 @@ def _histogram(shown: dict[str, Any], case: CaseResult) -> Chart:
 
 def _curves(shown: dict[str, Any], case: CaseResult, *, log: bool) -> Chart:
     layers = tuple(
-        Layer(name, Form.LINE, list(range(len(curve))), curve, faint=name != "sae",
-              aside=not log and name in ABLATIONS)
+        Layer(
+            name,
+            Form.LINE,
+            list(range(len(curve))),
+            curve,
+            faint=name != "sae",
+            aside=not log and name in ABLATIONS,
+        )
         for name, curve in shown.items()
     )
     y = Axis(NATS if log else "CE increase, nats", log=log)

@@ -104,7 +104,9 @@ def _example(shown: dict[str, Any]) -> Chart:
     axis = Axis("next token", categories=tuple(ranks))
     read = f"After: “…{shown['text'][-TEXT:]}”"
     where = f"n = 1 token: position {shown['position']} of text {shown['sequence']}"
-    return Chart(axis, Axis("probability", log=True), layers, where, "one example, no interval", note=read)
+    return Chart(
+        axis, Axis("probability", log=True), layers, where, "one example, no interval", note=read
+    )
 
 
 def _draws(shown: dict[str, Any], case: CaseResult) -> Chart:

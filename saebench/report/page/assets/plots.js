@@ -59,7 +59,8 @@ const traceOf = (layer, style, chart, theme) => {
   if (layer.faint && chart.x.categories && !labels) return stripOf(named, colour);
   const open = layer.faint && labels;
   const marker = { color: colour, symbol: open ? `${symbol}-open` : symbol, size: layer.faint && !open ? 4 : chart.marginals ? 5 : 8, opacity: layer.faint && !open ? 0.35 : chart.marginals ? 0.7 : 1 };
-  return { ...named, ...hover, type: "scatter", mode: "markers", marker, error_y: errorBars(layer, colour) };
+  const written = labels && labels.length <= 16 && !layer.faint ? { mode: "markers+text", textposition: "top center", textfont: { size: 10 } } : { mode: "markers" };
+  return { ...named, ...hover, type: "scatter", ...written, marker, error_y: errorBars(layer, colour) };
 };
 
 // Every mark at a category, moved aside a little so that it does not hide the others.
@@ -98,7 +99,7 @@ const decades = (axis, values) => {
 };
 
 const axisOf = (axis, values, theme, narrow, angle = -45) => {
-  const shared = { title: { text: plain(axis.title), standoff: 8 }, gridcolor: theme.grid, linecolor: theme.grid, zerolinecolor: theme.grid, automargin: true, ticks: "outside", tickcolor: theme.grid };
+  const shared = { title: { text: plain(axis.title), standoff: 8 }, gridcolor: theme.grid, linecolor: theme.grid, zerolinecolor: theme.grid, automargin: true, ticks: "outside", tickcolor: theme.grid, rangemode: "normal" };
   if (axis.categories) {
     const crowded = axis.categories.length > 60;
     const turned = axis.categories.length > (narrow ? 4 : 8) ? angle : 0;
