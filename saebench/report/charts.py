@@ -146,6 +146,7 @@ class Table:
         rows: strings, or cells that sort by a number.
         saes: the SAE that each row is about: only the chosen one's are shown. All where empty.
         note: n and intervals in words.
+        filters: columns with a chooser of one of their values.
     """
 
     id: str
@@ -154,6 +155,7 @@ class Table:
     rows: tuple[tuple[str | Cell, ...], ...]
     saes: tuple[str, ...] = ()
     note: str = ""
+    filters: tuple[str, ...] = ()
 
 
 def columns_of(chart: Chart) -> tuple[list[str], list[list[Value]]]:

@@ -11,7 +11,7 @@ FIXED = {"sae": 1, "eps_random": 0, "clean": 6, "both": 2, "only_clean": 1, "onl
          "neither": 6, "prompt": 0}  # fmt: skip
 MARKERS = "osD^Pvx*<>h"
 STYLES = ("-", "--", ":", "-.")
-CROWDED = 60
+CROWDED, NAMED = 60, 16
 
 
 def draw(axes: Any, chart: Chart) -> None:
@@ -23,9 +23,11 @@ def draw(axes: Any, chart: Chart) -> None:
             fresh += 1
         colour = COLOURS[FIXED.get(key, fresh - 1 if len(chart.layers) > 1 else 0) % len(COLOURS)]
         DRAWERS[layer.form](axes, chart, layer, i, colour)
-    for mark in chart.marks:
+    for i, mark in enumerate(chart.marks):
         line = axes.axvline if mark.axis == "x" else axes.axhline
-        line(mark.at, color="black", linewidth=0.8, linestyle="--", zorder=0)
+        style = STYLES[(i + 1) % len(STYLES)]
+        label = shown(mark.label) or None
+        line(mark.at, color="black", linewidth=0.8, linestyle=style, zorder=0, label=label)
     _label(axes, chart)
 
 
@@ -54,6 +56,9 @@ def _dots(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:
                   fmt=MARKERS[i % len(MARKERS)], color=colour, markersize=2 if layer.faint else 4,
                   alpha=0.35 if layer.faint else 0.9, linewidth=0.8, linestyle="none",
                   label=shown(layer.name))  # fmt: skip
+    if layer.labels and len(layer.labels) <= NAMED:
+        for name, at, y in zip(layer.labels, places, layer.y, strict=True):
+            axes.annotate(shown(name), (at, y), (3, 3), textcoords="offset points", fontsize=6)
 
 
 def _line(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:
@@ -105,7 +110,8 @@ def _label(axes: Any, chart: Chart) -> None:
     if names and len(names) <= CROWDED:
         labels = [shown(name)[:40] for name in names]
         axes.set_xticks(range(len(names)), labels, rotation=45, ha="right", fontsize=7)
-    if 1 < len(chart.layers) <= 2 * len(COLOURS):
+    named = len(chart.layers) + sum(bool(mark.label) for mark in chart.marks)
+    if 1 < named <= 2 * len(COLOURS):
         axes.legend(fontsize=6, ncols=2, framealpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -37,8 +37,10 @@ def comparison_table(comparisons: Sequence["Comparison"]) -> Table:
     paired = all(found.paired for _, found in rows)
     level = f"{comparisons[0].level:.0%} intervals for all rows of a pair together. "
     note = level + (PAIRED if paired else UNPAIRED)
-    return Table("differences", "Differences, the worst first", COLUMNS,
-                 tuple(_row(*row) for row in rows), note=note)  # fmt: skip
+    return Table(
+        "differences", "Differences, the worst first", COLUMNS,
+        tuple(_row(*row) for row in rows), note=note, filters=("outcome",),
+    )  # fmt: skip
 
 
 def comparison_html(comparisons: Sequence["Comparison"]) -> Markup:

@@ -14,7 +14,7 @@ def gates_table(run: Run) -> Table:
     rows = sorted(_decisions(run), key=lambda row: -SEVERITY[Verdict(row[-1])])
     columns = ("SAE", "case", "metric", "value", "CI", "limit", "baseline", "Δ", "verdict")
     note = "↓ lower is better, ↑ higher, → a target; Δ is against the baseline"
-    return Table("gates", "Every decision", columns, tuple(rows), note=note)
+    return Table("gates", "Every decision", columns, tuple(rows), note=note, filters=("verdict",))
 
 
 def metrics_table(cases: list[CaseResult], about: str) -> Table:

@@ -22,7 +22,8 @@ def matrix(run: Run) -> Table:
     ]  # fmt: skip
     columns = ("SAE", "verdict", "architecture", "hook", *names)
     shapes = ", ".join(f"{shape} {verdict.value}" for verdict, shape in SHAPES.items())
-    return Table("saes", "Every SAE", columns, tuple(rows), note=shapes)
+    filters = ("verdict", "architecture", "hook")
+    return Table("saes", "Every SAE", columns, tuple(rows), note=shapes, filters=filters)
 
 
 def _cell(verdicts: list[Verdict]) -> str | Cell:

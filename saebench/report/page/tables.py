@@ -4,7 +4,7 @@ from typing import Any
 
 from saebench.report.charts import Cell, Table
 from saebench.report.page.badges import badge
-from saebench.report.page.markup import Markup, joined, tag
+from saebench.report.page.markup import Markup, tag
 
 SHOWN = 50
 VERDICT = "verdict"
@@ -30,7 +30,7 @@ def table_html(table: Table, *, sae: str | None = None) -> Markup:
             aria_labelledby=f"{table.id}-title"),
         tag("p", class_="more", aria_live="polite"),
         tag("p", table.note, class_="n") if table.note else "",
-        class_="table", data_table=table.id,
+        class_="table", data_table=table.id, data_rows=str(len(rows)), data_by_sae=bool(table.saes),
     )  # fmt: skip
 
 
@@ -68,15 +68,14 @@ def _controls(table: Table) -> Markup:
         tag("input", type="search", placeholder="Filter rows", class_="filter"),
     )  # fmt: skip
     csv = tag("button", "Copy as CSV", type="button", class_="csv")
-    return tag("div", joined(_verdicts(table), find, csv), class_="controls")
+    choosers = [_chooser(table, name) for name in table.columns if name in table.filters]
+    return tag("div", *choosers, find, csv, class_="controls")
 
 
-def _verdicts(table: Table) -> Markup:
-    if VERDICT not in table.columns:
-        return Markup("")
-    at = table.columns.index(VERDICT)
-    found = sorted({str(row[at]) for row in table.rows})
-    options = [tag("option", "every verdict", value="")]
-    options += [tag("option", name, value=name) for name in found]
-    label = tag("span", "Verdict", class_="hidden")
-    return tag("label", label, tag("select", *options, class_="verdicts"))
+def _chooser(table: Table, name: str) -> Markup:
+    at = table.columns.index(name)
+    found = sorted({row[at] if isinstance(row[at], str) else row[at].text for row in table.rows})
+    options = [tag("option", f"every {name}", value="")]
+    options += [tag("option", value, value=value) for value in found]
+    label = tag("span", name, class_="hidden")
+    return tag("label", label, tag("select", *options, class_="chooser", data_column=name))

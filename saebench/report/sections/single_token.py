@@ -20,6 +20,7 @@ from saebench.results import CaseResult
 NATS = "KL, nats"
 AT = {0: "at the substituted token", 1: "at the next token"}
 Z_BINS = 40
+Z_SHOWN = 20.0  # a few tokens reach hundreds, and would leave the rest in one bin
 TEXT = 160  # letters of what the model has read
 
 
@@ -120,12 +121,13 @@ def _draws(shown: dict[str, Any], case: CaseResult) -> Chart:
 
 
 def _z(z: list[float | None], case: CaseResult) -> Chart:
-    kept = [value for value in z if value is not None]
+    kept = [min(value, Z_SHOWN) for value in z if value is not None]
+    beyond = f" ({Z_SHOWN:g} and more together)" if Z_SHOWN in kept else ""
     edges, counts = histogram(kept, bins=Z_BINS)
     marks = (Mark("x", 0.0, "the draws' mean"), Mark("x", 2.0, "z = 2"))
     n = f"n = {len(kept)} tokens, {case.series['draws']} draws each"
     layer = Layer("sae", Form.STEPS, edges, counts)
-    return Chart(Axis("z, σ"), Axis("tokens"), (layer,), n, "counts, no interval", marks)
+    return Chart(Axis(f"z, σ{beyond}"), Axis("tokens"), (layer,), n, "counts, no interval", marks)
 
 
 def histogram(values: list[float], *, bins: int) -> tuple[list[float], list[int]]:

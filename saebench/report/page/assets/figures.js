@@ -14,15 +14,30 @@ class ChosenFigure {
     Object.assign(this, { element, charts: [], chosen: "", drawn: false, dirty: true });
     this.plot = $(".plot", element);
     this.views = $(".views", element);
-    this.views.addEventListener("change", () => this.choose(this.views.value));
+    this.views.addEventListener("change", () => {
+      this.choose(this.views.value);
+      this.draw();
+    });
     $(".csv", element).addEventListener("click", (event) => copy(toCsv(...this.data()), event.target));
     $(".svg", element).addEventListener("click", () => this.save());
     this.details = $("details", element);
     this.details.addEventListener("toggle", () => this.tabulate());
   }
 
+  // Another SAE is chosen: what is out of sight waits until it is seen.
+  async of(index, name) {
+    Object.assign(this, { index, name, taken: false });
+    if (this.seen || this.drawn) await this.show();
+  }
+
+  async show() {
+    if (!this.taken) await this.take(this.index, this.name);
+    await this.draw();
+  }
+
   // Takes the charts of the chosen SAE, and keeps the view that was looked at.
   async take(index, name) {
+    this.taken = true;
     const all = await unpack("charts");
     const own = await unpack(`charts-${index}`);
     const mine = (charts) => (charts ?? []).filter((chart) => chart.figure === this.element.dataset.figure);
@@ -46,7 +61,6 @@ class ChosenFigure {
     $(".n", this.element).textContent = note;
     $(".about", this.element).textContent = this.chart?.note ?? "";
     this.tabulate();
-    if (this.seen || this.drawn) return this.draw();
   }
 
   async draw() {
@@ -96,13 +110,16 @@ class ChosenFigure {
   }
 }
 
-const startFigures = async () => {
+const startFigures = () => {
   figures.push(...$$("[data-figure]").map((element) => new ChosenFigure(element)));
+};
+
+const watchFigures = () => {
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries.filter((e) => e.isIntersecting)) {
       const figure = figures.find((f) => f.element === entry.target);
       figure.seen = true;
-      figure.draw();
+      figure.show();
     }
   }, { rootMargin: "400px" });
   figures.forEach((figure) => seen.observe(figure.element));
@@ -113,7 +130,7 @@ const drawRest = async () => {
   const idle = () => new Promise((done) => (window.requestIdleCallback ?? setTimeout)(done));
   for (const figure of figures) {
     await idle();
-    await figure.draw();
+    await figure.show();
   }
   document.documentElement.dataset.ready = "yes";
 };

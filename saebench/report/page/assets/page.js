@@ -2,8 +2,7 @@
 const chooseSae = async (index) => {
   const about = await unpack("about");
   const name = about.saes[index];
-  tables.forEach((table) => table.of(name ?? null));
-  await Promise.all(figures.map((figure) => figure.take(index, name)));
+  await Promise.all([...tables.map((table) => table.of(name ?? null)), ...figures.map((figure) => figure.of(index, name))]);
 };
 
 const startTheme = () => {
@@ -37,10 +36,14 @@ const start = async () => {
   }
   startTheme();
   startPrint();
-  await Promise.all([startTables(), startFigures()]);
+  startTables();
+  startFigures();
   const chooser = $("#sae");
   chooser?.addEventListener("change", () => chooseSae(Number(chooser.value)));
-  await chooseSae(0);
+  const about = await unpack("about");
+  tables.forEach((table) => (table.sae = about.saes[0] ?? null));
+  figures.forEach((figure) => figure.of(0, about.saes[0]));
+  watchFigures();
   document.documentElement.dataset.open = "yes";
   drawRest();
 };

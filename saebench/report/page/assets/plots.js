@@ -134,9 +134,9 @@ const layoutOf = (chart, theme, narrow) => {
     xaxis: x, yaxis: y, ...split, shapes: shapesOf(chart, theme), annotations: notesOf(chart, theme),
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme.ink },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 8, r: 8, t: 12, b: 8 },
-    showlegend: chart.layers.length > 1 && !many, legend: { orientation: "h", y: -0.22, yref: "container", yanchor: "bottom", font: { size: 11 } },
+    showlegend: chart.layers.length > 1 && !many, legend: { ...(narrow ? { entrywidth: 0.5, entrywidthmode: "fraction" } : {}), orientation: "h", y: -0.22, yref: "container", yanchor: "bottom", font: { size: 11 } },
     barmode: chart.marginals ? "overlay" : chart.stacked ? "stack" : "group", ...(grouped ? { scattermode: "group", scattergap: 0.35 } : {}),
-    height: chart.y.categories ? 150 + 24 * chart.y.categories.length : narrow ? 340 : 380, hovermode: "closest", bargap: 0.25, dragmode: narrow ? false : "zoom",
+    height: chart.y.categories ? 150 + 24 * chart.y.categories.length : narrow ? 330 + (many ? 0 : 10 * chart.layers.length) : 380, hovermode: "closest", bargap: 0.25, dragmode: narrow ? false : "zoom",
   };
 };
 

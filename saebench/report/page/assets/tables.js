@@ -22,17 +22,22 @@ const compareCells = (a, b) => {
 };
 
 class SortableTable {
-  constructor(element, data) {
-    Object.assign(this, { element, data, sorted: null, down: false, limit: PAGE, sae: null });
+  constructor(element) {
+    Object.assign(this, { element, data: null, sorted: null, down: false, limit: PAGE, sae: null });
     this.body = $("tbody", element);
     this.more = $(".more", element);
     this.filter = $(".filter", element);
-    this.verdicts = $(".verdicts", element);
+    this.choosers = $$(".chooser", element);
     this.headers = $$("th", element);
     this.headers.forEach((header, i) => $("button", header).addEventListener("click", () => this.sort(i)));
     this.filter.addEventListener("input", () => this.show());
-    this.verdicts?.addEventListener("change", () => this.show());
+    this.choosers.forEach((chooser) => chooser.addEventListener("change", () => this.show()));
     $(".csv", element).addEventListener("click", (event) => this.copy(event.target));
+  }
+
+  // The data are unpacked when they are first needed: the first rows are in the page already.
+  async load() {
+    this.data ??= await unpack(`table-${this.element.dataset.table}`);
   }
 
   sort(column) {
@@ -47,31 +52,31 @@ class SortableTable {
 
   of(sae) {
     this.sae = sae;
-    if (this.data.saes.length) this.show();
+    if ("bySae" in this.element.dataset) return this.show();
   }
 
   rows() {
     const { columns, rows, saes } = this.data;
     const words = this.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const verdict = this.verdicts?.value;
-    const at = columns.indexOf("verdict");
+    const chosen = this.choosers.filter((c) => c.value).map((c) => [columns.indexOf(c.dataset.column), c.value]);
     const found = rows.filter((row, i) => {
       if (saes.length && this.sae !== null && saes[i] !== this.sae) return false;
-      if (verdict && row[at] !== verdict) return false;
+      if (chosen.some(([at, value]) => textOf(row[at]) !== value)) return false;
       const text = row.map(textOf).join(" ").toLowerCase();
       return words.every((word) => text.includes(word));
     });
     if (this.sorted === null) return found;
     const sign = this.down ? -1 : 1;
     const empty = (row) => sortOf(row[this.sorted]) === null;
-    return found.sort((a, b) => {
+    return [...found].sort((a, b) => {
       if (empty(a) || empty(b)) return empty(a) - empty(b);
       return sign * compareCells(a[this.sorted], b[this.sorted]);
     });
   }
 
-  show(limit = PAGE) {
+  async show(limit = PAGE) {
     this.limit = limit;
+    await this.load();
     const rows = this.rows();
     const at = this.data.columns.indexOf("verdict");
     const shown = rows.slice(0, limit).map((row) =>
@@ -94,16 +99,16 @@ class SortableTable {
     this.more.append(button);
   }
 
-  copy(button) {
+  async copy(button) {
+    await this.load();
     copy(toCsv(this.data.columns, this.rows().map((row) => row.map(textOf))), button);
   }
 }
 
-const startTables = async () => {
-  const data = await unpack("tables");
+const startTables = () => {
   for (const element of $$("[data-table]")) {
-    const table = new SortableTable(element, data[element.dataset.table]);
+    const table = new SortableTable(element);
     tables.push(table);
-    table.tell(table.rows().length);
+    table.tell(Number(element.dataset.rows));
   }
 };
