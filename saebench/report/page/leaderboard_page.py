@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from saebench.report.charts import Axis, Cell, Chart, Figure, Form, Layer, Table, View
+from saebench.report.leaderboard_table import MARKS
 from saebench.report.page.blocks import packed_json
 from saebench.report.page.document import document
 from saebench.report.page.figures import charts_by_owner, figure_html
@@ -38,8 +39,9 @@ def leaderboard_page(leaderboard: Leaderboard) -> str:
     tables += [_published_table(leaderboard.published)] if leaderboard.published else []
     figures = list(_figures(leaderboard))
     saes = {row.key for board in leaderboard.boards for row in board.rows}
-    count = f"{len(saes)} SAEs on {len(leaderboard.boards)} boards"
-    title = tag("h1", f"Leaderboard: {count}")
+    models = {board.model.name for board in leaderboard.boards}
+    of = next(iter(models)) if len(models) == 1 else f"{len(models)} models"
+    title = tag("h1", f"Leaderboard: {len(saes)} SAEs of {of}")
     body = joined(
         tag("a", "Skip to the content", href="#main", class_="skip"),
         tag("header", tag("nav", tag("ul", *_links(tables, figures)), aria_label="Sections"),
@@ -70,8 +72,12 @@ def _board_table(leaderboard: Leaderboard) -> Table:
     return Table(
         "boards", "Every stored baseline", columns, tuple(rows),
         filters=("model", "hook", "architecture"),
-        note="Square brackets: 95% CI over documents. Places are among the same tokens.",
+        note=f"Square brackets: 95% CI over documents. Fronts against l0: {_legend()}.",
     )  # fmt: skip
+
+
+def _legend() -> str:
+    return ", ".join(f"{mark} {name}" for name, mark in MARKS.items())
 
 
 def _column(name: str, facts: Facts) -> str:
@@ -96,7 +102,7 @@ def _rows(
             board.model.name, board.hook, row.architecture, row.sae,
             Cell(f"{row.d_sae:,}", row.d_sae), told,
             *(_score([row, *same], name) for name in names),
-            ", ".join(f"l0 × {name}" for name in row.fronts), tokens,
+            "".join(MARKS[name] for name in FAITHFULNESS if name in row.fronts), tokens,
         )  # fmt: skip
 
 

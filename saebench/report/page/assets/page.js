@@ -1,4 +1,5 @@
 // The page: one SAE is chosen for all figures, and the theme.
+const PAUSE = 1000; // the reader comes first: what is out of sight is drawn after this
 const chooseSae = async (index) => {
   const about = await unpack("about");
   const name = about.saes[index];
@@ -45,7 +46,8 @@ const start = async () => {
   figures.forEach((figure) => figure.of(0, about.saes[0]));
   watchFigures();
   document.documentElement.dataset.open = "yes";
-  drawRest();
+  performance.mark("open");
+  setTimeout(drawRest, PAUSE);
 };
 
 start();
