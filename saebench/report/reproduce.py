@@ -40,7 +40,7 @@ def reproduce(
     root, kept = split_arguments(run.run.argv[1:])
     twins = sorted(name for name in environment or {} if name.startswith("SAEBENCH_"))
     said = [f"{name}={shlex.quote((environment or {})[name])}" for name in twins]
-    return " ".join([*said, shlex.join(["pytest", f"{root}/{test_of(case)}", *kept])])
+    return " ".join([*said, shlex.join(["pytest", f"{root}/{node_of(case)}", *kept])])
 
 
 def split_arguments(arguments: Iterable[str]) -> tuple[str, list[str]]:
@@ -73,13 +73,13 @@ def _value(values: Iterator[str], option: str) -> list[str]:
     return [] if takes_none else [value for value in (next(values, None),) if value is not None]
 
 
-def test_of(case: CaseResult) -> str:
+def node_of(case: CaseResult) -> str:
     """Return the name by which pytest knows the case's test, below the benchmarks' directory.
 
     Example:
         >>> case = CaseResult("kl_gap[scope=all]@l2", "l2", "kl_gap", {"scope": "all"},
         ...                   Verdict.FAIL, "", 0.0, "")
-        >>> test_of(case)
+        >>> node_of(case)
         'test_kl_gap.py::test_kl_gap[l2-all]'
     """
     # As the plugin and pytest name parameters: an arrow, and what is not ASCII, cannot stand.
