@@ -7,14 +7,7 @@ from pathlib import Path
 import pytest
 from runs import make_case, make_run
 
-from saebench.report.reproduce import (
-    reproduce,
-    reproduce_lines,
-    split_arguments,
-)
-from saebench.report.reproduce import (
-    test_of as node_of,
-)
+from saebench.report.reproduce import node_of, reproduce, reproduce_lines, split_arguments
 from saebench.results import Verdict
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
