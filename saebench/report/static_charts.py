@@ -47,7 +47,7 @@ def _at(layer: Layer, x: Any) -> float:
 
 
 def _dots(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:
-    x = [chart.x.categories.index(str(x)) for x in layer.x] if chart.x.categories else layer.x
+    x = _places(chart, layer)
     shift = 0.0 if layer.faint or not chart.x.categories else 0.6 * (i / len(chart.layers) - 0.5)
     jitter = [((7919 * k) % 101 / 101 - 0.5) * 0.5 if layer.faint and chart.x.categories else 0
               for k in range(len(x))]  # fmt: skip
@@ -61,8 +61,14 @@ def _dots(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:
             axes.annotate(shown(name), (at, y), (3, 3), textcoords="offset points", fontsize=6)
 
 
+def _places(chart: Chart, layer: Layer) -> list[float]:
+    if chart.x.categories:
+        return [chart.x.categories.index(str(x)) for x in layer.x]
+    return [float("nan") if x is None else float(x) for x in layer.x]
+
+
 def _line(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:
-    x = [chart.x.categories.index(str(x)) for x in layer.x] if chart.x.categories else layer.x
+    x = _places(chart, layer)
     y = [float("nan") if v is None or (chart.y.log and float(v) <= 0) else v for v in layer.y]
     style = "-" if layer.key == "prompt" else STYLES[i % len(STYLES)]
     axes.plot(x, y, color=colour, linewidth=0.8 if layer.faint else 1.8, linestyle=style,

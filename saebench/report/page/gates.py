@@ -11,7 +11,10 @@ NONE = Cell("–")
 
 def gates_table(run: Run) -> Table:
     """Return every gate of the run, and every case that has none, the worst first."""
-    rows = sorted(_decisions(run), key=lambda row: -SEVERITY[Verdict(row[-1])])
+    undecided = (Verdict.NEW, Verdict.SKIPPED)  # nothing is held against them: they come last
+    rows = sorted(
+        _decisions(run), key=lambda row: (row[-1] in undecided, -SEVERITY[Verdict(row[-1])])
+    )
     columns = ("SAE", "case", "metric", "value", "CI", "limit", "baseline", "Δ", "verdict")
     note = "↓ lower is better, ↑ higher, → a target; Δ is against the baseline"
     return Table("gates", "Every decision", columns, tuple(rows), note=note, filters=("verdict",))

@@ -47,6 +47,10 @@ def _content(cell: str | Cell) -> Any:
     return cell if isinstance(cell, str) else [cell.text, cell.sort]
 
 
+def _said(cell: str | Cell) -> str:
+    return cell if isinstance(cell, str) else cell.text
+
+
 def _header(name: str) -> Markup:
     button = tag("button", name, tag("span", class_="arrow", aria_hidden="true"), type="button")
     return tag("th", button, scope="col", aria_sort="none")
@@ -74,7 +78,7 @@ def _controls(table: Table) -> Markup:
 
 def _chooser(table: Table, name: str) -> Markup:
     at = table.columns.index(name)
-    found = sorted({row[at] if isinstance(row[at], str) else row[at].text for row in table.rows})
+    found = sorted({_said(row[at]) for row in table.rows})
     options = [tag("option", f"every {name}", value="")]
     options += [tag("option", value, value=value) for value in found]
     label = tag("span", name, class_="hidden")

@@ -19,12 +19,14 @@ const startPrint = () => {
   addEventListener("beforeprint", () => {
     chosen = document.documentElement.dataset.theme;
     document.documentElement.dataset.theme = "light";
+    document.documentElement.dataset.paper = "yes";
     tables.forEach((table) => table.show(300));
     redraw();
   });
   addEventListener("afterprint", () => {
     if (chosen) document.documentElement.dataset.theme = chosen;
     else delete document.documentElement.dataset.theme;
+    delete document.documentElement.dataset.paper;
     tables.forEach((table) => table.show());
     redraw();
   });

@@ -7,17 +7,20 @@ const PALETTE = {
 const FIXED = { sae: 1, eps_random: 0, clean: 6, zero: 8, mean: 9, both: 2, only_clean: 1, only_sae: 0, neither: 6, prompt: 0 };
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon", "triangle-down", "hexagon"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
-const MANY = 12;
+const PAPER = { wide: 660, half: 305 }; // in CSS pixels, on A4 and letter
 
 // Plotly reads some tags in its texts: names are names, not tags.
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
 const styleOf = (layers) => {
-  let next = 2;
+  const keyOf = (layer) => layer.key || layer.name;
+  const taken = new Set(layers.map((layer) => FIXED[keyOf(layer)]));
+  const free = [2, 3, 4, 5, 7, 8, 9, 6, 0, 1].filter((colour) => !taken.has(colour));
+  let next = 0;
   return layers.map((layer, i) => {
-    const key = layer.key || layer.name;
+    const key = keyOf(layer);
     if (layers.length === 1 && !(key in FIXED)) return { colour: 0, shape: 0 };
-    const colour = key in FIXED ? FIXED[key] : next++ % 10;
+    const colour = key in FIXED ? FIXED[key] : free[next++ % free.length];
     return { colour, shape: key in FIXED && layers.length < 3 ? 0 : i };
   });
 };
@@ -145,8 +148,12 @@ const drawPlot = (place, chart) => {
   const styles = styleOf(chart.layers);
   const traces = chart.layers.map((layer, i) => (layer.form === "heat" ? heatOf(layer, theme) : traceOf(layer, styles[i], chart, theme)));
   if (chart.marginals) traces.push(...marginals(chart, traces));
+  // Paper has a width of its own, which no window tells before it is too late to draw.
+  const paper = document.documentElement.dataset.paper && PAPER[place.closest(".wide") ? "wide" : "half"];
+  const layout = layoutOf(chart, theme, (paper || place.clientWidth) < 480);
+  if (paper) layout.width = paper;
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
-  return Plotly.react(place, traces, layoutOf(chart, theme, place.clientWidth < 480), config);
+  return Plotly.react(place, traces, layout, config);
 };
 
 // A text whose tokens are marked by a number: tint and underline say the same.
