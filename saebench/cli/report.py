@@ -83,16 +83,19 @@ def _comparisons(runs: Sequence[Run], options: argparse.Namespace) -> list["Comp
         return []
     from saebench.cli.metrics import known_specs
     from saebench.judging.comparison import compare
-    from saebench.judging.sides import sides_of_run
+    from saebench.judging.sides import sides_of_run, with_stored_sums
 
     specs = known_specs()
     unknown = [name for name in options.metric or () if name not in specs]
     if unknown:
         raise OptionError(f"--metric {unknown[0]}: unknown metric")
-    first = sides_of_run(runs[0])
+    root = chosen_baselines(options)
+    found = [
+        {id: with_stored_sums(side, root) for id, side in sides_of_run(run).items()} for run in runs
+    ]
+    first = found[0]
     pairs = []
-    for run in runs[1:]:
-        sides = sides_of_run(run)
+    for sides in found[1:]:
         if len(first) == len(sides) == 1:
             pairs.append((*first.values(), *sides.values()))
         pairs += [(first[id], sides[id]) for id in first if id in sides and len(first) > 1]

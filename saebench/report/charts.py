@@ -158,6 +158,12 @@ class Table:
     filters: tuple[str, ...] = ()
 
 
+def has_data(chart: Chart) -> bool:
+    """Return whether a chart has anything to draw."""
+    values = [v for layer in chart.layers for row in (layer.z or [layer.y]) for v in row]
+    return any(value is not None for value in values)
+
+
 def columns_of(chart: Chart) -> tuple[list[str], list[list[Value]]]:
     """Return the chart's data as a table's header and rows: what "copy as CSV" gives.
 

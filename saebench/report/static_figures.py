@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from saebench.errors import OptionError
-from saebench.report.charts import Figure, View
-from saebench.report.page.figures import has_data
+from saebench.report.charts import Figure, View, has_data
 from saebench.report.reading import Material
 from saebench.report.sections import sections
 from saebench.report.static_charts import draw, shown

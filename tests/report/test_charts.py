@@ -5,8 +5,7 @@ import json
 import pytest
 from full_run import full_run
 
-from saebench.report.charts import Axis, Chart, Form, Layer, as_payload, columns_of
-from saebench.report.page.figures import has_data
+from saebench.report.charts import Axis, Chart, Form, Layer, as_payload, columns_of, has_data
 from saebench.report.reading import Material, by_depth
 from saebench.report.sections import sections
 from saebench.report.sections.context_length import doubling

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from saebench.report.charts import Chart, Figure, as_payload
+from saebench.report.charts import Figure, as_payload
 from saebench.report.page.markup import Markup, tag
 
 
@@ -37,9 +37,3 @@ def charts_by_owner(figures: Iterable[Figure]) -> dict[str | None, list[dict[str
             shown = {"figure": figure.id, "label": view.label} | as_payload(view.chart)
             found.setdefault(view.sae, []).append(shown)
     return found
-
-
-def has_data(chart: Chart) -> bool:
-    """Return whether a chart has anything to draw."""
-    values = [v for layer in chart.layers for row in (layer.z or [layer.y]) for v in row]
-    return any(value is not None for value in values)

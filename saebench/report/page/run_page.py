@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from saebench.report.charts import Figure, Table
+from saebench.report.charts import Figure, Table, has_data
 from saebench.report.page.blocks import packed_json
 from saebench.report.page.comparison import comparison_html, comparison_table
 from saebench.report.page.document import document
-from saebench.report.page.figures import charts_by_owner, figure_html, has_data
+from saebench.report.page.figures import charts_by_owner, figure_html
 from saebench.report.page.gates import gates_table, metrics_table
 from saebench.report.page.markup import Markup, joined, tag
 from saebench.report.page.matrix import matrix
