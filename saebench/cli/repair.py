@@ -70,8 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             name, type=kind, default=default, metavar="N", help=f"{about} (default {default:,})"
         )
-    parser.add_argument("--coefficient", type=float, metavar="X",
-                        help="of the baseline's penalty; default: the metadata's")  # fmt: skip
+    parser.add_argument(
+        "--coefficient", type=float, metavar="X",
+        help="of the sparsity penalty that the SAE was trained with, in the activations' units "
+        "(default: the metadata's, brought to them)",
+    )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on from OUT.checkpoint")
     parser.add_argument("--force", action="store_true", help="replace OUT, and start anew")
 

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from saebench.repair.baseline import penalty_of
 from saebench.repairs import Correlation, FeatureAnalysis, Ranged
 from saebench.statistics.bootstrap import LEVEL
 
@@ -54,13 +53,16 @@ def activity(sae: Any, batches: Iterable[Float[Tensor, "tokens d"]]) -> Activity
     return Activity(tokens, on.numpy(), total.numpy())
 
 
-def analyse(before: Any, after: Any, active: Activity) -> FeatureAnalysis | None:
+def analyse(
+    before: Any, after: Any, active: Activity, *, l1_coefficient: float | None
+) -> FeatureAnalysis | None:
     """Return the seed's analysis; None where too few features fire often enough.
 
     Args:
         before: the SAE.
         after: the repaired SAE.
         active: of the SAE before.
+        l1_coefficient: what the SAE was trained with; None where that is not known.
 
     Source:
         Wright & Sharkey 2024, figures 7, 8 and A4.
@@ -75,7 +77,6 @@ def analyse(before: Any, after: Any, active: Activity) -> FeatureAnalysis | None
     cosine = np.clip((rows[0] * rows[1]).sum(axis=1) / (norms[0] * norms[1]), -1, 1)
     additive = (scaling - 1) * strength
     logs = {STRENGTH: np.log(strength), FREQUENCY: np.log(active.on[often] / active.tokens)}
-    penalty = penalty_of(before)
     return FeatureAnalysis(
         tokens=active.tokens,
         features=int(often.sum()),
@@ -88,7 +89,7 @@ def analyse(before: Any, after: Any, active: Activity) -> FeatureAnalysis | None
         scaling_mean=float(scaling.mean()),
         additive_mean=float(additive.mean()),
         additive_median=float(np.median(additive)),
-        additive_theory=None if penalty is None else taken_off(penalty),
+        additive_theory=None if l1_coefficient is None else taken_off(l1_coefficient),
         cosine_mean=float(cosine.mean()),
         cosine_lowest=float(cosine.min()),
         log_strength=tuple(logs[STRENGTH].tolist()),

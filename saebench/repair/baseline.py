@@ -127,15 +127,3 @@ def _training_details(sae: Any, coefficient: float | None) -> dict[str, Any]:
             "BatchTopK kept; the SAE's training cannot be continued"
         )
     return {"architecture": architecture, **details}
-
-
-def penalty_of(sae: Any) -> float | None:
-    """Return the L1 coefficient that the SAE was trained with, in SAELens' units.
-
-    Its loss is ‖y - x‖² + c·Σ f‖d_f‖, summed over components; None where another penalty or
-    none was used, or nothing is known.
-    """
-    details = sae.cfg.metadata.training_architecture_details or {}
-    plain = sae.cfg.architecture() == "standard" and details.get("lp_norm", 1.0) == 1.0
-    value = details.get("l1_coefficient") if plain else None
-    return float(value) if isinstance(value, int | float) else None

@@ -29,6 +29,7 @@ from saebench.repair.baseline import BaselineTask
 from saebench.repair.eligible import check_repairable
 from saebench.repair.judgement import BEFORE, judge_both, settings_for
 from saebench.repair.methods import Method
+from saebench.repair.penalty import Penalty, penalty_of
 from saebench.repair.saving import RECORD_FILE, check_out, load_saved, save_repaired
 from saebench.repair.scaled import ScaledTask
 from saebench.repairs import (
@@ -72,7 +73,7 @@ class RepairJob:
         tolerance: a gain below this share, over ``patience`` checks, ends the fit.
         patience: see there.
         seed: of the shuffling, and of the gate's noise.
-        coefficient: of the baseline's penalty; None takes the metadata's.
+        coefficient: of the penalty that the SAE was trained with; None finds it.
         device: ``auto``, or a torch device.
         dtype: of the model.
         overrides: what the SAE's metadata lacks.
@@ -148,6 +149,8 @@ class _Prepared:
     supply: Supply
     bench: Bench
     stream: ActivationStream
+    held: Tensor
+    penalty: Penalty
     notes: tuple[str, ...]
 
 
@@ -221,7 +224,9 @@ def _prepare(job: RepairJob, reference: SubjectReference) -> _Prepared:
     stream = ActivationStream(
         host, site_of(host, subject), rows, batch_tokens=job.batch_tokens, seed=job.seed
     )
-    return _Prepared(subject, host, rows, supply, bench, stream, said)
+    held = stream.first(min(HELD_TOKENS, supply.tokens))
+    penalty = penalty_of(subject.sae, held)
+    return _Prepared(subject, host, rows, supply, bench, stream, held, penalty, said)
 
 
 def _texts(job: RepairJob, *, demo: bool) -> tuple[Documents, Documents]:
@@ -238,7 +243,7 @@ def _texts(job: RepairJob, *, demo: bool) -> tuple[Documents, Documents]:
 
 def _beforehand(job: RepairJob, ready: _Prepared) -> list[str]:
     supply, tokens = ready.supply, ready.bench.tokens
-    lines = list(ready.notes)
+    lines = [*ready.notes, *([ready.penalty.note] if ready.penalty.note else [])]
     if supply.passes > 1:
         lines.append(
             f"{ready.rows.documents.name} gives {supply.tokens:,} tokens: {job.tokens:,} are "
@@ -254,10 +259,10 @@ def _beforehand(job: RepairJob, ready: _Prepared) -> list[str]:
 
 
 def _task(job: RepairJob, ready: _Prepared) -> "ScaledTask | BaselineTask":
-    held = ready.stream.first(min(HELD_TOKENS, ready.supply.tokens))
     if job.method is Method.BASELINE:
-        return BaselineTask(ready.subject.sae, held, coefficient=job.coefficient)
-    return ScaledTask(ready.subject.sae, job.method, held)
+        coefficient = job.coefficient or ready.penalty.coefficient
+        return BaselineTask(ready.subject.sae, ready.held, coefficient=coefficient)
+    return ScaledTask(ready.subject.sae, job.method, ready.held)
 
 
 def _identity(job: RepairJob, ready: _Prepared) -> dict[str, Any]:
@@ -317,7 +322,12 @@ def _record(
         rows=judged.rows,
         gates=judged.gates,
         analysis=(
-            analyse(before.sae, after.sae, activity(before.sae, ready.stream.once(analysed)))
+            analyse(
+                before.sae,
+                after.sae,
+                activity(before.sae, ready.stream.once(analysed)),
+                l1_coefficient=job.coefficient or ready.penalty.coefficient,
+            )
             if job.method.keeps_features
             else None
         ),
@@ -326,8 +336,7 @@ def _record(
 
 
 def _course(ready: _Prepared, after: Subject, state: State, duration_s: float) -> RepairCourse:
-    held = ready.stream.first(min(HELD_TOKENS, ready.supply.tokens))
-    flips, of = _flips(ready.subject, after, held)
+    flips, of = _flips(ready.subject, after, ready.held)
     return RepairCourse(
         tokens=state.tokens,
         converged=state.converged,
