@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types format perf clean
+.PHONY: help install demo test test-browser browser check lint types format perf clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,15 @@ demo: $(STAMP)  ## Judge the embedded zoo: a story model and twelve SAEs
 
 test: $(STAMP) lint types  ## Lint, check types, run the tests
 	$(BIN)/pytest
+
+test-browser: $(STAMP) browser  ## Drive the report's pages in a real browser
+	$(BIN)/pytest tests/browser
+
+browser:  # Debian's chromium, where we may install it; without one those tests skip and say so
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium fonts-dejavu-core >/dev/null 2>&1; } || echo "no chromium: the browser tests will skip"
 
 check: test  ## The same: what CI runs
 

@@ -54,6 +54,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--sae-inconclusive": ("what an undecided gate does: fail (default) or warn", {}),
     "--sae-json": ("write the result file here", {}),
     "--sae-md": ("write a Markdown summary here", {}),
+    "--sae-html": ("write the report here: one page for a browser, which needs no network", {}),
 }
 
 

@@ -1,5 +1,6 @@
 """What a run writes and says beside its result file: Markdown, the job's page, places."""
 
+import shlex
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -122,3 +123,35 @@ def test_a_summary_that_fails_at_the_end_is_told_and_the_result_file_is_there(ga
     assert done.ret == pytest.ExitCode.INTERNAL_ERROR
     assert gate_run.result()["run"]["status"] == "PASS"
     assert "out.md: cannot be written: Is a directory" in done.stdout.str()
+
+
+def test_a_page_is_written_where_it_was_asked_for_and_the_failure_can_be_measured_again(
+    gate_run, tiny
+):
+    done = gate_run.judge("--sae", tiny.bad, *QUICK, "--sae-html", "new/out.html")
+    text = (gate_run.pytester.path / "new" / "out.html").read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "shrinkage@bad" in text
+    done.stdout.fnmatch_lines(
+        [
+            "measure again:",
+            "  shrinkage@bad: pytest '*test_shrinkage.py::test_shrinkage[[]bad[]]' *",
+        ]
+    )
+
+
+def test_the_printed_command_gives_the_same_number_again(gate_run, tiny):
+    first = gate_run.judge("--sae", tiny.bad, *QUICK)
+    lines = iter(first.outlines)
+    command = next(line for line in lines if line.startswith("  shrinkage@bad: pytest "))
+    again = gate_run.pytester.runpytest_subprocess(*shlex.split(command)[2:])
+    (reason,) = (line for line in first.outlines if line.startswith("FAIL: shrinkage"))
+    assert again.ret == 1
+    again.assert_outcomes(failed=1)
+    assert reason in again.outlines
+
+
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_measured(gate_run, tiny):
+    done = gate_run.judge("--sae", tiny.good, *QUICK, "--sae-html", "/proc/no/out.html")
+    assert done.ret == 4
+    done.stderr.fnmatch_lines(["*--sae-html /proc/no/out.html: cannot be written*"])

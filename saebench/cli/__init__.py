@@ -27,11 +27,13 @@ COMMANDS = {
     name: Command(f"saebench.cli.{'listing' if name == 'list' else name}", summary)
     for name, summary in (
         ("run", "judge SAEs: pytest on the shipped benchmarks, with all of pytest's options"),
+        ("report", "make a page for a browser of result files, or figures for papers"),
         ("compare", "compare two SAEs, pair by pair where both were measured on the same tokens"),
         ("list", "list SAEs: the embedded zoo, or what SPECs name"),
         ("show", "print the tables of a result file again"),
         ("baseline", "list, show, check or remove stored baselines"),
         ("leaderboard", "build, check or show the leaderboard of the stored baselines"),
+        ("repair", "undo feature suppression: fine-tune an SAE without its sparsity penalty"),
         ("export", "turn a result file into CSV, JUnit, other tools' layouts, a model card"),
         ("doctor", "say what is installed, where the caches are, and what is missing"),
     )
@@ -40,6 +42,7 @@ EXAMPLES = """
     saebench run --sae demo:l2-topk --sae-sequences 64      judge one of the embedded SAEs
     saebench run --sae path/to/sae --sae-dataset texts.jsonl --sae-json run.json
     saebench show run.json                                  print its verdicts again
+    saebench report run.json -o report.html                 the same as a page, with figures
     saebench compare l2-standard l2-topk                    which of two baselines is worse?
     saebench leaderboard show --sort fidelity.kl
     saebench doctor                                         is everything there?

@@ -1,6 +1,7 @@
 """``saebench leaderboard``: stored baselines side by side."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,6 +12,7 @@ from saebench.cli.places import add_baselines_option, chosen_baselines, shown_pa
 from saebench.errors import OptionError, nearest
 from saebench.report.leaderboard_table import board_table, published_table
 from saebench.report.places import RANKED_BY
+from saebench.store.atomic import write_file
 from saebench.store.boards import Board, Leaderboard, Row
 from saebench.store.leaderboard import (
     FILE,
@@ -21,6 +23,7 @@ from saebench.store.leaderboard import (
 )
 from saebench.store.locations import is_shipped
 from saebench.store.ranking import rank
+from saebench.store.result_file import check_writable
 
 EXAMPLES = """
     saebench leaderboard show
@@ -28,6 +31,7 @@ EXAMPLES = """
     saebench leaderboard show --sort 'cloze.accuracy_drop[whole]' --architecture '*topk'
     saebench leaderboard show --published
     saebench leaderboard build         after saebench run … --sae-update-baselines
+    saebench leaderboard build --html leaderboard.html
     saebench leaderboard check         in CI: 1 where the file is not what build would write
 """
 FILTERS = {
@@ -46,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("show", "print the boards"),
     ):
         add_baselines_option(actions.add_parser(name, help=about, description=about))
+    actions.choices["build"].add_argument(
+        "--html", metavar="FILE", help="write the leaderboard as a page for a browser, too"
+    )
     show = actions.choices["show"]
     show.add_argument(
         "--sort", metavar="METRIC", default=RANKED_BY, help=f"default: {RANKED_BY}; best first"
@@ -64,7 +71,9 @@ def execute(options: argparse.Namespace) -> int:
     return {"build": _build, "check": _check, "show": _show}[options.action](root, options)
 
 
-def _build(root: Path, options: argparse.Namespace) -> int:  # noqa: ARG001
+def _build(root: Path, options: argparse.Namespace) -> int:
+    if is_shipped(root) and options.html:
+        return _write_page(read_leaderboard(root / FILE), options.html)
     if is_shipped(root):
         raise OptionError("there is no ./baselines here, and the installed package's are fixed")
     leaderboard = build(root, known_facts())
@@ -72,6 +81,16 @@ def _build(root: Path, options: argparse.Namespace) -> int:  # noqa: ARG001
     write_leaderboard(leaderboard, path)
     saes = {row.key for board in leaderboard.boards for row in board.rows}
     say(f"{shown_path(path)}: {len(saes)} SAEs on {len(leaderboard.boards)} boards")
+    return _write_page(leaderboard, options.html) if options.html else 0
+
+
+def _write_page(leaderboard: Leaderboard, file: str) -> int:
+    from saebench.report.page.leaderboard_page import leaderboard_page
+
+    path = Path(os.path.expanduser(file))
+    check_writable(path, option="--html")
+    write_file(path, leaderboard_page(leaderboard).encode())
+    say(f"{shown_path(path)}: a page for a browser")
     return 0
 
 

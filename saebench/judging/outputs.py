@@ -8,6 +8,7 @@ from typing import Any
 from saebench.report.markdown import to_markdown
 from saebench.results import Run
 from saebench.store.atomic import write_file
+from saebench.store.boards import Leaderboard
 from saebench.store.result_file import check_writable, write_run
 
 PAGE_BYTES = 1_000_000  # GitHub drops a page of more than 1 MiB
@@ -18,13 +19,13 @@ class Outputs:
     """The files that a run was asked to write.
 
     Args:
-        options: raw options by short name; ``json`` and ``md`` are paths.
+        options: raw options by short name; ``json``, ``md`` and ``html`` are paths.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._paths = {
             name: Path(os.path.expanduser(str(options[name])))
-            for name in ("json", "md")
+            for name in ("json", "md", "html")
             if name in options
         }
         self._page = os.environ.get(JOB_PAGE)
@@ -39,12 +40,15 @@ class Outputs:
         for name, path in self._paths.items():
             check_writable(path, option=f"--sae-{name}")
 
-    def write(self, run: Run, *, places: Sequence[str] = ()) -> None:
+    def write(
+        self, run: Run, *, places: Sequence[str] = (), leaderboard: Leaderboard | None = None
+    ) -> None:
         """Write all of them; each whole or not at all.
 
         Args:
             run: what was found.
             places: sentences about the leaderboard, for the summaries.
+            leaderboard: to draw beside the run.
 
         Raises:
             StoreError: for a file that was asked for. A CI job's page that cannot be written is
@@ -54,6 +58,11 @@ class Outputs:
             write_run(run, self._paths["json"])
         if "md" in self._paths:
             write_file(self._paths["md"], to_markdown(run, places=places).encode())
+        if "html" in self._paths:
+            from saebench.report.page.run_page import run_page
+
+            page = run_page(run, leaderboard=leaderboard)
+            write_file(self._paths["html"], page.encode())
         if self._page:
             text = to_markdown(run, places=places)
             if len(text.encode()) > PAGE_BYTES:
@@ -62,7 +71,7 @@ class Outputs:
 
     def lines(self) -> Iterator[str]:
         """Say where the results are."""
-        labels = {"json": "results", "md": "summary"}
+        labels = {"json": "results", "md": "summary", "html": "report"}
         yield from (f"{labels[name]}: {path}" for name, path in self._paths.items())
         if self._failed_page:
             yield f"note: ${JOB_PAGE} was not written: {self._failed_page}"

@@ -38,7 +38,7 @@ def prepare(settings: Settings, references: Iterable[SubjectReference]) -> tuple
     hosts: dict[str, Host] = {}
     placed: dict[bool, list[tuple[Subject, Host]]] = {}
     for reference, subject in zip(references, loaded, strict=True):
-        source, asked_by = _model_of(settings, reference, subject)
+        source, asked_by = model_of(settings, reference, subject)
         if source not in hosts:
             own = reference.model == source
             hosts[source] = load_host(
@@ -114,7 +114,7 @@ def texts_of(settings: Settings, *, demo: bool = False) -> Texts:
     """
     prompts = prompts_of(settings, demo=demo and settings.dataset is None)
     if demo and settings.dataset is None:
-        return Texts(_demo_documents(), prompts)
+        return Texts(demo_documents("heldout"), prompts)
     if settings.dataset is None:
         raise DataError(
             "no texts to measure on; give a .jsonl, .txt or .parquet file, a saved data set, or a "
@@ -146,14 +146,14 @@ def _share_cores() -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
-def _demo_documents() -> Documents:
-    """Return the zoo's held-out stories."""
+def demo_documents(split: str) -> Documents:
+    """Return the zoo's stories of a split; its SAEs were trained on ``sae``."""
     from saebench.subjects.demo import corpus
 
     def read() -> Iterator[str]:
-        return corpus.documents(corpus.split_seed("heldout", seed=DEMO_SEED))
+        return corpus.documents(corpus.split_seed(split, seed=DEMO_SEED))
 
-    return Documents("demo stories", "heldout", None, read)
+    return Documents("demo stories", split, None, read)
 
 
 def _demo_prompts(kind: str, count: int) -> Prompts:
@@ -193,7 +193,12 @@ def context_of(settings: Settings, subject: Subject, host: Host) -> int:
     return context
 
 
-def _model_of(settings: Settings, reference: SubjectReference, subject: Subject) -> tuple[str, str]:
+def model_of(settings: Settings, reference: SubjectReference, subject: Subject) -> tuple[str, str]:
+    """Return the model that an SAE is put into, and where that is told.
+
+    Raises:
+        HostError: where nothing names one.
+    """
     if settings.model is not None:
         return settings.model, "--sae-model"
     if reference.model is not None:

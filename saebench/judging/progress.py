@@ -9,6 +9,11 @@ ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], object
 """Makes a bar from a label and a number of tokens; entering it gives what advances it."""
 
 
+FORMAT = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} tokens, {rate_fmt}, {remaining} left"
+)
+
+
 @contextmanager
 def progress_bar(what: str, tokens: int) -> Iterator[Callable[[int], object]]:
     """Show tokens done, tokens a second and time left; nothing where stderr is no terminal.
@@ -18,8 +23,9 @@ def progress_bar(what: str, tokens: int) -> Iterator[Callable[[int], object]]:
         ...     _ = advance(10)
     """
     with tqdm(
-        total=tokens, desc=what, unit="tok", unit_scale=True, disable=None, leave=False
-    ) as bar:
+        total=tokens, desc=what, unit=" tokens", unit_scale=True, disable=None, leave=False,
+        bar_format=FORMAT,
+    ) as bar:  # fmt: skip
         yield bar.update
 
 

@@ -1,5 +1,6 @@
 """One pytest run's judging: from raw options to verdicts and the result file."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from saebench.judging.progress import ProgressBar
 from saebench.judging.requests import Given, Requests
 from saebench.report.closing import data_lines, note_lines
 from saebench.report.places import place_lines
+from saebench.report.reproduce import reproduce_lines
 from saebench.report.table import sentences, told
 from saebench.results import CaseResult, Run, Verdict
 from saebench.settings import OnInconclusive, Settings
 from saebench.store.baselines import update_baseline
+from saebench.store.boards import Leaderboard
 from saebench.store.leaderboard import FILE, read_leaderboard
 from saebench.store.locations import baselines_dir, baselines_root
 from saebench.subjects.metadata import Overrides
@@ -194,11 +197,22 @@ class BenchmarkSession:
         """Write the results where that was asked for; ``places`` then says where the SAEs stand."""
         done = complete and (bool(self._elsewhere) or self.judge.is_done)
         run = self.run(complete=done)
-        self.places = list(_places(run, rootdir))
+        leaderboard = self._leaderboard(rootdir)
+        self.places += place_lines(run, leaderboard) if leaderboard else ()
         try:
-            self._outputs.write(run, places=self.places)
+            self._outputs.write(run, places=self.places, leaderboard=leaderboard)
         except StoreError as error:
             self.unusable = str(error)
+
+    def _leaderboard(self, rootdir: Path) -> Leaderboard | None:
+        """Return the project's leaderboard, or the shipped one; where it cannot be read say so."""
+        found = [root / FILE for root in (baselines_root(rootdir), baselines_dir())]
+        path = next((path for path in found if path.is_file()), None)
+        try:
+            return read_leaderboard(path) if path else None
+        except SaebenchError as error:
+            self.places.append(f"note: no place on the leaderboard: {error}")
+            return None
 
     def update_baselines(self, rootdir: Path, *, complete: bool) -> None:
         """Store baselines where that was asked for; ``updates`` then says what changed."""
@@ -233,6 +247,7 @@ class BenchmarkSession:
             yield from sentences(run, Verdict.INCONCLUSIVE)
         yield from sentences(run, Verdict.SKIPPED)
         yield from told(run)
+        yield from _commands(run)
         yield from self.places
         yield from self._outputs.lines()
 
@@ -282,16 +297,10 @@ def _given(reference: SubjectReference, settings: Settings) -> Given:
     return Given(reference.id, settings.model or reference.model or named, hook)
 
 
-def _places(run: Run, rootdir: Path) -> Iterator[str]:
-    """Say where the run's SAEs stand on the project's leaderboard, or the shipped one."""
-    found = [root / FILE for root in (baselines_root(rootdir), baselines_dir())]
-    path = next((path for path in found if path.is_file()), None)
-    if path is None:
-        return
-    try:
-        yield from place_lines(run, read_leaderboard(path))
-    except SaebenchError as error:
-        yield f"note: no place on the leaderboard: {error}"
+def _commands(run: Run) -> Iterator[str]:
+    """Say how to measure again what did not pass, each in one line."""
+    lines = list(reproduce_lines(run, os.environ))
+    yield from ["measure again:", *(f"  {line}" for line in lines)] if lines else []
 
 
 def _number_of(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """What can be compared: baselines with their per-sequence sums, SAEs of result files without."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from saebench.judging.differences import SideCase
 from saebench.results import Basis, Metric, Run
 from saebench.store.boards import Score
 from saebench.store.checked import read_checked_baseline
-from saebench.store.leaderboard import basis_of
+from saebench.store.leaderboard import baseline_paths, basis_of
 from saebench.store.result_file import read_run
 from saebench.store.strict_json import loads
 
@@ -71,6 +72,38 @@ def sides_of_run(run: Run) -> dict[str, Side]:
         )
         for sae in run.saes
     }
+
+
+def with_stored_sums(side: Side, root: Path) -> Side:
+    """Return a result file's SAE with the per-sequence sums of its stored baseline, if it has one.
+
+    Only those of cases measured on the same basis that came to the same values: sums of another
+    measurement would give an interval about other numbers.
+
+    Args:
+        side: an SAE of a result file.
+        root: the baselines directory.
+    """
+    path = next((path for path in baseline_paths(root) if path.stem == side.label), None)
+    if path is None:
+        return side
+    stored = side_of_baseline(read_checked_baseline(path), path)
+    cases = {name: _joined(case, stored.cases.get(name)) for name, case in side.cases.items()}
+    return Side(side.label, cases)
+
+
+def _joined(case: SideCase, stored: SideCase | None) -> SideCase:
+    if stored is None or stored.basis != case.basis:
+        return case
+    pairs = [(score, stored.metrics.get(name)) for name, score in case.metrics.items()]
+    same = all(other is not None and _equal(score, other) for score, other in pairs)
+    return SideCase(case.basis, case.metrics, stored.table) if same else case
+
+
+def _equal(one: Score, two: Score) -> bool:
+    if one.value is None or two.value is None:
+        return one.value == two.value
+    return one.version == two.version and math.isclose(one.value, two.value, rel_tol=1e-5)
 
 
 def _table(arrays: Mapping[str, np.ndarray], sums: str) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ KEPT = ("sae.kl", "eps_random.kl", "cosine", "norm", "l0")
 OTHERS = "other_layers"
 SHOWN, LEAST_SEEN = 20, 5  # seed 002's table
 PARTS = 10
+TEXTS, TEXT_TOKENS = 3, 192  # shown in full, for people: their size in results is bounded
 
 
 def _spec(what: str) -> MetricSpec:
@@ -70,6 +71,7 @@ def _findings(among: Among, _: Params) -> Findings:
         "tokens": _hardest(tokens, kept),
         "other_layers": {name: _shown(tokens, c) for name, c in others.items()},
         "left_out": left_out,
+        "texts": _texts(kept),
         "gap_by_part": {what: _by_part(tokens, x) for what, x in tokens.covariates.items()},
         "kept_sequences": len(kept.ids),
     }
@@ -163,6 +165,27 @@ def _row(tokens: _Tokens, here: np.ndarray, id: int, text: str) -> dict[str, Any
         "mean_gap": float(gap.mean()),
         "sd": float(gap.std(ddof=1)),
         "ci": [interval.low, interval.high] if interval else None,
+    }
+
+
+def _texts(kept: "TokenMeasurement") -> list[dict[str, Any]]:
+    """Return whole texts with each token's gap: of the largest mean gap, a middle and the least."""
+    gap = kept.values["sae.kl"].astype(float) - kept.values["eps_random.kl"]
+    counts = kept.counted.sum(axis=1)
+    used = np.flatnonzero(counts)
+    mean = np.where(kept.counted, gap, 0.0).sum(axis=1)[used] / counts[used]
+    order = used[np.argsort(-mean, kind="stable")]
+    places = np.linspace(0, len(order) - 1, min(TEXTS, len(order))).astype(int)
+    return [_text(kept, gap, int(order[place])) for place in places]
+
+
+def _text(kept: "TokenMeasurement", gap: np.ndarray, sequence: int) -> dict[str, Any]:
+    upto = slice(0, TEXT_TOKENS)
+    marked = zip(gap[sequence, upto], kept.counted[sequence, upto], strict=True)
+    return {
+        "sequence": sequence,
+        "tokens": [kept.text(int(id)) for id in kept.ids[sequence, upto]],
+        "gap": [float(value) if counts else None for value, counts in marked],
     }
 
 

@@ -86,14 +86,16 @@ def _of_sae(run: Run, sae: str) -> Table:
         pad_edge=False,
         caption_justify="left",
     )
-    for name in ("metric", "value", "95% CI", "limit", "verdict"):
-        justify = "right" if name == "value" else "left"
+    held = any(gate.baseline is not None for case in cases for gate in case.gates)
+    beside = ("baseline", "Δ") if held else ()
+    for name in ("metric", "value", "95% CI", *beside, "limit", "verdict"):
+        justify = "right" if name in ("value", *beside) else "left"
         table.add_column(name, justify=justify, no_wrap=name != "metric", overflow="fold")
-    for row in _gate_rows(cases):
+    for row in _gate_rows(cases, held=held):
         table.add_row(*row)
     table.add_section()
-    for row in _headline_rows(cases):
-        table.add_row(*row, style="dim")
+    for label, value, interval in _headline_rows(cases):
+        table.add_row(label, value, interval, style="dim")
     return table
 
 
@@ -116,7 +118,7 @@ def _title(run: Run, sae: str) -> Text:
     return title.append(about, style="not bold not italic dim")
 
 
-def _gate_rows(cases: list[CaseResult]) -> Iterator[tuple[str | Text, ...]]:
+def _gate_rows(cases: list[CaseResult], *, held: bool) -> Iterator[tuple[str | Text, ...]]:
     """Give a row for each gate, the most severe first; errors and ungated cases get one too."""
     rows: list[tuple[Verdict, CaseResult, GateResult | None]] = []
     for case in cases:
@@ -125,27 +127,34 @@ def _gate_rows(cases: list[CaseResult]) -> Iterator[tuple[str | Text, ...]]:
     for verdict, case, gate in rows:
         shown = Text(verdict.value, style=COLOURS[verdict])
         if gate is None:
-            yield escape(_name_of(case)), "", "", "", shown
+            yield escape(_name_of(case)), "", "", *(("", "") if held else ()), "", shown
             continue
         metric = next((m for m in case.metrics if m.name == gate.metric), None)
         label, value, interval = _value_cells(metric, gate.metric)
         of_several = sum(any(g.metric == gate.metric for g in c.gates) for c in cases) > 1
         which = f" of {escape(_name_of(case))}" if of_several else ""
-        yield label + which, value, interval, gate.limit, shown
+        beside = _baseline_cells(gate) if held else ()
+        yield label + which, value, interval, *beside, gate.limit, shown
+
+
+def _baseline_cells(gate: GateResult) -> tuple[str, str]:
+    if gate.baseline is None or gate.observed is None:
+        return "–", "–"
+    return f"{gate.baseline:.4g}", f"{gate.observed - gate.baseline:+.3g}"
 
 
 def _name_of(case: CaseResult) -> str:
     return plain_text(case.id.removesuffix(f"@{case.sae}"))
 
 
-def _headline_rows(cases: list[CaseResult]) -> Iterator[tuple[str, ...]]:
+def _headline_rows(cases: list[CaseResult]) -> Iterator[tuple[str, str, str]]:
     gated = {gate.metric for case in cases for gate in case.gates}
     # Two cases may report one metric: the gated one is shown, else the first.
     by_weight = sorted(reversed(cases), key=lambda case: bool(case.gates))
     found = {metric.name: metric for case in by_weight for metric in case.metrics}
     for name in HEADLINES:
         if name in found and name not in gated:
-            yield (*_value_cells(found[name], name), "", "")
+            yield _value_cells(found[name], name)
 
 
 def _value_cells(metric: Metric | None, name: str) -> tuple[str, str, str]:

@@ -1,6 +1,9 @@
 """Files are replaced in one step: a crash leaves the old one or the new one, never half."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from saebench.errors import StoreError
@@ -36,3 +39,43 @@ def write_file(path: Path, data: bytes) -> None:
         replace_file(path, data)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Give an empty directory that takes the path's place once all within went well.
+
+    Whatever is there before is kept until then; a crash leaves the old one or the new one.
+
+    Args:
+        path: where the directory is to be.
+
+    Raises:
+        StoreError: where it cannot be written.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.mkdir()
+        try:
+            yield staged
+            _swap(staged, path)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _swap(staged: Path, path: Path) -> None:
+    """Put a directory where another one may be; a directory cannot be replaced in one step."""
+    for file in staged.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.is_dir() and not path.is_symlink():
+        path.rename(old)
+    elif path.exists() or path.is_symlink():
+        path.unlink()
+    staged.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

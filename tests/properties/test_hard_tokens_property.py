@@ -191,3 +191,20 @@ def test_series_are_strict_json_and_parts_follow_the_covariate():
         assert part["mean"] == sorted(part["mean"])
     whole = np.average(series["gap_by_part"]["norm"]["gap"])
     assert whole == pytest.approx(_frame(kept)["gap"].mean(), rel=0.02)  # tenths differ by a token
+
+
+def test_whole_texts_are_shown_from_the_largest_mean_gap_to_the_smallest():
+    kept = _kept()
+    texts = _findings(kept).series["texts"]
+    frame = _frame(kept)
+    means = frame.groupby("sequence")["gap"].mean()
+    shown = [means[text["sequence"]] for text in texts]
+    assert shown == sorted(shown, reverse=True)
+    assert (shown[0], shown[-1]) == (means.max(), means.min())
+    for text in texts:
+        row = text["sequence"]
+        assert text["tokens"] == [f" w{i}" for i in kept.ids[row]]
+        assert [gap is not None for gap in text["gap"]] == kept.counted[row].tolist()
+        gap = kept.values["sae.kl"][row].astype(float) - kept.values["eps_random.kl"][row]
+        told = [value for value in text["gap"] if value is not None]
+        assert told == pytest.approx(gap[kept.counted[row]])

@@ -1,6 +1,9 @@
 """The terminal's tables."""
 
+from dataclasses import replace
+
 import pytest
+from runs import make_case, make_run
 
 from saebench.report.table import render, sentences
 from saebench.results import Verdict
@@ -70,3 +73,22 @@ def test_one_metric_gated_in_two_cases_is_told_apart(scopes_run):
 def test_reported_cases_do_not_keep_an_sae_from_passing(scopes_run):
     assert "one  PASS" in render(scopes_run(all=True, single=False))
     assert "one  NEW" in render(scopes_run(all=False, single=False))
+
+
+def test_the_baseline_and_the_change_are_shown_where_there_is_one():
+    case = make_case("one", "fidelity", Verdict.FAIL)
+    gate = replace(case.gates[0], baseline=0.25)
+    text = render(make_run(replace(case, gates=(gate,))))
+    assert "baseline" in text
+    (row,) = (line for line in text.splitlines() if "≤ 1" in line)
+    assert "0.25  +0.25" in row
+    assert "baseline" not in render(make_run(case))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_baseline_makes_no_line_wider_than_the_terminal(width):
+    case = make_case("one", "fidelity", Verdict.FAIL)
+    gate = replace(case.gates[0], baseline=0.25)
+    text = render(make_run(replace(case, gates=(gate,))), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "FAIL" in text

@@ -1,0 +1,201 @@
+"""The loop of a fit: steps, checks, convergence, checkpoints; it never goes on from a NaN."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from saebench.errors import NonFiniteValue
+from saebench.fitting.checkpoint import Checkpoint
+from saebench.fitting.convergence import has_converged, rate_at
+from saebench.fitting.stream import Place
+
+BETAS = (0.9, 0.999)
+
+
+class Task(Protocol):
+    """What is fitted: a module with a loss."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Everything that a checkpoint holds: its parameters that require a gradient are fitted."""
+        ...
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Return what a step makes smaller."""
+        ...
+
+    def check(self) -> float:
+        """Return what convergence is told by, on data that stay the same."""
+        ...
+
+
+class Stream(Protocol):
+    """What is fitted on."""
+
+    def batches(self, start: Place = ...) -> Iterator[tuple[Tensor, Place]]:
+        """Give batches from a place on, each with the place after it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a fit goes.
+
+    Attributes:
+        tokens: how many at most.
+        learning_rate: of Adam.
+        check_tokens: how many between two checks; each check writes the checkpoint.
+        patience: how many checks without improvement end the fit.
+        tolerance: the share that counts as improvement; 0 never ends it early.
+        decay_share: of the tokens, over which the learning rate falls to 0 at the end.
+    """
+
+    tokens: int
+    learning_rate: float = 1e-3
+    check_tokens: int = 100_000
+    patience: int = 5
+    tolerance: float = 1e-3
+    decay_share: float = 0.2
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        tokens: done by then.
+        loss: mean of the steps since the last check; None before the first step.
+        check: the task's.
+    """
+
+    tokens: int
+    loss: float | None
+    check: float
+
+
+@dataclass
+class State:
+    """Where a fit stands."""
+
+    tokens: int = 0
+    end: int = 0
+    converged: bool = False
+    place: Place = field(default_factory=Place)
+    checks: list[Check] = field(default_factory=list)
+    since: list[float] = field(default_factory=list)
+
+
+def fit(
+    task: Task,
+    stream: Stream,
+    plan: Plan,
+    *,
+    checkpoint: Checkpoint | None = None,
+    resume: bool = False,
+    progress: Callable[[int], object] = lambda _: None,
+) -> State:
+    """Fit a task's parameters by Adam, until they converge or the tokens are used up.
+
+    Resumed from a checkpoint it ends with the very bits it would have ended with.
+
+    Args:
+        task: what is fitted, in place.
+        stream: what on.
+        plan: how.
+        checkpoint: where the state is kept between checks; nowhere where None.
+        resume: go on from the checkpoint.
+        progress: called with the number of tokens just finished.
+
+    Raises:
+        NonFiniteValue: where a loss or a parameter is NaN or infinite; the checkpoint holds the
+            last state in which all were finite.
+    """
+    optimiser = _optimiser(task, plan)
+    state = State(end=plan.tokens)
+    if resume and checkpoint is not None:
+        state = _restored(checkpoint.read(), task, optimiser)
+        progress(state.tokens)
+    else:
+        _look(task, state, plan)
+    due = state.tokens + plan.check_tokens
+    batches = stream.batches(state.place)
+    while state.tokens < state.end:
+        batch, place = next(batches)
+        _step(task, optimiser, batch, state, plan)
+        state.place = place
+        progress(len(batch))
+        if state.tokens >= due or state.tokens >= state.end:
+            _look(task, state, plan)
+            due = state.tokens + plan.check_tokens
+            if checkpoint is not None:
+                checkpoint.write(_state_dict(state, task, optimiser))
+    return state
+
+
+def _optimiser(task: Task, plan: Plan) -> torch.optim.Optimizer:
+    fitted = [p for p in task.module.parameters() if p.requires_grad]
+    return torch.optim.Adam(fitted, lr=plan.learning_rate, betas=BETAS)
+
+
+def _step(
+    task: Task, optimiser: torch.optim.Optimizer, batch: Tensor, state: State, plan: Plan
+) -> None:
+    decay = int(plan.decay_share * plan.tokens)
+    for group in optimiser.param_groups:
+        group["lr"] = rate_at(
+            state.tokens, rate=plan.learning_rate, end=state.end, decay_tokens=decay
+        )
+    loss = task.loss(batch)
+    value = loss.item()
+    _refuse_non_finite(value, "the loss", state)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    state.tokens += len(batch)
+    state.since.append(value)
+
+
+def _look(task: Task, state: State, plan: Plan) -> None:
+    """Check, and let the learning rate fall from here on where the fit has converged."""
+    for name, parameter in task.module.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            _refuse_non_finite(math.nan, f"parameter {name}", state)
+    found = task.check()
+    _refuse_non_finite(found, "the loss on the check's activations", state)
+    mean = sum(state.since) / len(state.since) if state.since else None
+    state.checks.append(Check(state.tokens, mean, found))
+    state.since.clear()
+    losses = [check.check for check in state.checks]
+    if not state.converged and plan.tolerance > 0:
+        state.converged = has_converged(losses, patience=plan.patience, tolerance=plan.tolerance)
+        if state.converged:
+            state.end = min(state.end, state.tokens + int(plan.decay_share * plan.tokens))
+
+
+def _refuse_non_finite(value: float, what: str, state: State) -> None:
+    if not math.isfinite(value):
+        raise NonFiniteValue(
+            f"{what} is NaN or infinite after {state.tokens:,} tokens; the fit was stopped there: "
+            "try a smaller --learning-rate"
+        )
+
+
+def _state_dict(state: State, task: Task, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    return {
+        "module": task.module.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "state": asdict(state),
+    }
+
+
+def _restored(stored: dict[str, Any], task: Task, optimiser: torch.optim.Optimizer) -> State:
+    task.module.load_state_dict(stored["module"])
+    optimiser.load_state_dict(stored["optimiser"])
+    values = dict(stored["state"])
+    values["place"] = Place(**values["place"])
+    values["checks"] = [Check(**check) for check in values["checks"]]
+    return State(**values)

@@ -1,0 +1,67 @@
+"""Several runs as one, for a page: SAEs of one name are told apart by their run."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from saebench.errors import OptionError
+from saebench.results import CaseResult, Run, SubjectRecord
+
+
+def joined_runs(runs: Sequence[Run], names: Sequence[str]) -> Run:
+    """Return one run with the SAEs and cases of all.
+
+    Args:
+        runs: the runs, the newest last: what is told of a run is told of that one.
+        names: what tells them apart.
+
+    Raises:
+        OptionError: where there are none, or one is given twice.
+    """
+    if not runs:
+        raise OptionError("no result file to report on")
+    if len(runs) == 1:
+        return runs[0]
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise OptionError(f"{twice}: given twice; a run cannot be compared with itself")
+    counts = Counter(sae.id for run in runs for sae in run.saes)
+    shared = {id for id, count in counts.items() if count > 1}
+    renamed = [_renamed(run, name, shared) for run, name in zip(runs, names, strict=True)]
+    return replace(
+        runs[-1],
+        run=replace(runs[-1].run, argv=(), complete=all(run.run.complete for run in runs)),
+        models=tuple(dict.fromkeys(model for run in runs for model in run.models)),
+        datasets=_once([data for run in runs for data in run.datasets]),
+        saes=tuple(sae for run in renamed for sae in run.saes),
+        cases=tuple(case for run in renamed for case in run.cases),
+        cost=tuple(cost for run in runs for cost in run.cost),
+    )
+
+
+def _once(records: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(r for i, r in enumerate(records) if r not in records[:i])
+
+
+def _renamed(run: Run, name: str, shared: set[str]) -> Run:
+    def new(id: str) -> str:
+        return f"{id} ({name})" if id in shared else id
+
+    def sae(record: SubjectRecord) -> SubjectRecord:
+        return replace(record, id=new(record.id))
+
+    def case(found: CaseResult) -> CaseResult:
+        about = "→".join(map(new, found.sae.split("→")))
+        return replace(found, id=f"{found.kind}@{about}", sae=about, series=_series(found, new))
+
+    return replace(run, saes=tuple(map(sae, run.saes)), cases=tuple(map(case, run.cases)))
+
+
+def _series(case: CaseResult, new: Any) -> dict[str, Any]:
+    """Return the case's series, with the new names where a pair's are in them."""
+    if "heat_map" not in case.series:
+        return case.series
+    shown = case.series["heat_map"]
+    named = shown | {"row": new(shown["row"]), "column": new(shown["column"])}
+    return case.series | {"heat_map": named}

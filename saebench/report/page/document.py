@@ -1,0 +1,71 @@
+"""The page itself: styles, scripts and data in one file, and a policy that forbids all else."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+
+from saebench.report.page.blocks import block, packed
+from saebench.report.page.markup import Markup, joined, tag
+
+SCRIPTS = ("start.js", "tables.js", "plots.js", "figures.js", "page.js")
+ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E%3Cpath d='M1 4l2 2 4-5' fill='none' stroke='%230072b2' stroke-width='1.5'/%3E%3C/svg%3E"  # noqa: E501
+
+
+def document(title: str, body: str, blocks: Mapping[str, str], *, plotly: bool = True) -> str:
+    """Return a whole page.
+
+    Its content security policy lets nothing be fetched and runs no script but these: what a
+    hostile name might smuggle in would not run even if it were not escaped. Inline styles are
+    allowed since plotly sets them; a style can fetch nothing here.
+
+    Args:
+        title: of the window.
+        body: markup.
+        blocks: packed data by id.
+        plotly: whether it draws figures.
+    """
+    script = Markup(_asset_scripts())
+    library = plotly_source() if plotly else b""
+    held = [block(id, content) for id, content in blocks.items()]
+    if plotly:
+        held.append(block("plotly", packed(library)))
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy",
+            content=_policy(script.encode(), library)),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("link", rel="icon", href=ICON),
+        tag("style", Markup(_asset("page.css"))),
+    )  # fmt: skip
+    content = tag("body", Markup(body), joined(*held), tag("script", script))
+    return f"<!doctype html>\n{tag('html', head, content, lang='en')}\n"
+
+
+def plotly_source() -> bytes:
+    """Return plotly.js as its Python package ships it."""
+    return (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+
+
+def _policy(*scripts: bytes) -> str:
+    hashes = " ".join(f"'{_hash(script)}'" for script in scripts if script)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(script: bytes) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script).digest()).decode()
+
+
+def _asset_scripts() -> str:
+    parts = "\n".join(_asset(name) for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}\n}})();\n'
+
+
+def _asset(name: str) -> str:
+    return (files("saebench.report.page") / "assets" / name).read_text(encoding="utf-8")

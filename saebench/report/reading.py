@@ -1,0 +1,102 @@
+"""What figures need of a run: cases by property, metrics by name, SAEs by depth."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from saebench.report.charts import Axis, Form, Layer
+from saebench.results import CaseResult, Metric, Run, SubjectRecord
+from saebench.store.boards import Leaderboard
+
+NO_INTERVAL = "means, without intervals"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of: a run, and the leaderboard to hold it beside, if any."""
+
+    run: Run
+    leaderboard: Leaderboard | None = None
+
+
+def cases_of(run: Run, name: str, **params: Any) -> list[CaseResult]:
+    """Return a property's cases with these parameters, by the depth of their SAE."""
+    order = {id: i for i, id in enumerate(by_depth(run.saes))}
+    found = [
+        case
+        for case in run.cases
+        if case.property == name and params.items() <= case.params.items()
+    ]
+    return sorted(found, key=lambda case: order.get(case.sae, len(order)))
+
+
+def with_series(cases: Iterable[CaseResult], name: str) -> Iterator[tuple[str, Any, CaseResult]]:
+    """Give the SAE, the series and the case, of the cases that have a series of this name."""
+    for case in cases:
+        found = case.series.get(name)
+        if found:
+            yield case.sae, found, case
+
+
+def metric_of(case: CaseResult, name: str) -> Metric | None:
+    """Return the case's metric of this name if it has a value."""
+    found = (m for m in case.metrics if m.name == name and m.value is not None)
+    return next(found, None)
+
+
+def by_depth(saes: Iterable[SubjectRecord]) -> list[str]:
+    """Return the SAEs' ids in the order of their places in the model, then by name."""
+    return [sae.id for sae in sorted(saes, key=lambda s: (layer_of(s.hook), s.hook, s.id))]
+
+
+def layer_of(hook: str) -> int:
+    """Return the block's number in a hook's name; -1 where it has none.
+
+    Example:
+        >>> layer_of("blocks.11.hook_resid_pre")
+        11
+    """
+    found = re.search(r"\d+", hook)
+    return int(found.group()) if found else -1
+
+
+def bars(
+    name: str, cases: Iterable[CaseResult], metric: str, *, form: Form = Form.BARS, key: str = ""
+) -> Layer:
+    """Return one metric of each case, with its interval, by SAE."""
+    found = [(case.sae, m) for case in cases if (m := metric_of(case, metric))]
+    return Layer(
+        name,
+        form,
+        [sae for sae, _ in found],
+        [m.value for _, m in found],
+        [m.ci.low if m.ci else None for _, m in found],
+        [m.ci.high if m.ci else None for _, m in found],
+        key=key,
+    )
+
+
+def sae_axis(cases: Iterable[CaseResult]) -> Axis:
+    """Return the axis of the cases' SAEs, in their order."""
+    return Axis("SAE, by depth", categories=tuple(dict.fromkeys(case.sae for case in cases)))
+
+
+def size_of(cases: Iterable[CaseResult], what: str = "documents") -> str:
+    """Return how much data the cases rest on, in words."""
+    sizes = {(m.n.sequences, m.n.tokens) for case in cases for m in case.metrics[:1]}
+    if not sizes:
+        return "n unknown"
+    most, least = max(sizes), min(sizes)
+    each = "" if most == least else f"{least[0]:,} to "
+    tokens = f", {most[1]:,} tokens" if most[1] != most[0] else ""
+    return f"n = {each}{most[0]:,} {what}{tokens}"
+
+
+def interval_of(cases: Iterable[CaseResult]) -> str:
+    """Return what the cases' intervals are, in words."""
+    for case in cases:
+        for metric in case.metrics:
+            if metric.ci is not None:
+                return f"{metric.ci.level:.0%} CI, {metric.ci.method}"
+    return NO_INTERVAL

@@ -1,0 +1,63 @@
+"""The repair's JSON file: strict, validated, written whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from saebench.errors import StoreError
+from saebench.repairs import REPAIR_SCHEMA_VERSION, RepairRecord
+from saebench.store.atomic import write_file
+from saebench.store.strict_json import loads
+
+
+def write_repair(record: RepairRecord, path: Path) -> None:
+    """Write a record, replacing an older file in one step.
+
+    Raises:
+        StoreError: where it cannot be written; an older file is left as it was.
+    """
+    write_file(path, (dump_repair(record) + "\n").encode())
+
+
+def dump_repair(record: RepairRecord) -> str:
+    """Return a record as strict JSON.
+
+    Raises:
+        ValueError: for NaN or infinity, which JSON does not have.
+    """
+    return json.dumps(record.to_dict(), allow_nan=False, indent=1, ensure_ascii=False)
+
+
+def read_repair(path: Path) -> RepairRecord:
+    """Read a repair's file.
+
+    Raises:
+        StoreError: where it is missing, no such file, or of another schema version.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        content = loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise StoreError(f"{path}: not valid JSON: {error}") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != REPAIR_SCHEMA_VERSION or isinstance(version, bool):
+        raise StoreError(
+            f"{path}: schema_version of a repair is {version}, this saebench reads "
+            f"{REPAIR_SCHEMA_VERSION}"
+        )
+    try:
+        return TypeAdapter(RepairRecord).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"{path}: no saebench repair file: {place}: {first['msg']}") from error
+
+
+def repair_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a repair's file."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RepairRecord).json_schema()

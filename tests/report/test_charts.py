@@ -1,0 +1,72 @@
+"""Charts as data: what every section draws, and what "copy as CSV" gives."""
+
+import json
+
+import pytest
+from full_run import full_run
+
+from saebench.report.charts import Axis, Chart, Form, Layer, as_payload, columns_of, has_data
+from saebench.report.reading import Material, by_depth
+from saebench.report.sections import sections
+from saebench.report.sections.context_length import doubling
+from saebench.results import SubjectRecord
+
+
+def _charts(run):
+    for section in sections():
+        for figure in section.figures(Material(run)):
+            yield from ((figure, view) for view in figure.views)
+
+
+def test_every_series_of_every_property_is_drawn():
+    ids = {figure.id for figure, view in _charts(full_run("a", "b")) if has_data(view.chart)}
+    assert ids >= {
+        "kl-of-interventions", "kl-histogram", "kl-by-position", "ce-increase-by-position",
+        "ce-by-position", "single-offsets", "single-draws", "single-z", "single-examples",
+        "hard-texts", "hard-parts", "hard-correlations", "context-all", "context-position",
+        "context-bins", "cloze-scatter-mse", "cloze-scatter-ce-increase", "cloze-strip",
+        "cloze-parallel", "helpfulness-mean-delta", "helpfulness-score", "propagation-maps",
+        "shrinkage-position", "density", "controls-margins", "cost-stages",
+    }  # fmt: skip
+
+
+def test_figures_have_ids_of_their_own_and_each_chart_its_n_and_interval():
+    seen = {}
+    for figure, view in _charts(full_run("a", "b")):
+        assert seen.setdefault(figure.id, figure) is figure or seen[figure.id] == figure
+        assert view.chart.n.startswith("n = ")
+        assert view.chart.interval
+
+
+@pytest.mark.parametrize("saes", [(), ("one",)])
+def test_a_run_with_nothing_to_draw_draws_nothing(saes, mixed_run):
+    run = full_run(*saes) if not saes else mixed_run
+    for _, view in _charts(run):
+        json.dumps(as_payload(view.chart), default=list)
+
+
+def test_histograms_have_one_more_edge_than_counts():
+    for _, view in _charts(full_run("a", "b")):
+        for layer in view.chart.layers:
+            more = 1 if layer.form is Form.STEPS else 0
+            assert len(layer.x) == len(layer.y) + more or layer.z is not None
+
+
+def test_a_heat_map_is_a_row_for_each_pair_as_csv():
+    layer = Layer("change", Form.HEAT, ["b", "c"], ["a"], z=[[0.5, None]])
+    _, rows = columns_of(Chart(Axis("later"), Axis("earlier"), (layer,), "", ""))
+    assert rows == [["a", "b", 0.5, None, None], ["a", "c", None, None, None]]
+
+
+def test_bins_double_and_hold_every_position_once():
+    edges, means = doubling([None, *map(float, range(1, 100))])
+    assert edges == [1, 2, 4, 8, 16, 32, 64, 100]
+    assert sum(m * (b - a) for m, a, b in zip(means, edges, edges[1:], strict=False)) == sum(
+        range(100)
+    )
+
+
+def test_saes_are_in_the_order_of_their_layers_not_of_their_letters():
+    hooks = {"x": "blocks.10.hook_resid_pre", "y": "blocks.2.hook_resid_pre", "z": "hook_embed"}
+    records = [SubjectRecord(i, "", "", "", "", h, "", 1, 1, None) for i, h in hooks.items()]
+    assert by_depth(records) == ["z", "y", "x"]

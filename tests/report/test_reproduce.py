@@ -1,0 +1,81 @@
+"""The command that measures a failure again."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from runs import make_case, make_run
+
+from saebench.report.reproduce import node_of, reproduce, reproduce_lines, split_arguments
+from saebench.results import Verdict
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ARGUMENTS = (
+    "benchmarks", "--sae", "my saes/*", "--sae-sequences", "16", "-q", "-k", "kl_gap", "-n", "2",
+    "--sae-json", "r.json", "--sae-html=r.html", "--sae-update-baselines",
+)  # fmt: skip
+
+
+def _run(*cases, argv=("pytest", *ARGUMENTS)):
+    run = make_run(*cases)
+    return replace(run, run=replace(run.run, argv=argv))
+
+
+def test_what_is_measured_is_kept_and_what_is_written_is_not():
+    assert split_arguments(ARGUMENTS) == (
+        "benchmarks",
+        ["--sae", "my saes/*", "--sae-sequences", "16"],
+    )
+
+
+def test_the_command_names_one_test_and_can_be_pasted_into_a_shell():
+    run = _run(make_case("one", "fidelity", Verdict.FAIL))
+    told = reproduce(run, run.cases[0])
+    assert shlex.split(told) == [
+        "pytest", "benchmarks/test_fidelity.py::test_fidelity[one]",
+        "--sae", "my saes/*", "--sae-sequences", "16",
+    ]  # fmt: skip
+
+
+def test_options_from_the_environment_come_before():
+    run = _run(make_case("one", "fidelity", Verdict.FAIL))
+    told = reproduce(run, run.cases[0], {"SAEBENCH_CONTEXT": "6 4", "HOME": "/root"})
+    assert told.startswith("SAEBENCH_CONTEXT='6 4' pytest ")
+
+
+def test_only_what_did_not_pass_has_a_command_the_worst_first():
+    cases = [
+        make_case("one", p, v)
+        for p, v in (("sparsity", Verdict.PASS), ("cloze", Verdict.FAIL), ("kl_gap", Verdict.ERROR))
+    ]
+    assert [line.partition("@")[0] for line in reproduce_lines(_run(*cases))] == ["kl_gap", "cloze"]
+
+
+def test_a_run_from_python_has_no_command():
+    run = _run(make_case("one", "fidelity", Verdict.FAIL), argv=("saebench.judge",))
+    assert reproduce(run, run.cases[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("sae", "params", "expected"),
+    [
+        ("l0→l2", {"first": "l0", "second": "l2"}, "test_x.py::test_x[l0->l2]"),
+        ("ö", {}, "test_x.py::test_x[\\xf6]"),
+        ("l2", {"scope": "all"}, "test_x.py::test_x[l2-all]"),
+    ],
+)
+def test_the_test_is_called_as_pytest_calls_it(sae, params, expected):
+    case = replace(make_case(sae, "x", Verdict.FAIL), params=params)
+    assert node_of(case) == expected
+
+
+def test_the_command_finds_the_test_that_it_names(pytester, tiny, monkeypatch):
+    """Collected by pytest itself, from the shipped benchmarks."""
+    arguments = (str(BENCHMARKS), "--sae", tiny.good, "--sae", tiny.bad)
+    run = _run(make_case("good", "kl_gap", Verdict.FAIL), argv=("pytest", *arguments))
+    case = replace(run.cases[0], params={"scope": "single"})
+    command = shlex.split(reproduce(run, case))
+    monkeypatch.chdir(pytester.path)
+    done = pytester.runpytest_subprocess(*command[1:], "--collect-only", "-q")
+    done.stdout.fnmatch_lines(["*::test_kl_gap[[]good-single[]]", "1 test collected*"])
