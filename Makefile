@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser browser check lint types format perf clean
+.PHONY: help install demo test test-slow test-browser browser check lint types format perf clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ demo: $(STAMP)  ## Judge the embedded zoo: a story model and twelve SAEs
 
 test: $(STAMP) lint types  ## Lint, check types, run the tests
 	$(BIN)/pytest
+
+test-slow: $(STAMP)  ## Run the tests that take minutes
+	$(BIN)/pytest -m slow
 
 test-browser: $(STAMP) browser  ## Drive the report's pages in a real browser
 	$(BIN)/pytest tests/browser

@@ -51,6 +51,10 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--sae-prepend-bos": ("true or false: BOS first, where its metadata does not say", {}),
     "--sae-interventions": ("comma-separated baselines of kl_gap (default: all)", {}),
     "--sae-thresholds": ("threshold file (default: baselines/thresholds.toml)", {}),
+    "--sae-baseline": (
+        "hold the run against these: a baseline file, a directory of them, a git ref, REF:PATH",
+        {},
+    ),
     "--sae-inconclusive": ("what an undecided gate does: fail (default) or warn", {}),
     "--sae-json": ("write the result file here", {}),
     "--sae-md": ("write a Markdown summary here", {}),

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Direction(StrEnum):
@@ -115,7 +115,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class GateResult:
-    """One rule applied to one metric."""
+    """One rule applied to one metric.
+
+    Where the rule is a margin, ``worse_by`` says how much worse the metric is than its
+    ``baseline``, in the margin's terms: 0.05 is 0.05 of the metric's unit, or 5% of the baseline.
+    """
 
     rule: str
     metric: str
@@ -125,6 +129,8 @@ class GateResult:
     baseline: float | None
     verdict: Verdict
     sentence: str
+    worse_by: float | None = None
+    worse_ci: Interval | None = None
 
 
 @dataclass(frozen=True)

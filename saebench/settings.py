@@ -65,6 +65,7 @@ class Settings:
         interventions: which of them kl_gap measures; empty for all.
         thresholds: a threshold file; None takes the default one.
         fail_on: further rules.
+        baseline: a baseline file, a directory of them or a git ref, to hold the run against.
         inconclusive: whether an undecided gate fails the run.
         overrides: what the SAEs' metadata lacks.
     """
@@ -88,6 +89,7 @@ class Settings:
     interventions: tuple[str, ...] = ()
     thresholds: str | None = None
     fail_on: tuple[str, ...] = ()
+    baseline: str | None = None
     inconclusive: OnInconclusive = OnInconclusive.FAIL
     overrides: Overrides = field(default_factory=Overrides)
 

@@ -73,7 +73,7 @@ def _needed(metric: Metric, low: float, high: float) -> str:
     assert metric.value is not None
     assert metric.ci is not None
     more = max(
-        _further_sequences(metric.value, metric.ci, limit, metric.n.sequences)
+        further_sequences(metric.value, metric.ci, limit, metric.n.sequences)
         for limit in (low, high)
         if metric.ci.low <= limit <= metric.ci.high
     )
@@ -82,7 +82,15 @@ def _needed(metric: Metric, low: float, high: float) -> str:
     return f"About {more:.0f} more sequences would settle it."
 
 
-def _further_sequences(value: float, ci: Interval, limit: float, n: int) -> float:
+def further_sequences(value: float, ci: Interval, limit: float, n: int) -> float:
+    """Return about how many more sequences an interval needs to leave its limit aside.
+
+    Args:
+        value: the estimate.
+        ci: its interval, whose half-width shrinks with the square root of n.
+        limit: what it straddles.
+        n: sequences so far.
+    """
     distance = abs(value - limit)
     half = ci.high - value if limit > value else value - ci.low
     if distance <= 1e-9 * max(abs(limit), 1e-9):

@@ -95,7 +95,7 @@ def _pairs(
         sides = [side.cases.get(case, NOTHING) for side in (first, second)]
         asked = [n for n in chosen if any(n in side.metrics for side in sides)]
         names = [n for n in asked if all(n in side.metrics for side in sides)]
-        why = _incomparable(sides[0].basis, sides[1].basis) if names else None
+        why = why_incomparable(sides[0].basis, sides[1].basis) if names else None
         if why is None:
             pairs += [(case, name) for name in names]
         else:
@@ -106,7 +106,7 @@ def _pairs(
     return pairs, incomparable
 
 
-def _incomparable(first: Basis | None, second: Basis | None) -> str | None:
+def why_incomparable(first: Basis | None, second: Basis | None) -> str | None:
     """Say why numbers of two bases do not compare; None where they do."""
     if first is None or second is None:
         return "an older file does not say which tokens it was measured on; measure it again"

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from saebench.properties.base import MetricSpec
-from saebench.results import Basis, Direction
+from saebench.results import Basis, Direction, Interval
 from saebench.statistics.bootstrap import LEVEL, Formula, Table, estimate
 from saebench.store.boards import Score
 
@@ -69,7 +69,7 @@ def difference(
     if one.value is None or two.value is None:
         return "undefined for one of the two"
     paired = _paired(spec, one, cases, level)
-    interval = paired or _unpaired(spec, one, two, level)
+    interval = (paired.low, paired.high) if paired else _unpaired(spec, one, two, level)
     lost = _loss(spec, two.value) - _loss(spec, one.value)
     return Difference(
         case, spec.name, spec.unit, spec.direction, one.value, two.value, float(lost),
@@ -77,9 +77,46 @@ def difference(
     )  # fmt: skip
 
 
+def how_much_worse(
+    spec: MetricSpec, cases: tuple[SideCase, SideCase], *, relative: bool
+) -> tuple[float, Interval | None, bool] | str:
+    """Return how much worse the second is, its interval, and whether it is paired.
+
+    Args:
+        spec: the metric's definition.
+        cases: of the two SAEs, on equal tokens; both report the metric.
+        relative: as a share of the first's value.
+
+    Returns:
+        In words why there is none, where the two do not compare.
+    """
+    one, two = (each.metrics[spec.name] for each in cases)
+    if one.version != two.version:
+        return f"measured as versions {one.version} and {two.version}"
+    if one.value is None or two.value is None:
+        return "undefined for one of the two"
+    if relative and one.value == 0:
+        return "the first is 0, of which nothing is a share"
+    scale = abs(one.value) if relative else 1.0
+    value = float(_loss(spec, two.value) - _loss(spec, one.value)) / scale
+    paired = _paired(spec, one, cases, LEVEL, relative=relative)
+    if paired is not None:
+        return value, paired, True
+    apart = _unpaired(spec, one, two, LEVEL)
+    if apart is None:
+        return value, None, False
+    low, high = (end / scale for end in apart)
+    return value, Interval(low, high, LEVEL, "of two separate intervals"), False
+
+
 def _paired(
-    spec: MetricSpec, one: Score, cases: tuple[SideCase, SideCase], level: float
-) -> tuple[float, float] | None:
+    spec: MetricSpec,
+    one: Score,
+    cases: tuple[SideCase, SideCase],
+    level: float,
+    *,
+    relative: bool = False,
+) -> Interval | None:
     """Return the interval over pairs of sequences; None where the sums are not at hand."""
     tables = [_channels(spec, case.table) for case in cases]
     if spec.formula is None or spec.version != one.version or None in tables:
@@ -89,8 +126,8 @@ def _paired(
         together |= {f"{side}/{channel}": values for channel, values in (table or {}).items()}
     if len({len(values) for values in together.values()}) != 1:
         return None
-    found = estimate(_of_losses(spec, spec.formula), together, level=level)
-    return (found.interval.low, found.interval.high) if found.interval else None
+    formula = _of_losses(spec, spec.formula, relative=relative)
+    return estimate(formula, together, level=level).interval
 
 
 def _channels(spec: MetricSpec, table: Table | None) -> Table | None:
@@ -100,15 +137,16 @@ def _channels(spec: MetricSpec, table: Table | None) -> Table | None:
     return {channel: table[channel] for channel in wanted}
 
 
-def _of_losses(spec: MetricSpec, formula: Formula) -> Formula:
-    """Return the formula of how much worse side b is than side a."""
+def _of_losses(spec: MetricSpec, formula: Formula, *, relative: bool) -> Formula:
+    """Return the formula of how much worse side b is than side a, or by which share of a."""
 
     def worse_by(sums: Table) -> np.ndarray:
         sides = [
             formula({c.partition("/")[2]: v for c, v in sums.items() if c.startswith(f"{side}/")})
             for side in "ab"
         ]
-        return _loss(spec, sides[1]) - _loss(spec, sides[0])
+        lost = _loss(spec, sides[1]) - _loss(spec, sides[0])
+        return lost / np.abs(sides[0]) if relative else lost
 
     return worse_by
 

@@ -4,13 +4,17 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import MeasurementError, NotApplicable, OptionError, ThresholdError
+from saebench.gates.margins import check_margin
 from saebench.gates.rules import Rule, parse_rule
 from saebench.gates.thresholds import check_metric, read_thresholds
 from saebench.gates.verdicts import decide_all
 from saebench.judging.cases import CaseRequest, fingerprint
+from saebench.judging.differences import SideCase
+from saebench.judging.margins import Baselines, scores
 from saebench.judging.measuring import Measurements
 from saebench.judging.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property, metric_names
@@ -19,14 +23,16 @@ from saebench.results import (
     SCHEMA_VERSION,
     Basis,
     CaseResult,
+    Direction,
     GateResult,
+    Metric,
     Run,
     RunRecord,
     Verdict,
     overall,
-    worst,
 )
 from saebench.settings import Settings
+from saebench.store.baseline_source import open_baselines
 from saebench.store.baselines import Measured
 from saebench.store.environment import environment, harness, machine
 from saebench.store.locations import thresholds_path
@@ -55,6 +61,7 @@ class Judge:
         self._started = datetime.now(UTC)
         self._requests: tuple[CaseRequest, ...] = ()
         self._benches: tuple[Bench, ...] = ()
+        self._baselines: Baselines | None = None
         self._measurements = Measurements(self._interventions, self._source)
 
     @property
@@ -99,8 +106,20 @@ class Judge:
                 )
 
     def adopt(self, benches: "Iterable[Bench]") -> None:
-        """Take the prepared benches."""
+        """Take the prepared benches, and the baselines of their SAEs.
+
+        Raises:
+            OptionError: where a baseline that was asked for is missing or damaged.
+        """
         self._benches = tuple(benches)
+        given = self.settings.baseline
+        if given is None:
+            return
+        self._baselines = Baselines()
+        with open_baselines(given, directory=Path.cwd()) as source:
+            for bench in self._benches:
+                for subject in bench.subjects:
+                    self._baselines.read(source, bench.describe(subject, path=""), bench.model)
 
     def share_out(self, shares: Mapping[str, int]) -> None:
         """Measure only SAEs of one share together: the others are another process's.
@@ -201,6 +220,7 @@ class Judge:
         try:
             if isinstance(measurement, MeasurementError):
                 raise measurement
+            table = measurement.table() if hasattr(measurement, "table") else None
             if declared.peers:
                 measurement = self._measurements.among(request, bench, measurement)
             findings = declared.findings(measurement, self._params(request))
@@ -216,8 +236,8 @@ class Judge:
                 "fingerprint": identity,
                 "basis": basis,
             }
-        rules = [rule for rule in self.rules if self._is_about(rule, request)]
-        gates = decide_all(rules, findings.metrics)
+        now = SideCase(basis, scores(findings.metrics), table)
+        gates = self._gates(request, now, findings.metrics)
         verdict, reason = _verdict(gates)
         return {
             "verdict": verdict,
@@ -228,6 +248,19 @@ class Judge:
             "series": findings.series,
             "basis": basis,
         }
+
+    def _gates(
+        self, request: CaseRequest, now: SideCase, metrics: Sequence[Metric]
+    ) -> tuple[GateResult, ...]:
+        """Decide the limits, and the margins where the run is held against a baseline."""
+        rules = [rule for rule in self.rules if self._is_about(rule, request)]
+        limits = [rule for rule in rules if rule.margin is None]
+        gates = decide_all(limits, metrics)
+        if self._baselines is None:
+            return gates
+        margins = [rule for rule in rules if rule.margin is not None]
+        kind = request.id.removesuffix(f"@{request.sae}")
+        return gates + self._baselines.decide(margins, request.subjects[-1], kind, now, metrics)
 
     def _fingerprint(
         self, request: CaseRequest, declared: Property, bench: "Bench", measurement: Any
@@ -311,18 +344,35 @@ def _rules(settings: Settings) -> tuple[Rule, ...]:
                 f"{path}: {rule.text!r} is for cases with {rule.case!r}, and {rule.about} has "
                 f"none such; its cases are {cases}"
             )
+    for rule in rules:
+        check_margin(rule, _direction(rule), where=str(path))
     for text in settings.fail_on:
         try:
             rule = parse_rule(text, why="--sae-fail-on")
         except ThresholdError as error:
             raise ThresholdError(f"--sae-fail-on: {error}") from error
         check_metric(rule, known, where="--sae-fail-on")
+        check_margin(rule, _direction(rule), where="--sae-fail-on")
+        if rule.margin is not None and settings.baseline is None:
+            raise OptionError(
+                f"--sae-fail-on {text!r} is a margin; of what, says --sae-baseline PATH|GITREF"
+            )
         rules += (rule,)
+    if settings.baseline is not None and not any(rule.margin for rule in rules):
+        raise OptionError(
+            f"--sae-baseline {settings.baseline}: {path} has no margin such as 'fidelity.kl:+5%', "
+            "so nothing would be held against it; add one, or --sae-fail-on 'fidelity.kl:+5%'"
+        )
     return rules
+
+
+def _direction(rule: Rule) -> Direction:
+    """Return which way the rule's metric is better."""
+    return next(s.direction for s in find_property(rule.about).metrics if s.name == rule.metric)
 
 
 def _verdict(gates: tuple[GateResult, ...]) -> tuple[Verdict, str]:
     if not gates:
         return Verdict.NEW, "measured; no gate and no baseline to hold it against"
-    verdict = worst([gate.verdict for gate in gates])
+    verdict = overall(gate.verdict for gate in gates)
     return verdict, " ".join(gate.sentence for gate in gates if gate.verdict is verdict)

@@ -54,6 +54,7 @@ PLAIN = (
     "device",
     "dtype",
     "thresholds",
+    "baseline",
 )
 YES, NO = ("true", "yes", "1"), ("false", "no", "0")
 

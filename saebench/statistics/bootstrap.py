@@ -14,6 +14,7 @@ from saebench.statistics.resampling import resampled_sums
 
 LEVEL = 0.95
 FEWEST = 8  # sequences; with fewer, too many resamples take one sequence alone
+ROUNDING = 1e-14  # of the channels' own variances: what is left of them where they cancel
 DEGENERATE = 1e-3  # share of resamples without spread or value, above which none is used
 
 
@@ -175,10 +176,13 @@ def _studied(
     values = np.asarray(wanted.formula(dict(zip(wanted.channels, sums.T, strict=True))))
     slopes = gradient(wanted.formula, wanted.channels, sums, steps=moments.steps(wanted.channels))
     n = moments.sequences
-    variance = np.zeros(len(sums))
+    variance, reach = np.zeros(len(sums)), np.zeros(len(sums))
     for (i, j), square in zip(_places(len(wanted.channels)), squares.T, strict=True):
         variance += (1 if i == j else 2) * slopes[:, i] * slopes[:, j] * square
-    return np.broadcast_to(values, len(sums)), np.sqrt(np.maximum(variance, 0) * n / (n - 1))
+        reach += slopes[:, i] ** 2 * square if i == j else 0
+    # Of two equal measurements the channels cancel, and their rounding alone is left.
+    variance[variance < ROUNDING * reach] = 0
+    return np.broadcast_to(values, len(sums)), np.sqrt(variance * n / (n - 1))
 
 
 def _places(channels: int) -> list[tuple[int, int]]:
@@ -203,7 +207,9 @@ class _Moments:
 
     def of_data(self, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums and the centred products' sums on the data, as one draw."""
-        return self._chosen(self._centred.sum(axis=0)[None], channels)
+        _, squares = self._chosen(self._centred.sum(axis=0)[None], channels)
+        totals = [self._columns[:, self._at[c]].sum() for c in channels]
+        return np.array([totals]), squares
 
     def of_resamples(self, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the same for each resample."""

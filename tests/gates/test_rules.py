@@ -45,8 +45,8 @@ def test_any_text_is_a_rule_or_an_error_of_ours(text):
 @pytest.mark.parametrize(
     ("text", "caret", "expected"),
     [
-        ("fidelity.kl < 1", 12, "<=, >= or in [a,b]"),
-        ("fidelity.kl", 11, "<=, >= or in [a,b]"),
+        ("fidelity.kl < 1", 12, "<=, >=, in [a,b] or :"),
+        ("fidelity.kl", 11, "<=, >=, in [a,b] or :"),
         ("fidelity.kl<=", 13, "a number"),
         ("fidelity.kl<=nan", 13, "a number"),
         ("fidelity.kl<=one", 13, "a number"),

@@ -62,7 +62,6 @@ def test_the_table_names_cases_targets_and_what_was_left_out(found):
         assert text in printed
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux' /proc")
 def test_memory_is_measured_in_processes_of_their_own(tmp_path: Path):
     _, report = _perf(tmp_path, "memory")

@@ -1,0 +1,122 @@
+"""Where the baselines come from that a run is held against: a file, a directory, a git ref."""
+
+import io
+import os
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from saebench.errors import OptionError
+from saebench.results import ModelRecord, SubjectRecord
+from saebench.store.baselines import baseline_path
+
+FOLDER = "baselines"
+
+
+@dataclass(frozen=True)
+class BaselineSource:
+    """Stored baselines, by SAE.
+
+    Attributes:
+        shown: what the user called it.
+        path: a baseline file, which is every SAE's, or a directory of them.
+        keep: holds the directory that a git ref was unpacked in.
+    """
+
+    shown: str
+    path: Path
+    keep: TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> "BaselineSource":
+        """Read from it within the context; a git ref's files go with it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove what was unpacked."""
+        if self.keep is not None:
+            self.keep.cleanup()
+
+    def of(self, sae: SubjectRecord, model: ModelRecord) -> Path:
+        """Return the file to hold an SAE against.
+
+        The same weights come first, then the one stored SAE of that name, hook and model: what
+        was released before under the name is what a retrained SAE is held against.
+
+        Raises:
+            OptionError: where there is none, or several.
+        """
+        if self.path.is_file():
+            return self.path
+        exact = baseline_path(self.path, sae, model)
+        if exact.is_file():
+            return exact
+        name = exact.name.removesuffix(f"@{sae.weights_sha256[:8]}.json")
+        found = sorted(
+            path
+            for path in (exact.parent.iterdir() if exact.parent.is_dir() else ())
+            if path.suffix == ".json" and path.stem.rpartition("@")[0] == name
+        )
+        if len(found) == 1:
+            return found[0]
+        if found:
+            files = ", ".join(path.name for path in found)
+            raise OptionError(
+                f"--sae-baseline {self.shown}: several SAEs are stored as {sae.id} at {sae.hook} "
+                f"of {model.name}: {files}; give the file"
+            )
+        raise OptionError(
+            f"--sae-baseline {self.shown}: no baseline of {sae.id} at {sae.hook} of {model.name}; "
+            "store one with --sae-update-baselines, or name another SAE's file"
+        )
+
+
+def open_baselines(given: str, *, directory: Path) -> BaselineSource:
+    """Return the baselines that ``--sae-baseline`` names.
+
+    Args:
+        given: a path, a git ref, or ``REF:PATH`` of a directory or a file in it.
+        directory: where to look; a ref is one of the repository that this lies in.
+
+    Raises:
+        OptionError: where it is neither a path nor a ref, or the ref has no baselines.
+    """
+    path = directory / os.path.expanduser(given)
+    if path.exists():
+        return BaselineSource(given, path)
+    ref, _, inside = given.partition(":")
+    verify = ("rev-parse", "--verify", "--quiet", "--end-of-options")
+    commit = _git(directory, *verify, f"{ref}^{{commit}}")
+    if commit is None:
+        raise OptionError(
+            f"--sae-baseline {given}: no such file or directory, and no git ref of the repository "
+            f"that {directory} lies in (a CI checkout has only its own: git fetch origin main)"
+        )
+    return _unpacked(given, commit.decode().strip(), inside or FOLDER, directory)
+
+
+def _unpacked(given: str, commit: str, inside: str, directory: Path) -> BaselineSource:
+    """Unpack what a commit has at a path, beside nothing of the working tree."""
+    top = _git(directory, "rev-parse", "--show-toplevel")
+    assert top is not None
+    data = _git(Path(top.decode().strip()), "archive", "--format=tar", commit, "--", inside)
+    if data is None:
+        raise OptionError(
+            f"--sae-baseline {given}: there is no {inside} in {commit[:8]}; REF:PATH names another "
+            "place in it"
+        )
+    keep = TemporaryDirectory(prefix="saebench-baselines-")
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        archive.extractall(keep.name, filter="data")
+    return BaselineSource(given, Path(keep.name) / inside, keep)
+
+
+def _git(directory: Path, *arguments: str) -> bytes | None:
+    """Return what git prints; None where it refuses, or there is no git."""
+    where = directory if directory.is_dir() else Path.cwd()
+    try:
+        done = subprocess.run(["git", "-C", str(where), *arguments], capture_output=True)
+    except OSError:
+        return None
+    return done.stdout if done.returncode == 0 else None
