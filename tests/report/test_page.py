@@ -18,7 +18,7 @@ from saebench.report.page.blocks import packed_json
 from saebench.report.page.document import plotly_source
 from saebench.report.page.markup import tag, visible
 from saebench.report.page.run_page import run_page
-from saebench.results import Verdict
+from saebench.results import Interval, Verdict
 
 
 class _Page(HTMLParser):
@@ -93,6 +93,16 @@ def test_the_first_screen_says_verdict_sae_model_data_and_what_fails(page):
     for said in ("FAIL", "2 SAEs: 2 FAIL", "model (float32, cpu)", "64 sequences of 12 tokens",
                  "kl_gap[scope=all]@first", "said so."):  # fmt: skip
         assert said in first
+
+
+def test_a_margin_is_told_in_its_own_words():
+    case = make_case("one", "fidelity", Verdict.FAIL)
+    by = Interval(0.08, 0.12, 0.95, "made up")
+    gate = replace(
+        case.gates[0], baseline=0.25, worse_by=0.1, worse_ci=by, sentence="10% worse than before."
+    )
+    page = _Page(run_page(make_run(replace(case, gates=(gate,)))))
+    assert f"{case.sae}: 10% worse than before." in page.text
 
 
 def test_what_changed_against_the_baseline_is_told_where_there_is_one():

@@ -115,6 +115,10 @@ def _moved(run: Run) -> Iterator[tuple[float, str]]:
             by = change(gate)
             if by is None or gate.baseline is None:
                 continue
+            if gate.worse_by is not None and gate.worse_ci is not None:
+                width = gate.worse_ci.high - gate.worse_ci.low
+                yield abs(gate.worse_by) / (width or 1.0), f"{case.sae}: {gate.sentence}"
+                continue
             width = (gate.ci.high - gate.ci.low) if gate.ci else abs(gate.baseline)
             line = (
                 f"{case.sae}: {gate.metric} {gate.baseline:.4g} → {gate.observed:.4g} ({by:+.3g})"
