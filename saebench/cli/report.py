@@ -15,6 +15,7 @@ from saebench.results import Run
 from saebench.store.atomic import write_file
 from saebench.store.boards import Leaderboard
 from saebench.store.leaderboard import FILE, read_leaderboard
+from saebench.store.repair_file import read_repair
 from saebench.store.result_file import check_writable, read_run
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ EXAMPLES = """
     saebench report run.json -o report.html
     saebench report before.json after.json -o report.html     what got worse comes first
     saebench report sweep-*.json -o sweep.html                several SAEs on one page
+    saebench report run.json --repair out/repair.json -o report.html
     saebench report run.json --sae l2-topk -o topk.html
     saebench report run.json --figures figures --format svg   for papers; needs matplotlib
 """
@@ -39,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sae", metavar="ID", action="append", help="only this one, repeatable")
     parser.add_argument("--metric", metavar="METRIC", action="append",
                         help="compare this one, repeatable (default: the headlines)")  # fmt: skip
+    parser.add_argument("--repair", metavar="FILE", action="append", default=[],
+                        help="a repair.json to show too, repeatable")  # fmt: skip
     add_baselines_option(parser)
 
 
@@ -64,7 +68,8 @@ def _write_page(
 
     path = Path(os.path.expanduser(options.output or "report.html"))
     check_writable(path, option="--output")
-    page = run_page(run, leaderboard=leaderboard, comparisons=comparisons).encode()
+    repairs = [read_repair(Path(os.path.expanduser(file))) for file in options.repair]
+    page = run_page(run, leaderboard=leaderboard, comparisons=comparisons, repairs=repairs).encode()
     write_file(path, page)
     say(f"{shown_path(path)}: {len(run.saes)} SAEs, {len(page) / 1e6:.1f} MB")
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from saebench.repairs import RepairRecord
 from saebench.report.charts import Axis, Form, Layer
 from saebench.results import CaseResult, Metric, Run, SubjectRecord
 from saebench.store.boards import Leaderboard
@@ -14,10 +15,11 @@ NO_INTERVAL = "means, without intervals"
 
 @dataclass(frozen=True)
 class Material:
-    """What a report is made of: a run, and the leaderboard to hold it beside, if any."""
+    """What a report is made of: a run, the leaderboard to hold it beside, repairs, if any."""
 
     run: Run
     leaderboard: Leaderboard | None = None
+    repairs: tuple[RepairRecord, ...] = ()
 
 
 def cases_of(run: Run, name: str, **params: Any) -> list[CaseResult]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from saebench.repairs import RepairRecord
 from saebench.report.charts import Figure, Table, has_data
 from saebench.report.page.blocks import packed_json
 from saebench.report.page.comparison import comparison_html, comparison_table
@@ -32,7 +33,11 @@ EXPLAINED = (
 
 
 def run_page(
-    run: Run, *, leaderboard: Leaderboard | None = None, comparisons: Sequence["Comparison"] = ()
+    run: Run,
+    *,
+    leaderboard: Leaderboard | None = None,
+    comparisons: Sequence["Comparison"] = (),
+    repairs: Sequence[RepairRecord] = (),
 ) -> str:
     """Return one self-contained HTML file.
 
@@ -40,8 +45,9 @@ def run_page(
         run: what was found.
         leaderboard: to draw beside it.
         comparisons: differences from other runs, to be told first.
+        repairs: of the run's SAEs, or of others.
     """
-    parts = list(_parts(Material(run, leaderboard)))
+    parts = list(_parts(Material(run, leaderboard, tuple(repairs))))
     saes = _chosen_first(run)
     compared = [comparison_table(comparisons)] if comparisons else []
     tables = [*compared, *_overview(run), *(table for _, _, found in parts for table in found)]
