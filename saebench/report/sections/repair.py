@@ -57,7 +57,7 @@ def _figures(material: Material) -> Iterator[Figure]:
     yield Figure(
         "repair-scaling",
         "By how much each feature was scaled",
-        "Weak features were suppressed most: the penalty takes the same off each of them.",
+        "A penalty that takes the same off each feature takes the larger share off weak ones.",
         tuple(View(_scaling(record, found), None, _label(record)) for record, found in analysed),
     )
 
