@@ -18,7 +18,7 @@ from saebench.judging.margins import Baselines, scores
 from saebench.judging.measuring import Measurements
 from saebench.judging.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property, metric_names
-from saebench.properties.base import COST, Source
+from saebench.properties.base import CONTROLS, COST, Source
 from saebench.results import (
     SCHEMA_VERSION,
     Basis,
@@ -156,9 +156,11 @@ class Judge:
                     for key, found in self._measurements.belonging_to(subject.id)
                 }
                 mine = [r for r in self._requests if r.subjects[-1] == subject.id]
-                # Another machine's times are nothing to hold these against.
+                # Another machine's times are nothing to hold these against, and controls are made
+                # anew in every run.
                 measured_on = {r.id: (r.sae, self._source(r)) for r in mine}
-                stored = {id for id, (_, source) in measured_on.items() if source != COST}
+                left_out = (COST, CONTROLS)
+                stored = {id for id, (_, s) in measured_on.items() if s not in left_out}
                 cases = tuple(case for case in self.cases if case.id in stored)
                 yield Measured(
                     sae=bench.describe(subject, path=self._measurements.path(subject.id)),

@@ -16,6 +16,8 @@ CASES = {
 FAITHFULNESS = tuple(metric for metric in CASES if metric != SPARSITY)
 """The metrics that a Pareto front is drawn of, each against the features that fire."""
 
+ALL_AT_ONCE = "[scope=all]"
+
 
 @dataclass(frozen=True)
 class Ranked:
@@ -97,12 +99,17 @@ def rank(board: Board, metric: str, *, case: str | None = None) -> Ranking:
 def case_of(board: Board, metric: str) -> str:
     """Return which of the board's cases reports a metric.
 
+    Of several it is the one that substitutes all tokens at once, as every other property does.
+
     Raises:
-        OptionError: where several do, naming them.
+        OptionError: where several do and none is that one, naming them.
     """
     found = sorted(
         {c for row in board.rows for c, scores in row.scores.items() if metric in scores}
     )
+    at_once = [case for case in found if case.endswith(ALL_AT_ONCE)]
+    if len(found) > 1 and len(at_once) == 1:
+        return at_once[0]
     if len(found) > 1:
         raise OptionError(
             f"{metric} is reported by several cases: {', '.join(found)}; say which: --case NAME"

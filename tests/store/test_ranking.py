@@ -96,6 +96,11 @@ def test_a_metric_of_several_cases_needs_one_named():
     assert [each.row.sae for each in rank(board, "p.low", case="p[x=2]").ranked] == ["b"]
 
 
+def test_of_several_cases_the_one_with_all_tokens_at_once_is_ranked():
+    board = _board(_row("a", 1.0, case="p[scope=all]"), _row("b", 2.0, case="p[scope=single]"))
+    assert [each.row.sae for each in rank(board, "p.low").ranked] == ["a"]
+
+
 def test_a_new_value_is_placed_among_the_others_by_its_interval_too():
     board = _board(*(_row(f"s{v}", float(v)) for v in (1, 2, 3, 4)))
     place = place_of(rank(board, "p.low"), Score(1, 2.5, (0.5, 3.5)))
