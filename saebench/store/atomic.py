@@ -1,5 +1,6 @@
 """Files are replaced in one step: a crash leaves the old one or the new one, never half."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -39,6 +40,34 @@ def write_file(path: Path, data: bytes) -> None:
         replace_file(path, data)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a directory, made where there is none, against other processes that update it.
+
+    The directory itself is locked, so that no lock file is left; a killed process lets go of it.
+
+    Raises:
+        StoreError: where it cannot be made or locked.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        held = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be written: {error.strerror}") from error
+    try:
+        _lock(directory, held)
+        yield
+    finally:
+        os.close(held)
+
+
+def _lock(directory: Path, held: int) -> None:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be locked: {error.strerror}") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 
 from saebench.errors import StoreError
 from saebench.results import CaseResult, DatasetRecord, Metric, ModelRecord, SubjectRecord, Verdict
-from saebench.store.atomic import replace_file
+from saebench.store.atomic import locked, replace_file
 
 SCHEMA_VERSION = 1
 Tables = Mapping[str, Mapping[str, np.ndarray]]
@@ -86,6 +87,15 @@ def update_baseline(root: Path, measured: Measured, *, only_new: bool) -> list[C
     if broken:
         raise StoreError(f"baseline of {measured.sae.id} not updated: {broken[0]} is an ERROR")
     path = baseline_path(root, measured.sae, measured.model)
+    if all(case.verdict is Verdict.SKIPPED for case in measured.cases):
+        return []
+    # Of two updates at once the second must read what the first wrote, or it would undo it and
+    # remove the sums that the first one's JSON names.
+    with locked(path.parent):
+        return _update(path, measured, only_new=only_new)
+
+
+def _update(path: Path, measured: Measured, *, only_new: bool) -> list[Change]:
     empty: dict[str, Any] = {"cases": {}, "datasets": [], "arrays": {}}
     old = read_baseline(path) if path.exists() else empty
     cases = dict(old["cases"])
@@ -127,8 +137,15 @@ def read_baseline(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: its numbers were edited by hand; measure it again")
     if not sums_are_theirs:
         raise StoreError(f"{path}: its per-sequence sums were altered; measure it again")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return content | {"arrays": {name: arrays[name] for name in arrays.files}}
+    return content | {"arrays": _arrays(path, data)}
+
+
+def _arrays(path: Path, data: bytes) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path}: its per-sequence sums are no npz ({error})") from error
 
 
 def _cases_sha256(cases: Any) -> str:

@@ -1,7 +1,11 @@
 """Stored baselines: what is written, what is kept, and what is refused."""
 
 import contextlib
+import hashlib
 import json
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -349,6 +353,64 @@ def test_a_crash_leaves_the_old_baseline_readable_and_nothing_half_written(
         _update(tmp_path, _measured(seed=1))
     assert _read(tmp_path)["cases"] == before
     assert not [p for p in stored.parent.iterdir() if p.name.startswith(".")]
+
+
+def _killed_at(suffix: str, root: Path, real: Any = baselines.replace_file) -> None:
+    def kill(path: Path, data: bytes) -> None:
+        if path.suffix == suffix:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(path, data)
+
+    baselines.replace_file = kill
+    _update(root, _measured(seed=1))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".json"])
+def test_a_killed_process_leaves_the_old_baseline_and_the_next_update_goes_on(
+    stored, tmp_path, suffix
+):
+    before = _read(tmp_path)["cases"]
+    process = multiprocessing.get_context("fork").Process(
+        target=_killed_at, args=(suffix, tmp_path)
+    )
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    assert _read(tmp_path)["cases"] == before
+    _update(tmp_path, _measured(seed=2))
+    assert _files(tmp_path) == [".json", ".npz"]
+
+
+def _together(root: Path, name: str, seed: int, start: Any) -> None:
+    start.wait()
+    _update(root, _measured(name, seed=seed))
+
+
+def test_two_updates_at_once_are_both_kept(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    for attempt in range(10):
+        root, start = tmp_path / str(attempt), fork.Barrier(2)
+        names = ("fidelity.kl", "sparsity.l0")
+        both = [
+            fork.Process(target=_together, args=(root, name, seed, start))
+            for seed, name in enumerate(names)
+        ]
+        for each in both:
+            each.start()
+        for each in both:
+            each.join(30)
+        assert [each.exitcode for each in both] == [0, 0]
+        assert sorted(_read(root)["cases"]) == ["fidelity@sae", "sparsity@sae"]
+        assert _files(root) == [".json", ".npz"]
+
+
+@pytest.mark.parametrize("data", [b"", b"no npz", b"PK\x03\x04" + bytes(96)])
+def test_sums_that_are_no_npz_are_refused_even_with_their_checksum(stored, data):
+    arrays = json.loads(stored.read_text())["arrays"]
+    (stored.parent / arrays["file"]).write_bytes(data)
+    _edited(stored, arrays=arrays | {"sha256": hashlib.sha256(data).hexdigest()})
+    with pytest.raises(StoreError, match=r"sums are no npz"):
+        read_baseline(stored)
 
 
 def test_an_update_after_a_crash_clears_what_the_crash_left(stored, tmp_path, monkeypatch):
