@@ -80,8 +80,7 @@ def decide_margin(rule: Rule, metric: Metric | None, against: Against | NotHeld)
     """
     assert rule.margin is not None
     if metric is None or metric.value is None:
-        why = metric.note if metric and metric.note else "it was not reported by this run"
-        return _result(rule, metric, None, Verdict.ERROR, f"{rule.metric}: {why}.")
+        return _without_value(rule, metric)
     if isinstance(against, NotHeld):
         return _result(rule, metric, None, against.verdict, f"{rule.metric}: {against.reason}.")
     margin = rule.margin.by
@@ -108,6 +107,15 @@ def decide_margin(rule: Rule, metric: Metric | None, against: Against | NotHeld)
     )
     text = f"{_told(rule, metric, against)} straddles the margin of {rule.margin.shown}. {needed}"
     return _result(rule, metric, against, Verdict.INCONCLUSIVE, text)
+
+
+def _without_value(rule: Rule, metric: Metric | None) -> GateResult:
+    if metric is not None and metric.stand is not None:
+        # What stands in for it decides its limit; of what is undefined there is no margin.
+        text = f"{rule.metric} is {metric.note}: there is nothing to hold against the baseline."
+        return _result(rule, metric, None, Verdict.NEW, text)
+    why = metric.note if metric and metric.note else "it was not reported by this run"
+    return _result(rule, metric, None, Verdict.ERROR, f"{rule.metric}: {why}.")
 
 
 def _said(rule: Rule, metric: Metric, against: Against, relation: str) -> str:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from saebench.errors import ThresholdError
 from saebench.gates.margins import Against, NotHeld, check_margin, decide_margin
 from saebench.gates.rules import parse_rule
-from saebench.results import Direction, Interval, Metric, SampleSize, Verdict
+from saebench.results import Direction, Interval, Metric, SampleSize, Stand, Verdict
 
 SIZE = SampleSize(64, 6400)
 
@@ -69,6 +69,13 @@ def test_a_metric_without_a_value_or_an_interval_never_passes():
     assert "nothing was scored" in decide_margin(rule, undefined, found).sentence
     alone = Against("old", 0.1, 0.0, None, False)
     assert decide_margin(rule, _metric(), alone).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_ratio_that_is_undefined_for_being_so_good_has_its_limit_and_no_margin():
+    good = _metric(None, note="undefined below 1e-4 nats", stand=Stand("fidelity.mse", 1e-4))
+    gate = decide_margin(parse_rule("fidelity.kl:+5%"), good, _against(0, 0.01))
+    assert gate.verdict is Verdict.NEW
+    assert "undefined below" in gate.sentence
 
 
 @pytest.mark.parametrize(
