@@ -226,7 +226,8 @@ class Cost:
     """What one measurement took, of all the SAEs that shared it.
 
     Attributes:
-        measured_on: sequences, long sequences or cloze prompts.
+        measured_on: sequences, long sequences, cloze prompts, controls, pairs, or which tokens
+            alone.
         model: the model's name.
         saes: the SAEs' ids.
         tokens: tokens of the data.

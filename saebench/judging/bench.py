@@ -27,6 +27,7 @@ from saebench.properties.base import (
     CONTROLS,
     COST,
     LONG,
+    PAIRS,
     SEQUENCES,
     ManyDraws,
     OneToken,
@@ -156,10 +157,13 @@ class Bench:
         """
         by_id = {subject.id: subject for subject in self.subjects}
         chosen = [[by_id[sae] for sae in pair] for pair in pairs]
-        settings = self.settings
-        return dict(
-            measure_pairs(self.host, self.tokens, chosen, settings=settings, progress=progress)
+        found, stages = measure_pairs(
+            self.host, self.tokens, chosen, settings=self.settings, progress=progress
         )
+        if stages is not None:
+            wanted = [(s, ()) for s in dict.fromkeys(s for pair in chosen for s in pair)]
+            self._count_cost(PAIRS, wanted, stages, tokens=self.tokens.ids)
+        return dict(found)
 
     def data_of(self, source: Source, measurement: Any) -> DatasetRecord:
         """Return what the result file says of the data that a measurement was made on."""
@@ -219,16 +223,19 @@ class Bench:
         n = len(self.tokens.ids)
         try:
             if isinstance(source, OneToken):
-                single = SingleEngine(self._places, batch_size=size)
+                engine = SingleEngine(self._places, batch_size=size)
                 total = n * (1 + source.offsets)
                 with progress(f"{label}, token {source.position}", total) as advance:
-                    return dict(single.measure(wanted, **asdict(source), progress=advance))
-            drawn = DrawsEngine(self._places, batch_size=size)
-            total = min(n, source.sequences) * source.draws * len(subjects)
-            with progress(f"{label}, {source.draws} draws", total) as advance:
-                return dict(drawn.measure(subjects, **asdict(source), progress=advance))
+                    found = dict(engine.measure(wanted, **asdict(source), progress=advance))
+            else:
+                engine = DrawsEngine(self._places, batch_size=size)
+                total = min(n, source.sequences) * source.draws * len(subjects)
+                with progress(f"{label}, {source.draws} draws", total) as advance:
+                    found = dict(engine.measure(subjects, **asdict(source), progress=advance))
         except NotApplicable as error:
             return dict.fromkeys((subject.id for subject in subjects), error)
+        self._count_cost(str(source), wanted, engine.stages, tokens=self.tokens.ids)
+        return found
 
     def _measure_long(self, wanted: Wanted, label: str, progress: ProgressBar) -> dict[str, Any]:
         """Measure beyond the training context, the SAEs of one training context together."""

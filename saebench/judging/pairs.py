@@ -6,6 +6,7 @@ from saebench.data.tokens import TokenSet
 from saebench.errors import NotApplicable
 from saebench.judging.cases import joined
 from saebench.judging.progress import ProgressBar
+from saebench.measures.stages import Stages
 from saebench.settings import Settings
 from saebench.subjects.depth import depth
 from saebench.subjects.host import Host
@@ -21,8 +22,10 @@ def measure_pairs(
     *,
     settings: Settings,
     progress: ProgressBar,
-) -> Mapping[str, PairMeasurement | NotApplicable]:
-    """Return each pair's measurement by its joined name; NotApplicable where there is none.
+) -> tuple[Mapping[str, PairMeasurement | NotApplicable], Stages | None]:
+    """Return each pair's measurement by its joined name, and where the time went.
+
+    It is NotApplicable where the two are no pair; of none that are, no time went anywhere.
 
     Args:
         host: the model.
@@ -40,11 +43,12 @@ def measure_pairs(
         else:
             fit.append((pair[0], pair[1]))
     if not fit:
-        return found
+        return found, None
     engine = PairEngine(host, tokens, seed=settings.seed, batch_size=settings.batch_size)
     with progress(f"{len(fit)} pairs of SAEs on {host.name}", tokens.ids.numel()) as advance:
         made = engine.measure(fit, progress=advance)
-    return found | {joined(ids): measurement for ids, measurement in made.items()}
+    named = {joined(ids): measurement for ids, measurement in made.items()}
+    return found | named, engine.stages
 
 
 def _no_pair(subjects: Sequence[Subject]) -> str | None:

@@ -316,3 +316,13 @@ def test_a_worker_judges_pairs_as_the_process_itself_does(cross, tiny, early):
     _, alone = _judged(cross, tiny, early, "-k", "propagation or hard_tokens")
     assert shared == {id: case["fingerprint"] for id, case in alone.items()}
     assert {s["hook_path"] for s in cross.result()["saes"]} == {"resumed"}
+
+
+def test_every_measurement_says_where_its_time_went(tiny, early, tmp_path):
+    run = saebench.judge(
+        [early, tiny.good], tiny.model, tiny.texts, sequences=8, position=4, draw_position=5,
+        draws=8, properties=["fidelity", "single_token", "propagation"],
+    )  # fmt: skip
+    measured = {cost.measured_on for cost in run.cost}
+    assert measured == {"sequences", "pairs", "one-token-4+16", "draws-5x8-of-64"}
+    assert all(cost.seconds["clean"] > 0 and cost.seconds["readout"] > 0 for cost in run.cost)
