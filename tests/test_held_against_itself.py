@@ -1,15 +1,16 @@
 """Everything that a run can store is stored, ranked, and a run is held against it."""
 
 import shutil
+from pathlib import Path
 
 import pytest
-from conftest import BENCHMARKS
 
 from saebench.cli.metrics import known_facts
 from saebench.store.leaderboard import build
 from saebench.store.ranking import rank
 from saebench.store.result_file import read_run
 
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 EARLY = ("--sae-position", "4", "--sae-draw-position", "5", "--sae-draws", "8")
 
 
