@@ -58,6 +58,14 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--sae-inconclusive": ("what an undecided gate does: fail (default) or warn", {}),
     "--sae-json": ("write the result file here", {}),
     "--sae-md": ("write a Markdown summary here", {}),
+    "--sae-engine": ("where shards are measured: local (default) or ray", {}),
+    "--sae-workers": ("processes, or Ray actors, that share the sequences", {"type": int}),
+    "--sae-ray-address": ("of a running Ray cluster, or auto (default: one on this machine)", {}),
+    "--sae-run-dir": ("keep finished shards here: the same command goes on where it stopped", {}),
+    "--sae-rerun": ("shards of the run directory: missing (default), always, never", {}),
+    "--sae-shard-sequences": ("sequences of a shard (default: 8192 tokens' worth)", {"type": int}),
+    "--sae-worker-threads": ("threads of each worker (default 1)", {"type": int}),
+    "--sae-worker-gpus": ("GPUs of each Ray worker, 0.25 for a quarter", {}),
     "--sae-html": ("write the report here: one page for a browser, which needs no network", {}),
 }
 
@@ -175,13 +183,19 @@ def measure(
     """Return the function that measures the benchmark's property of this SAE, and decides."""
 
     def measured(name: str, **params: Any) -> "CaseResult":
+        from saebench.errors import StoreError, UsageError
         from saebench.report.junit import case_properties
 
         unusable = _session(pytestconfig).unusable
         if unusable is not None:
             pytest.fail(unusable, pytrace=False)
         case = _session(pytestconfig).request(sae, name, params)
-        found = _session(pytestconfig).case(case, progress=_progress(pytestconfig))
+        try:
+            found = _session(pytestconfig).case(case, progress=_progress(pytestconfig))
+        except (StoreError, UsageError) as error:
+            # The rest would meet the same: nothing more is measured, and the exit code says so.
+            _session(pytestconfig).unusable = str(error)
+            pytest.fail(str(error), pytrace=False)
         request.node.user_properties += case_properties(found)
         return found
 
@@ -254,6 +268,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write the results; an xdist worker hands its own to the controller."""
     config: Any = session.config
     benches = config.stash.get(STASH, None)
+    if benches is not None:
+        benches.close()
     if benches is not None and hasattr(config, "workeroutput"):
         config.workeroutput["saebench_announced"] = benches.announced
     if benches is not None and benches.unusable is not None:
@@ -262,7 +278,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
     if benches is None or not benches.has_results:
         return
-    complete = exitstatus in (0, 1)
+    complete = exitstatus in (0, 1) and benches.unusable is None
     if hasattr(config, "workeroutput"):
         from saebench.store.result_file import dump_run
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,14 @@ class ClozeTokens:
     counted: Bool[Tensor, "prompts pos"]
     cut: int
     choices: tuple[Choice | None, ...] = ()
+
+    def part(self, rows: slice) -> "ClozeTokens":
+        """Return some of the prompts."""
+        tables = {
+            name: getattr(self, name)[rows] for name in ("ids", "length", "answer", "counted")
+        }
+        cut = self.cut if rows.start == 0 else 0  # counted once
+        return replace(self, **tables, cut=cut, choices=self.choices[rows])
 
     @property
     def tokens(self) -> int:

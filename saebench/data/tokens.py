@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -27,6 +27,8 @@ class TokenSet:
         ids: token ids, BOS first where the SAE was trained so.
         counted: the tokens that are substituted, scored and enter statistics: every position
             but 0 and but special tokens.
+        first: the index, in the run, of the first of them.
+        is_part: there are others in the run.
     """
 
     ids: Int[Tensor, "sequences context"]
@@ -34,8 +36,20 @@ class TokenSet:
     packing: Packing
     documents_read: int
     documents_skipped: int
+    first: int = 0
+    is_part: bool = False
 
-    @property
+    def part(self, rows: slice) -> "TokenSet":
+        """Return some of the run's sequences, which keep their indices there."""
+        return replace(
+            self,
+            ids=self.ids[rows],
+            counted=self.counted[rows],
+            first=self.first + rows.start,
+            is_part=True,
+        )
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the ids and of which of them count."""
         digest = hashlib.sha256(str(tuple(self.ids.shape)).encode())

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from saebench.data.cloze import tokenise
+from saebench.data.cloze import ClozeTokens, tokenise
 from saebench.data.documents import Documents
 from saebench.data.names import Packing
 from saebench.data.prompts import NAMED, Prompts
@@ -37,12 +39,15 @@ from saebench.properties.context_length import FARTHEST, bin_edges
 from saebench.results import Cost, DatasetRecord, ModelRecord, SubjectRecord
 from saebench.settings import Settings
 from saebench.subjects.depth import same_place
+from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.cloze import ClozeEngine
 from saebench.substitution.draws import DrawsEngine
-from saebench.substitution.engine import Engine
+from saebench.substitution.engine import Engine, site_of
 from saebench.substitution.places import Places
+from saebench.substitution.reading import reading_site
+from saebench.substitution.reference import Reference
 from saebench.substitution.single import SingleEngine
 from saebench.substitution.workload import Workload
 
@@ -76,6 +81,7 @@ class Bench:
         data: what the result file says of the data, by what is measured on.
         costs: what each measurement took.
         parts: the same of the data's parts that some properties are measured on.
+        rows: measure only these of the sequences, or of the prompts; all where None.
     """
 
     host: Host
@@ -86,11 +92,67 @@ class Bench:
     data: dict[str, DatasetRecord] = field(default_factory=dict)
     costs: list[Cost] = field(default_factory=list)
     parts: dict[str, DatasetRecord] = field(default_factory=dict)
+    rows: slice | None = None
 
     def __post_init__(self) -> None:
         """Describe the model and the sequences."""
         self.model: ModelRecord = self.host.record()
         self.data[SEQUENCES] = self._record(self.tokens)
+        self._read: dict[Any, Any] = {}
+        self._references: dict[str, dict[Site, Reference]] = {}
+
+    def within(self, rows: slice) -> "Bench":
+        """Return the bench that measures only some of the sequences; they know of the whole."""
+        part = copy(self)
+        part.rows, part.costs = rows, []
+        part.__dict__.pop("_places", None)
+        return part
+
+    def corpora(self, source: Source, wanted: Wanted) -> list[TokenSet]:
+        """Return the sequences of which statistics are needed to measure parts of a source."""
+        if source == LONG:
+            sets = self._long_sets(s for s, _ in wanted)
+            return list({each.fingerprint: each for each in sets}.values())
+        whole = source == SEQUENCES or isinstance(source, OneToken | ManyDraws)
+        return [self.tokens] if whole else []
+
+    def sites(self, wanted: Wanted) -> list[Site]:
+        """Return where the SAEs read and write."""
+        written = [(s, site_of(self.host, s)) for s, _ in wanted]
+        both = ((site, reading_site(self.host, s, writes=site)) for s, site in written)
+        return list(dict.fromkeys(site for pair in both for site in pair))
+
+    def statistics(self, tokens: TokenSet, wanted: Wanted) -> dict[Site, Reference]:
+        """Return the statistics of a corpus at the SAEs' places."""
+        return self._engine(tokens).references_at(self.sites(wanted))
+
+    def learn(self, tokens: TokenSet, statistics: Mapping[Site, Reference]) -> None:
+        """Take the statistics of a corpus, found elsewhere."""
+        self._references.setdefault(tokens.fingerprint, {}).update(statistics)
+
+    def extent(self, source: Source, wanted: Wanted) -> tuple[int, int, str]:
+        """Return what a source is divided into, to measure it part by part.
+
+        Returns:
+            how many sequences or prompts there are, tokens in each, and a fingerprint of them all;
+            zero sequences where it is not divided.
+        """
+        tokens = self.tokens
+        if source in (SEQUENCES, PAIRS) or isinstance(source, OneToken):
+            return len(tokens.ids), tokens.ids.shape[1], tokens.fingerprint
+        if isinstance(source, ManyDraws):
+            count = min(source.sequences, len(tokens.ids))
+            # A draw is run from its token on: as much work as one token.
+            return count, source.draws, tokens.fingerprint
+        if source == CLOZE and self.texts.prompts is not None:
+            prompts = self._prompts(self.texts.prompts)
+            return len(prompts.ids), prompts.ids.shape[1], prompts.fingerprint
+        if source == LONG:
+            found = list(self._long_sets(s for s, _ in wanted))
+            identity = " ".join(each.fingerprint for each in found)
+            sizes = [each.ids.shape for each in found] or [(0, 1)]
+            return max(n for n, _ in sizes), max(t for _, t in sizes), identity
+        return 0, 1, tokens.fingerprint
 
     @property
     def about(self) -> str:
@@ -127,9 +189,9 @@ class Bench:
             return {s.id: Workload(self.host, self.tokens, s) for s, _ in wanted}
         if source == SEQUENCES:
             engine = self._places.engine
-            with progress(label, self.tokens.ids.numel()) as advance:
+            with progress(label, engine.tokens.ids.numel()) as advance:
                 found = engine.measure(wanted, progress=advance, keep=keep)
-            self._count_cost(SEQUENCES, wanted, engine.stages, tokens=self.tokens.ids)
+            self._count_cost(SEQUENCES, wanted, engine.stages, tokens=engine.tokens.ids)
             return found
         if source == LONG:
             return self._measure_long(wanted, label, progress)
@@ -157,12 +219,13 @@ class Bench:
         """
         by_id = {subject.id: subject for subject in self.subjects}
         chosen = [[by_id[sae] for sae in pair] for pair in pairs]
+        tokens = self._part(self.tokens)
         found, stages = measure_pairs(
-            self.host, self.tokens, chosen, settings=self.settings, progress=progress
+            self.host, tokens, chosen, settings=self.settings, progress=progress
         )
         if stages is not None:
             wanted = [(s, ()) for s in dict.fromkeys(s for pair in chosen for s in pair)]
-            self._count_cost(PAIRS, wanted, stages, tokens=self.tokens.ids)
+            self._count_cost(PAIRS, wanted, stages, tokens=tokens.ids)
         return dict(found)
 
     def data_of(self, source: Source, measurement: Any) -> DatasetRecord:
@@ -202,8 +265,17 @@ class Bench:
         )
 
     def _engine(self, tokens: TokenSet) -> Engine:
-        settings = self.settings
-        return Engine(self.host, tokens, seed=settings.seed, batch_size=settings.batch_size)
+        return Engine(
+            self.host,
+            self._part(tokens),
+            seed=self.settings.seed,
+            batch_size=self.settings.batch_size,
+            corpus=tokens,
+            references=self._references.setdefault(tokens.fingerprint, {}),
+        )
+
+    def _part(self, tokens: TokenSet) -> TokenSet:
+        return tokens if self.rows is None else tokens.part(self.rows)
 
     @cached_property
     def _places(self) -> Places:
@@ -220,7 +292,7 @@ class Bench:
             rest = self._measure_tokens(source, plain, label, progress) if plain else {}
             return rest | elsewhere
         size, subjects = self.settings.batch_size, [subject for subject, _ in wanted]
-        n = len(self.tokens.ids)
+        n = len(self._part(self.tokens).ids)
         try:
             if isinstance(source, OneToken):
                 engine = SingleEngine(self._places, batch_size=size)
@@ -234,7 +306,8 @@ class Bench:
                     found = dict(engine.measure(subjects, **asdict(source), progress=advance))
         except NotApplicable as error:
             return dict.fromkeys((subject.id for subject in subjects), error)
-        self._count_cost(str(source), wanted, engine.stages, tokens=self.tokens.ids)
+        tokens = self._part(self.tokens).ids
+        self._count_cost(str(source), wanted, engine.stages, tokens=tokens)
         return found
 
     def _measure_long(self, wanted: Wanted, label: str, progress: ProgressBar) -> dict[str, Any]:
@@ -243,27 +316,40 @@ class Bench:
         together: dict[int, list[tuple[Subject, Sequence[str]]]] = {}
         for subject, names in wanted:
             try:
-                context = self._long_context(subject)
+                context = self._long_tokens(subject).ids.shape[1]
             except NotApplicable as error:
                 found[subject.id] = error
             else:
                 together.setdefault(context, []).append((subject, names))
         for context, some in together.items():
-            try:
-                tokens = self._take(context, bos=some[0][0].metadata.prepend_bos)
-            except DataError as error:
-                reason = str(error).partition("; give")[0]
-                missing = NotApplicable(
-                    f"context_length: {reason}; give longer texts (--sae-dataset)"
-                )
-                found |= {s.id: missing for s, _ in some}
-                continue
+            tokens = self._long_tokens(some[0][0])
             self.data[f"{LONG}/{context}"] = self._record(tokens)
             edges = {s.id: bin_edges(s.metadata.training_context or 1, context) for s, _ in some}
-            with progress(f"{label}, {context} tokens", tokens.ids.numel()) as advance:
-                engine = self._engine(tokens)
+            engine = self._engine(tokens)
+            with progress(f"{label}, {context} tokens", engine.tokens.ids.numel()) as advance:
                 found |= engine.measure(some, progress=advance, edges=edges)
-            self._count_cost(LONG, some, engine.stages, tokens=tokens.ids)
+            self._count_cost(LONG, some, engine.stages, tokens=engine.tokens.ids)
+        return found
+
+    def _long_tokens(self, subject: Subject) -> TokenSet:
+        """Return the sequences beyond an SAE's training context, read once.
+
+        Raises:
+            NotApplicable: where there is nothing beyond it, or no text is so long.
+        """
+        context = self._long_context(subject)
+        key = (context, subject.metadata.prepend_bos)
+        if key not in self._read:
+            try:
+                self._read[key] = self._take(context, bos=subject.metadata.prepend_bos)
+            except DataError as error:
+                reason = str(error).partition("; give")[0]
+                self._read[key] = NotApplicable(
+                    f"context_length: {reason}; give longer texts (--sae-dataset)"
+                )
+        found = self._read[key]
+        if isinstance(found, NotApplicable):
+            raise found
         return found
 
     def _long_context(self, subject: Subject) -> int:
@@ -295,13 +381,7 @@ class Bench:
                 f"{', '.join(NAMED)} from the Hugging Face cache"
             )
             return {s.id: missing for s in subjects}
-        prompts = tokenise(
-            self.texts.prompts,
-            self.host.tokenizer,
-            context=self.host.context or 10**6,
-            prepend_bos=subjects[0].metadata.prepend_bos,
-            special_ids=self.host.special_ids,
-        )
+        prompts = self._prompts(self.texts.prompts)
         self.data[CLOZE] = DatasetRecord(
             name=self.texts.prompts.name,
             split=self.texts.prompts.split,
@@ -314,11 +394,29 @@ class Bench:
             documents_skipped=0,
             policies={"substituted": "the prompt but position 0 and special tokens"},
         )
+        prompts = prompts if self.rows is None else prompts.part(self.rows)
         with progress(f"{label}, cloze", prompts.tokens) as advance:
             engine = ClozeEngine(self.host, prompts)
             found = dict(engine.measure(subjects, active=active, progress=advance))
         self._count_cost(CLOZE, [(s, ()) for s in subjects], engine.stages, tokens=prompts.ids)
         return found
+
+    def _prompts(self, prompts: Prompts) -> ClozeTokens:
+        """Return the prompts' tokens, read once."""
+        if CLOZE not in self._read:
+            self._read[CLOZE] = tokenise(
+                prompts,
+                self.host.tokenizer,
+                context=self.host.context or 10**6,
+                prepend_bos=self.subjects[0].metadata.prepend_bos,
+                special_ids=self.host.special_ids,
+            )
+        return self._read[CLOZE]
+
+    def _long_sets(self, subjects: Iterable[Subject]) -> Iterator[TokenSet]:
+        for subject in subjects:
+            with suppress(NotApplicable):
+                yield self._long_tokens(subject)
 
     def _take(self, context: int, *, bos: bool) -> TokenSet:
         return take(self.settings, self.host, self.texts.documents, context=context, bos=bos)

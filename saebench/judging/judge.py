@@ -15,7 +15,7 @@ from saebench.gates.verdicts import decide_all
 from saebench.judging.cases import CaseRequest, fingerprint
 from saebench.judging.differences import SideCase
 from saebench.judging.margins import Baselines, scores
-from saebench.judging.measuring import Measurements
+from saebench.judging.measuring import Maker, Measurements
 from saebench.judging.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property, metric_names
 from saebench.properties.base import CONTROLS, COST, Source
@@ -105,13 +105,19 @@ class Judge:
                     "so nothing would decide it; select it too, or leave the rule out"
                 )
 
-    def adopt(self, benches: "Iterable[Bench]") -> None:
+    def adopt(self, benches: "Iterable[Bench]", *, maker: Maker | None = None) -> None:
         """Take the prepared benches, and the baselines of their SAEs.
+
+        Args:
+            benches: with everything loaded.
+            maker: measures them; where None, it is done here in one go.
 
         Raises:
             OptionError: where a baseline that was asked for is missing or damaged.
         """
         self._benches = tuple(benches)
+        if maker is not None:
+            self._measurements.made_by(maker)
         given = self.settings.baseline
         if given is None:
             return

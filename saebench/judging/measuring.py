@@ -1,7 +1,7 @@
 """What cases read: every SAE and every pair of a bench measured once, for all announced cases."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from saebench.judging.cases import CaseRequest
 from saebench.judging.progress import ProgressBar
@@ -9,10 +9,54 @@ from saebench.properties import find_property
 from saebench.properties.base import PAIRS, SEQUENCES, Among, Source
 
 if TYPE_CHECKING:
-    from saebench.judging.bench import Bench
+    from saebench.judging.bench import Bench, Keep, Wanted
 
 Key = tuple[str, Source]
 """Whose measurement it is, an SAE's or a pair's, and what it was made on."""
+
+
+class Maker(Protocol):
+    """Measures what is on a bench, whole or in shards."""
+
+    def measure(
+        self,
+        bench: "Bench",
+        source: Source,
+        wanted: "Wanted",
+        *,
+        keep: "Keep",
+        progress: ProgressBar,
+    ) -> dict[str, Any]:
+        """Return each SAE's measurement by id; NotApplicable where there can be none."""
+        ...
+
+    def measure_pairs(
+        self, bench: "Bench", pairs: Iterable[tuple[str, ...]], *, progress: ProgressBar
+    ) -> dict[str, Any]:
+        """Return each pair's measurement by its joined name."""
+        ...
+
+
+class Whole:
+    """Measures in this process, in one go."""
+
+    def measure(
+        self,
+        bench: "Bench",
+        source: Source,
+        wanted: "Wanted",
+        *,
+        keep: "Keep",
+        progress: ProgressBar,
+    ) -> dict[str, Any]:
+        """Return what the bench finds."""
+        return bench.measure(source, wanted, keep=keep, progress=progress)
+
+    def measure_pairs(
+        self, bench: "Bench", pairs: Iterable[tuple[str, ...]], *, progress: ProgressBar
+    ) -> dict[str, Any]:
+        """Return what the bench finds."""
+        return bench.measure_pairs(pairs, progress=progress)
 
 
 class Measurements:
@@ -33,6 +77,11 @@ class Measurements:
         self._shares: Mapping[str, int] = {}
         self._requests: tuple[CaseRequest, ...] = ()
         self._made: dict[Key, Any] = {}
+        self._maker: Maker = Whole()
+
+    def made_by(self, maker: Maker) -> None:
+        """Say who measures."""
+        self._maker = maker
 
     def announce(self, requests: tuple[CaseRequest, ...]) -> None:
         """Take the cases that will be asked for: what they need is measured together."""
@@ -48,7 +97,7 @@ class Measurements:
         if (request.sae, source) not in self._made:
             if source == PAIRS:
                 pairs = [r.subjects for r in self._beside(request) if bench.has(r.subjects)]
-                found = bench.measure_pairs(dict.fromkeys(pairs), progress=progress)
+                found = self._maker.measure_pairs(bench, dict.fromkeys(pairs), progress=progress)
             else:
                 found = self._of_each(bench, request, progress)
             self._made |= {(name, source): made for name, made in found.items()}
@@ -90,7 +139,8 @@ class Measurements:
                 wanted.append((subject, tuple(names)))
                 kept = (find_property(r.property_name).keeps for r in mine)
                 keep[subject.id] = tuple(dict.fromkeys(c for some in kept for c in some))
-        return bench.measure(self._source(request), wanted, keep=keep, progress=progress)
+        source = self._source(request)
+        return self._maker.measure(bench, source, wanted, keep=keep, progress=progress)
 
     def _beside(self, request: CaseRequest) -> Iterator[CaseRequest]:
         """Give the cases that are measured on what this one is, in this process."""

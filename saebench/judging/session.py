@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saebench.errors import (
     OptionError,
@@ -25,6 +25,7 @@ from saebench.report.places import place_lines
 from saebench.report.reproduce import reproduce_lines
 from saebench.report.table import sentences, told
 from saebench.results import CaseResult, Run, Verdict
+from saebench.scale.options import Scale
 from saebench.settings import OnInconclusive, Settings
 from saebench.store.baselines import update_baseline
 from saebench.store.boards import Leaderboard
@@ -33,6 +34,15 @@ from saebench.store.locations import baselines_dir, baselines_root
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
 
+if TYPE_CHECKING:
+    from saebench.judging.bench import Bench
+    from saebench.scale.sharing import Sharing
+
+SHARED = {
+    "workers": "workers",
+    "shard_sequences": "shard_sequences",
+    "worker_threads": "threads",
+}
 NUMBERS = (
     "sequences",
     "prompts",
@@ -79,6 +89,8 @@ class BenchmarkSession:
         self._error: UsageError | None = None
         self._judge: Judge | None = None
         self._settings: Settings | None = None
+        self._scale: Scale | None = None
+        self._sharing: Sharing | None = None
         self._elsewhere: list[Run] = []
         self._expected: tuple[str, ...] = ()
         self._shares: dict[str, int] = {}
@@ -88,6 +100,7 @@ class BenchmarkSession:
         self.places: list[str] = []
         try:
             self._settings = settings_of(self._options)
+            self._scale = scale_of(self._options)
             self._references = find_subjects(_listed(self._options, "sae", separator="\n"))
             settings = self._settings
             self._requests = Requests([_given(r, settings) for r in self._references])
@@ -165,7 +178,30 @@ class BenchmarkSession:
         wanted = {sae for request in self.judge.requests for sae in request.needs}
         chosen = [r for r in self._references if r.id in wanted]
         if chosen:
-            self.judge.adopt(prepare(self.judge.settings, chosen))
+            benches = prepare(self.judge.settings, chosen)
+            self.judge.adopt(benches, maker=self._shared_out(benches, chosen))
+
+    def close(self) -> None:
+        """Let go of workers and of the run directory."""
+        if self._sharing is not None:
+            self._sharing.close()
+
+    def _shared_out(
+        self, benches: "tuple[Bench, ...]", chosen: Iterable[SubjectReference]
+    ) -> "Sharing | None":
+        """Return who measures in shards, where that was asked for."""
+        assert self._scale is not None
+        if self._scale.shares_out:
+            from saebench.scale.sharing import Sharing, recipe_of
+
+            recipe = recipe_of(
+                self._scale,
+                settings=self.judge.settings,
+                saes=tuple(_listed(self._options, "sae", separator="\n")),
+                ids=tuple(reference.id for reference in chosen),
+            )
+            self._sharing = Sharing(self._scale, recipe, benches)
+        return self._sharing
 
     def case(self, request: CaseRequest, *, progress: ProgressBar) -> CaseResult:
         """Measure and decide one case."""
@@ -243,6 +279,7 @@ class BenchmarkSession:
         run = self.run(complete=True)
         yield from data_lines(run, asked=self.judge.settings.sequence_count)
         yield from note_lines(run)
+        yield from self._sharing.notes if self._sharing is not None else ()
         # What fails the run is in pytest's own FAILURES; this is what does not.
         if self.judge.settings.inconclusive is OnInconclusive.WARN:
             yield from sentences(run, Verdict.INCONCLUSIVE)
@@ -284,6 +321,27 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         score_bos=bool(_flag("score_bos", options.get("score_bos"))),
         overrides=overrides,
     )
+
+
+def scale_of(options: Mapping[str, Any]) -> Scale:
+    """Return how raw options mean the run to be shared out.
+
+    Raises:
+        OptionError: for a value that an option cannot have.
+    """
+    chosen: dict[str, Any] = {key: options[key] for key in ("engine", "rerun") if key in options}
+    for key, name in SHARED.items():
+        if key in options:
+            chosen[name] = _number(key, options[key])
+    if "worker_gpus" in options:
+        try:
+            chosen["gpus"] = float(options["worker_gpus"])
+        except ValueError as error:
+            given = options["worker_gpus"]
+            raise OptionError(f"--sae-worker-gpus: expected a number, found {given!r}") from error
+    if "run_dir" in options:
+        chosen["run_dir"] = Path(options["run_dir"]).absolute()
+    return Scale(**chosen, address=options.get("ray_address"))
 
 
 def _given(reference: SubjectReference, settings: Settings) -> Given:

@@ -1,5 +1,6 @@
 """Mergeable sums of per-token values: by sequence and by position, in float64."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -25,7 +26,8 @@ class TokenSums:
     too, by sequence, under :func:`saebench.measures.names.in_bin`'s name.
 
     Of the channels in ``keep`` the values themselves are kept too, in ``by_token``, for what no
-    sum can tell: those of the first sequences, up to ``KEPT_TOKENS`` tokens.
+    sum can tell: those of the run's first sequences, up to ``KEPT_TOKENS`` tokens. ``first`` is
+    the place in the run of the first sequence here.
 
     Example:
         >>> sums = TokenSums(sequences=2, context=3)
@@ -39,6 +41,7 @@ class TokenSums:
     context: int
     edges: tuple[int, ...] = ()
     keep: tuple[str, ...] = ()
+    first: int = 0
     by_token: dict[str, np.ndarray] = field(default_factory=dict)
     by_sequence: dict[str, np.ndarray] = field(default_factory=dict)
     by_position: dict[str, np.ndarray] = field(default_factory=dict)
@@ -67,7 +70,8 @@ class TokenSums:
     @property
     def kept_sequences(self) -> int:
         """How many sequences' values are kept of the channels in ``keep``."""
-        return min(self.sequences, max(1, KEPT_TOKENS // self.context))
+        kept = max(1, KEPT_TOKENS // self.context) - self.first
+        return max(0, min(self.sequences, kept))
 
     def count(self, channel: str, mask: Bool[Tensor, "batch pos"], *, rows: slice) -> None:
         """Add one wherever the mask holds."""
@@ -88,6 +92,30 @@ class TokenSums:
                 mine[channel] = mine[channel] + values if channel in mine else values.copy()
         for channel, histogram in other.histograms.items():
             self.histograms.setdefault(channel, LogHistogram.empty()).merge(histogram)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[TokenSums]") -> "TokenSums":
+        """Return the sums of a run's consecutive parts, put together in their order.
+
+        A channel that a part lacks is zero there.
+        """
+        first = parts[0]
+        n = sum(part.sequences for part in parts)
+        whole = cls(n, first.context, first.edges, first.keep, first.first)
+        starts = np.cumsum([0, *(part.sequences for part in parts)])
+        for start, part in zip(starts, parts, strict=False):
+            rows = slice(start, start + part.sequences)
+            for channel, values in part.by_sequence.items():
+                cls._table(whole.by_sequence, channel, n)[rows] = values
+            for channel, values in part.by_position.items():
+                cls._table(whole.by_position, channel, whole.context)[:] += values
+            for channel, values in part.by_token.items():
+                shape = (whole.kept_sequences, whole.context)
+                table = whole.by_token.setdefault(channel, np.zeros(shape, dtype=np.float32))
+                table[rows] = values
+            for channel, histogram in part.histograms.items():
+                whole.histograms.setdefault(channel, LogHistogram.empty()).merge(histogram)
+        return whole
 
     def total(self, channel: str) -> float:
         """Return the sum over everything."""

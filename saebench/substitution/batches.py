@@ -15,7 +15,7 @@ class Batch:
     """Some sequences, and where their counted tokens are.
 
     Attributes:
-        rows: which sequences of the run.
+        rows: which sequences of those that are measured.
         ids: their token ids.
         counted: the tokens that are substituted, scored and enter statistics.
         has_target: the tokens at which cross-entropy is scored.
@@ -76,7 +76,8 @@ def make_batch(tokens: TokenSet, rows: slice, *, device: torch.device) -> Batch:
     ]
     ids, counted, has_target, row, position, targets = there
     at = (row, position)
-    return Batch(rows, ids, counted, has_target, at, row + rows.start, position, targets, alike)
+    sequence = row + rows.start + tokens.first
+    return Batch(rows, ids, counted, has_target, at, sequence, position, targets, alike)
 
 
 def _are_alike(ids: Int[Tensor, "batch pos"], counted: Bool[Tensor, "batch pos"]) -> bool:

@@ -135,7 +135,7 @@ class DrawsEngine:
         gathering: list[_Gathered] = []
         for subject in subjects:
             try:
-                gathering.append(_Gathered(self._places.of(subject)))
+                gathering.append(_Gathered(self._places.of(subject), draws))
             except MeasurementError as error:
                 failed[subject.id] = error
         if not gathering:
@@ -169,15 +169,17 @@ class _Gathered:
     """An SAE and what was found of it, batch by batch."""
 
     at: Placed
+    draws: int
     parts: list[tuple[Tensor, ...]] = field(default_factory=list)
 
     def joined(self, windows: Windows) -> DrawsMeasurement:
         joined = [torch.cat(column).cpu() for column in zip(*self.parts, strict=True)]
-        sequence, sae, draws = (column.numpy() for column in joined)
+        none = torch.empty(0), torch.empty(0), torch.empty(0, self.draws)
+        sequence, sae, draws = (column.numpy() for column in joined or none)
         return DrawsMeasurement(
             position=windows.where.position,
             sequences=len(windows.where.kept),
-            sequence=sequence,
+            sequence=sequence.astype(np.int64),
             sae=sae.astype(np.float64),
             draws=draws.astype(np.float64),
             path=windows.passes.path(self.at.site),

@@ -62,22 +62,33 @@ class Engine:
         seed: root seed of all noise.
         batch_size: sequences at once; chosen from free memory where None. Where memory runs out
             all the same, it is halved, and the batch done again.
+        corpus: where the tokens are a part of a run's, those of the whole run: its first sequences
+            are what interventions know of the corpus, whatever the part.
+        references: what is known of the corpus at a site, kept by whoever measures several parts.
 
     Attributes:
         stages: where the time of the last measurement went.
     """
 
     def __init__(
-        self, host: Host, tokens: TokenSet, *, seed: int, batch_size: int | None = None
+        self,
+        host: Host,
+        tokens: TokenSet,
+        *,
+        seed: int,
+        batch_size: int | None = None,
+        corpus: TokenSet | None = None,
+        references: dict[Site, Reference] | None = None,
     ) -> None:
         self.host = host
         self.tokens = tokens
         self.seed = seed
         self.stages = Stages(host.device)
+        self._corpus = tokens if corpus is None else corpus
         self._batch_size = batch_size
         self._passes = Passes(host)
         self._read_out = Readout(host)
-        self._references: dict[Site, Reference] = {}
+        self._references = {} if references is None else references
 
     def measure(
         self,
@@ -101,7 +112,7 @@ class Engine:
         gathering = []
         for subject, names in subjects:
             also = (apart.get(subject.id, ()), tuple(kept.get(subject.id, ())))
-            sums = TokenSums(sequences, context, *also)
+            sums = TokenSums(sequences, context, *also, first=self.tokens.first)
             site = site_of(self.host, subject)
             reads = reading_site(self.host, subject, writes=site)
             gathering.append(Gathered(subject, site, reads, list(names), sums))
@@ -129,23 +140,27 @@ class Engine:
 
     def reference(self, site: Site) -> Reference:
         """Return corpus statistics at a site, from the run's first sequences."""
-        self._gather_references([site])
-        return self._references[site]
+        return self.references_at([site])[site]
+
+    def references_at(self, sites: Sequence[Site]) -> dict[Site, Reference]:
+        """Return corpus statistics at sites, from the run's first sequences, in one pass."""
+        self._gather_references(sites)
+        return {site: self._references[site] for site in sites}
 
     def _needs_reference(self, g: Gathered) -> bool:
-        many = len(self.tokens.ids) > REFERENCE_SEQUENCES
-        return many or not set(g.interventions).isdisjoint(OF_THE_CORPUS)
+        many = len(self._corpus.ids) > REFERENCE_SEQUENCES
+        return many or self.tokens.is_part or not set(g.interventions).isdisjoint(OF_THE_CORPUS)
 
     def _gather_references(self, sites: Iterable[Site]) -> None:
         """Gather those that are missing, in one pass for all of them."""
         sites = [site for site in dict.fromkeys(sites) if site not in self._references]
         if not sites:
             return
-        first = self.tokens.counted[:REFERENCE_SEQUENCES]
+        first = self._corpus.counted[:REFERENCE_SEQUENCES]
         gathered = {s: ReferenceSums(s.width, tokens=int(first.sum())) for s in sites}
         at_once = sequences_at_once(self.host, context=first.shape[1], kept=2 * len(sites))
         for rows in cut(len(first), self._batch_size or at_once):
-            batch = make_batch(self.tokens, rows, device=self.host.device)
+            batch = make_batch(self._corpus, rows, device=self.host.device)
             with self.stages(CLEAN):
                 clean = self._passes.clean(batch.ids, sites, stop_early=True)
             for site, sums in gathered.items():
@@ -216,14 +231,15 @@ class Engine:
             except MeasurementError as error:
                 failed[g.subject.id] = error
                 gathering.remove(g)
-            g.spread = self._spread(g.site, x[batch.sequence == batch.rows.start])
+            g.spread = self._spread(g.site, x[batch.at[0] == 0])
         return failed
 
     def _spread(self, site: Site, first_sequence: Float[Tensor, "tokens d"]) -> Spread:
         sequences = len(self.tokens.ids)
-        if sequences > REFERENCE_SEQUENCES:
+        few = len(self._corpus.ids) <= REFERENCE_SEQUENCES
+        if self.tokens.is_part or not few:
             centre = self._references[site].mean
-            return Spread(sequences, centre, by_sequence=False)
+            return Spread(sequences, centre, by_sequence=few)
         # Of no tokens the mean is NaN; any fixed vector will do.
         centre = first_sequence.double().mean(dim=0).nan_to_num()
         return Spread(sequences, centre, by_sequence=True)
@@ -285,7 +301,8 @@ class Engine:
         if g.spread is None:
             return MeasurementError(f"{g.subject.source}: no token of these sequences counts")
         path = "resumed" if self._passes.is_exact(g.site) else "full"
-        return g.finished(path, per_token=self._per_token(g.sums) if g.sums.keep else None)
+        kept = self._per_token(g.sums) if g.sums.keep else None
+        return g.finished(path, per_token=kept, part=self.tokens.is_part)
 
     def _per_token(self, sums: TokenSums) -> TokenMeasurement:
         first = slice(0, sums.kept_sequences)

@@ -14,7 +14,7 @@ from saebench.subjects.hooks import Site
 from saebench.subjects.sae import Reconstruction, Subject
 from saebench.substitution.batches import Batch
 from saebench.substitution.folding import fold
-from saebench.substitution.measurement import SCORED, Measurement, TokenMeasurement
+from saebench.substitution.measurement import Measurement, TokenMeasurement
 from saebench.substitution.spread import Spread
 
 FAR_BELOW = 0.25  # of explained variance: more than another data set takes away
@@ -61,26 +61,28 @@ class Gathered:
         for channel, value in values.items():
             self.sums.add(channel, batch.spread(value), mask=batch.counted, rows=batch.rows)
         self.fired = found.fired if self.fired is None else self.fired + found.fired
-        self.spread.update(x, batch.sequence)
+        self.spread.update(x, batch.at[0] + batch.rows.start)
 
     def fold_readouts(self, batch: Batch, ce: Tensor, readouts: dict[str, RowReadout]) -> None:
         """Add what became of the model's predictions."""
         fold(self.sums, ce, readouts, at=batch)
 
-    def finished(self, path: str, *, per_token: TokenMeasurement | None = None) -> Measurement:
-        """Return the measurement, its squared deviations those from the run's own mean."""
+    def finished(
+        self, path: str, *, per_token: TokenMeasurement | None = None, part: bool = False
+    ) -> Measurement:
+        """Return the measurement; of a part of the run, what others must be added to."""
         assert self.spread is not None
         assert self.fired is not None
-        counts = torch.from_numpy(self.sums.by_sequence[SCORED])
-        self.sums.by_sequence["squared_deviation"] += self.spread.moved(counts).numpy()
-        return Measurement(
+        found = Measurement(
             sums=self.sums,
             interventions=tuple(self.interventions),
             fired=self.fired.cpu().numpy().astype(np.int64),
             path=path,
             failures=dict(self.failures),
             per_token=per_token,
+            moves=self.spread.moves(),
         )
+        return found if part else found.settled()
 
 
 def check_first_look(subject: Subject, x: Tensor, x_hat: Tensor) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from saebench.errors import MeasurementError, NonFiniteValue
 from saebench.measures.sums import TokenSums
+from saebench.substitution.spread import Moves
 
 SCORED = "n.scored"
 TARGETS = "n.targets"
@@ -47,6 +48,8 @@ class Measurement:
         failures: interventions that could not be made, and why.
         path: ``resumed``, or ``full`` where the model could not be resumed exactly.
         per_token: the values of channels that were asked for token by token.
+        moves: what makes squared deviations from a fixed vector those from the run's own mean;
+            None where that was done.
     """
 
     sums: TokenSums
@@ -55,6 +58,15 @@ class Measurement:
     path: str
     failures: dict[str, MeasurementError] = field(default_factory=dict)
     per_token: TokenMeasurement | None = None
+    moves: Moves | None = None
+
+    def settled(self) -> "Measurement":
+        """Take the squared deviations from the run's own mean, now that all of it is known."""
+        if self.moves is not None:
+            table = self.sums.by_sequence
+            table["squared_deviation"] += self.moves.moved(table[SCORED])
+            self.moves = None
+        return self
 
     def table(self) -> Mapping[str, np.ndarray]:
         """Return the per-sequence sums of every channel."""

@@ -46,6 +46,7 @@ class _Batch:
     """A batch's tokens, and the model's clean pass over them."""
 
     rows: slice
+    first: int
     counted: Bool[Tensor, "batch pos"]
     clean: CleanPass
 
@@ -53,7 +54,7 @@ class _Batch:
     def place(self) -> tuple[Int[Tensor, "tokens"], Int[Tensor, "tokens"]]:
         """Sequence index in the run and position of each counted token."""
         sequence, position = self.counted.nonzero(as_tuple=True)
-        return sequence + self.rows.start, position
+        return sequence + self.first, position
 
     def times(self, versions: int) -> Bool[Tensor, "versions*batch pos"]:
         """Return the mask of several versions of the batch, one after another."""
@@ -131,7 +132,7 @@ class PairEngine:
             )
             with self.stages(CLEAN):
                 clean = self._passes.clean(ids, list(dict.fromkeys(sites)))
-            yield _Batch(rows, counted, clean)
+            yield _Batch(rows, self.tokens.first + start, counted, clean)
 
     def _measure_batch(
         self, batch: _Batch, placed: Mapping[str, _Placed], sums: Mapping[Pair, TokenSums]

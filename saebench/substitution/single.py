@@ -29,6 +29,7 @@ from saebench.substitution.windows import (
 
 SHOWN = ("sae", "eps_random")  # in examples
 QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)  # of KL under the SAE, of the tokens that are shown
+EXAMPLES = len(QUANTILES)
 
 
 @dataclass(kw_only=True)
@@ -160,8 +161,9 @@ class SingleEngine:
 
     def _examples(self, windows: Windows, g: _Subject) -> tuple[Example, ...]:
         """Return tokens spread over the quantiles of their KL under the SAE."""
-        kl = g.sums.by_sequence[in_bin("sae.kl", 0)]
-        chosen = spread_over(kl, windows.where.kept.numpy(), quantiles=QUANTILES)
+        kept = windows.where.kept.numpy()
+        kl = g.sums.by_sequence.get(in_bin("sae.kl", 0), np.zeros(len(kept)))
+        chosen = spread_over(kl, kept, quantiles=QUANTILES)
         return tuple(self._example(windows, g, sequence) for sequence in chosen)
 
     def _example(self, windows: Windows, g: _Subject, sequence: int) -> Example:
@@ -171,7 +173,8 @@ class SingleEngine:
         hidden = windows.resume(batch, g.at.site, {name: made[_key(g, name)] for name in shown})
         read = batch.window.whole.ids[0, : windows.where.position + 1].tolist()
         changed = {name: rows[0] for name, rows in hidden.items()}
-        return example(windows.host, read, batch.final[0], changed, sequence=sequence)
+        place = self._engine.tokens.first + sequence
+        return example(windows.host, read, batch.final[0], changed, sequence=place)
 
 
 def _substitutions(

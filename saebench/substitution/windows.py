@@ -52,7 +52,7 @@ def stretch(
         tokens: the run's.
         position: of the token to substitute.
         offsets: how many positions after it are read out too.
-        sequences: only so many of the first; all where None.
+        sequences: only so many of the run's first; all where None.
 
     Raises:
         NotApplicable: where there is no such position, or no sequence may be substituted there.
@@ -64,8 +64,9 @@ def stretch(
             "an earlier one (--sae-position N, of the draws --sae-draw-position N), or measure on "
             "longer ones (--sae-context T)"
         )
-    kept = tokens.counted[:sequences, position]
-    if not kept.any():
+    here = None if sequences is None else max(0, sequences - tokens.first)
+    kept = tokens.counted[:here, position]
+    if not kept.any() and not tokens.is_part:
         raise NotApplicable(
             f"position {position} is substituted in no sequence: position 0 and special tokens "
             "never are; choose another (--sae-position N, of the draws --sae-draw-position N), or "
@@ -179,7 +180,7 @@ class Windows:
         has_target = self._tokens.has_target[rows, here].to(device) & kept[:, None]
         at = torch.zeros_like(counted)
         at[:, 0] = kept
-        sequence = kept.nonzero()[:, 0] + rows.start
+        sequence = kept.nonzero()[:, 0] + rows.start + self._tokens.first
         targets = ids.roll(-1, dims=1)[:, here][counted]
         scored = Scored(rows, counted, has_target)
         position = torch.full_like(sequence, start)

@@ -21,7 +21,7 @@ def _moved(x: torch.Tensor, centre: torch.Tensor, *, by_sequence: bool) -> np.nd
         spread.update(x[rows].flatten(0, 1), sequence)
     counts = torch.full((N,), float(TOKENS), dtype=torch.float64)
     before = (x - centre).double().square().sum(dim=(1, 2))
-    return (before + spread.moved(counts)).numpy()
+    return before.numpy() + spread.moves().moved(counts.numpy())
 
 
 def _expected(x: torch.Tensor) -> np.ndarray:

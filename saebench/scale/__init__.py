@@ -1,0 +1,1 @@
+"""The same run in shards: through processes or on Ray, resumed after anything."""

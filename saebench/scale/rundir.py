@@ -1,0 +1,130 @@
+"""The run directory: finished shards, each checked by its checksum; one run at a time."""
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from saebench.errors import OptionError, StoreError
+from saebench.store.atomic import write_file
+
+FORMAT = 1
+LOCK = "lock.json"
+SHARDS = "shards"
+
+
+class RunDirectory:
+    """Where finished shards lie, each under the name of what it is a measurement of.
+
+    Args:
+        path: the directory; made where there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged: list[str] = []
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the directory: a second run is refused, and told who is first.
+
+        A killed run lets go of it.
+
+        Raises:
+            OptionError: where another run holds it, or it cannot be written.
+        """
+        try:
+            (self.path / SHARDS).mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OptionError(
+                f"--sae-run-dir {self.path}: cannot be written: {error.strerror}; name a directory "
+                "that can"
+            ) from error
+        try:
+            self._lock(file)
+            yield
+        finally:
+            os.close(file)
+
+    def _lock(self, file: int) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OptionError(
+                f"--sae-run-dir {self.path}: in use by {_holder(os.pread(file, 4096, 0))}; wait "
+                "for it, or name another directory"
+            ) from error
+        mine = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": " ".join(["pytest", *sys.argv[1:]])[:500],
+        }
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps(mine).encode(), 0)
+        except OSError as error:
+            raise OptionError(
+                f"--sae-run-dir {self.path}: cannot be written: {error.strerror}"
+            ) from error
+
+    def has(self, key: str) -> bool:
+        """True where there is a whole shard of this key."""
+        return self.read(key) is not None
+
+    def read(self, key: str) -> bytes | None:
+        """Return a finished shard's bytes; None where there is none, or it is damaged."""
+        path = self.file(key)
+        try:
+            head, _, data = path.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+        if _is_whole(head, data, key):
+            return data
+        if path.name not in self.damaged:
+            self.damaged.append(path.name)
+        return None
+
+    def write(self, key: str, data: bytes) -> None:
+        """Keep a finished shard: whole on disk before this returns.
+
+        Raises:
+            StoreError: where it cannot be written; what was there before is kept.
+        """
+        head = {"saebench": "shard", "format": FORMAT, "key": key, "sha256": _sha256(data)}
+        write_file(self.file(key), json.dumps(head).encode() + b"\n" + data)
+
+    def file(self, key: str) -> Path:
+        """Return where a shard lies, or would."""
+        return self.path / SHARDS / f"{key}.shard"
+
+
+def _is_whole(head: bytes, data: bytes, key: str) -> bool:
+    try:
+        told = json.loads(head)
+    except ValueError:
+        return False
+    expected = {"saebench": "shard", "format": FORMAT, "key": key, "sha256": _sha256(data)}
+    return told == expected
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _holder(data: bytes) -> str:
+    """Say who holds a lock."""
+    try:
+        told = json.loads(data)
+        return f"process {told['pid']} on {told['host']} since {told['since']} ({told['command']})"
+    except (ValueError, KeyError, TypeError):
+        return "another run"

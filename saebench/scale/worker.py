@@ -1,0 +1,130 @@
+"""What measures shards, in this process or another: loads the model once, then does jobs."""
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from saebench.errors import HostError
+from saebench.judging.progress import no_progress
+from saebench.properties.base import PAIRS
+from saebench.scale.codec import encode
+from saebench.scale.corpus import gathered, learn
+from saebench.scale.shards import Group, identity
+from saebench.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from saebench.judging.bench import Bench
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a worker needs in order to load what is measured.
+
+    Attributes:
+        directory: where relative paths begin.
+        settings: the run's.
+        saes: the SPECs.
+        ids: which of the SAEs that they name.
+        threads: of matrix products.
+    """
+
+    directory: str
+    settings: Settings
+    saes: tuple[str, ...]
+    ids: tuple[str, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A shard to measure; or, with no rows, the first pass over the corpus.
+
+    Attributes:
+        number: its place among the jobs of one call.
+        group: the SAEs.
+        rows: the range of sequences.
+        data: fingerprint of the data that it is a range of.
+        identity: what the one who asks takes for the same measurement.
+        corpus: names what the first pass found; None where nothing needs it.
+    """
+
+    number: int
+    group: Group
+    rows: tuple[int, int] | None
+    data: str
+    identity: str
+    corpus: str | None = None
+
+
+class Worker:
+    """Does jobs on benches.
+
+    Args:
+        benches: the run's, all of them.
+        threads: that its identity is told with.
+    """
+
+    def __init__(self, benches: "Sequence[Bench]", *, threads: int) -> None:
+        self._benches = tuple(benches)
+        self._threads = threads
+        self._learned: set[str] = set()
+
+    def do(self, job: Job, corpus: bytes | None = None) -> bytes:
+        """Return what a job finds, as bytes.
+
+        Args:
+            job: the shard, or the first pass.
+            corpus: what the first pass found, where the job names one.
+
+        Raises:
+            HostError: where this machine has another model, other SAEs, data or versions.
+        """
+        bench = self._benches[job.group.bench]
+        here = identity(bench, job.group, threads=self._threads, data=job.data)
+        if here != job.identity:
+            raise HostError(
+                f"{socket.gethostname()} has another model, SAE, text or version of saebench or "
+                f"torch than the process that shares out the run: {here} there, {job.identity} "
+                "expected; install and copy the same on every node"
+            )
+        if job.rows is None:
+            return gathered(bench, job.group)
+        if job.corpus is not None and job.corpus not in self._learned:
+            assert corpus is not None
+            learn(bench, job.group, corpus)
+            self._learned.add(job.corpus)
+        return _measured(bench, job.group, slice(*job.rows))
+
+
+def load_worker(recipe: Recipe) -> Worker:
+    """Load what a recipe names.
+
+    Raises:
+        UsageError: where it is not to be had on this machine.
+    """
+    import torch
+
+    from saebench.judging.preparation import prepare
+    from saebench.subjects.references import find_subjects
+
+    if os.path.isdir(recipe.directory):
+        os.chdir(recipe.directory)
+    torch.set_num_threads(recipe.threads)
+    chosen = [r for r in find_subjects(recipe.saes) if r.id in recipe.ids]
+    return Worker(prepare(recipe.settings, chosen), threads=recipe.threads)
+
+
+def _measured(bench: "Bench", group: Group, rows: slice) -> bytes:
+    """Return what is found in a shard, what the data are and what it cost."""
+    part = bench.within(rows)
+    found: dict[str, Any]
+    if group.source == PAIRS:
+        found = part.measure_pairs(group.pairs, progress=no_progress)
+    else:
+        found = part.measure(
+            group.source, group.subjects(bench), keep=dict(group.keep), progress=no_progress
+        )
+    return encode({"found": found, "data": part.data, "parts": part.parts, "costs": part.costs})

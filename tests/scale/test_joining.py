@@ -1,0 +1,135 @@
+"""Parts of a run, measured apart and put together, are the run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from numpy.testing import assert_allclose
+
+from saebench.errors import NonFiniteValue, NotApplicable
+from saebench.judging.bench import Bench
+from saebench.judging.preparation import prepare
+from saebench.judging.progress import no_progress
+from saebench.properties.base import CLOZE, LONG, SEQUENCES, ManyDraws, OneToken, Source
+from saebench.scale.joining import AT_ONCE, InOrder
+from saebench.settings import Settings
+from saebench.subjects.references import find_subjects
+from saebench.substitution.measurement import Measurement
+from saebench.substitution.names import INTERVENTIONS
+
+if TYPE_CHECKING:
+    from tiny import TinyWorld
+
+N = 9
+
+
+@pytest.fixture(scope="module")
+def bench(tiny: "TinyWorld", tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    prompts = tmp_path_factory.mktemp("cloze") / "prompts.jsonl"
+    texts = Path(tiny.texts).read_text().splitlines()
+    prompts.write_text("\n".join(texts[:7]))
+    settings = Settings(
+        model=tiny.model, dataset=tiny.texts, sequences=N, cloze=str(prompts), prompts=7
+    )
+    early = tiny.early(tmp_path_factory.mktemp("early") / "early")
+    (found,) = prepare(settings, find_subjects([tiny.good, tiny.bad, early]))
+    return found
+
+
+def _whole(bench: Bench, source: Source, names: tuple[str, ...] = (), **keep: Any) -> Any:
+    wanted = [(subject, names) for subject in bench.subjects]
+    return bench.measure(source, wanted, keep=keep, progress=no_progress)
+
+
+def _parts(bench: Bench, source: Source, names: tuple[str, ...] = (), **keep: Any) -> Any:
+    wanted = [(subject, names) for subject in bench.subjects]
+    ordered = InOrder()
+    sequences, _, _ = bench.extent(source, wanted)
+    for rows in (slice(0, 2), slice(2, 3), slice(3, sequences)):
+        ordered.add(bench.within(rows).measure(source, wanted, keep=keep, progress=no_progress))
+    return ordered.whole()
+
+
+@pytest.mark.parametrize("source", [SEQUENCES, LONG])
+def test_every_channel_is_that_of_the_whole_run(bench: Bench, source: Source):
+    keep = {subject.id: ("sae.kl",) for subject in bench.subjects}
+    whole = _whole(bench, source, INTERVENTIONS, **keep)
+    parts = _parts(bench, source, INTERVENTIONS, **keep)
+    for name, expected in whole.items():
+        found = parts[name]
+        assert found.interventions == expected.interventions
+        assert set(found.sums.by_sequence) == set(expected.sums.by_sequence)
+        for table in ("by_sequence", "by_position", "by_token"):
+            mine, theirs = getattr(found.sums, table), getattr(expected.sums, table)
+            for channel, values in theirs.items():
+                # What is stacked in a pass differs, and with it the last bits of fp32.
+                assert_allclose(mine[channel], values, rtol=2e-4, atol=2e-6, err_msg=channel)
+        assert (found.fired == expected.fired).all()
+        kl = found.sums.histograms["sae.kl"].counts.sum()
+        assert kl == expected.sums.histograms["sae.kl"].counts.sum()
+
+
+def test_single_tokens_draws_and_prompts_too(bench: Bench):
+    one = OneToken(position=5, offsets=3)
+    whole, parts = (
+        _whole(bench, one, ("sae", "eps_random")),
+        _parts(bench, one, ("sae", "eps_random")),
+    )
+    for name, expected in whole.items():
+        for channel, values in expected.table().items():
+            assert_allclose(parts[name].table()[channel], values, rtol=2e-4, atol=2e-6)
+        assert 0 < len(parts[name].examples) <= 5
+    many = ManyDraws(position=5, draws=4, sequences=4)
+    whole, parts = _whole(bench, many), _parts(bench, many)
+    for name, expected in whole.items():
+        assert parts[name].sequences == 4
+        assert parts[name].sequence.tolist() == expected.sequence.tolist()
+        assert_allclose(parts[name].draws, expected.draws, rtol=1e-3, atol=1e-7)
+    whole, parts = _whole(bench, CLOZE), _parts(bench, CLOZE)
+    for name, expected in whole.items():
+        for channel, values in expected.table().items():
+            assert_allclose(parts[name].table()[channel], values, rtol=2e-4, atol=2e-5)
+
+
+def test_pairs_too(bench: Bench):
+    pair = [(bench.subjects[2].id, bench.subjects[0].id)]
+    whole = bench.measure_pairs(pair, progress=no_progress)
+    ordered = InOrder()
+    for rows in (slice(0, 4), slice(4, N)):
+        ordered.add(bench.within(rows).measure_pairs(pair, progress=no_progress))
+    ((name, expected),) = whole.items()
+    for channel, values in expected.table().items():
+        found = ordered.whole()[name].table()[channel]
+        assert_allclose(found, values, rtol=2e-4, atol=2e-6, err_msg=channel)
+
+
+def test_the_same_parts_give_the_same_bits_and_few_are_held(bench: Bench):
+    wanted = [(bench.subjects[0], ("sae",))]
+    made = bench.within(slice(0, 1)).measure(SEQUENCES, wanted, keep={}, progress=no_progress)
+    ordered = InOrder()
+    for _ in range(3 * AT_ONCE + 2):
+        ordered.add(made)
+    assert sum(map(len, ordered._levels)) <= 5
+    (found,) = ordered.whole().values()
+    assert isinstance(found, Measurement)
+    (part,) = made.values()
+    count = 3 * AT_ONCE + 2
+    assert_allclose(found.sums.by_position["sae.kl"], count * part.sums.by_position["sae.kl"])
+    assert found.sums.sequences == count
+
+
+def test_the_first_parts_error_is_the_runs(bench: Bench):
+    ordered = InOrder()
+    for found in (1, NonFiniteValue("second"), NonFiniteValue("third"), NotApplicable("no")):
+        ordered.add({"sae": found})
+    assert str(ordered.whole()["sae"]) == "second"
+
+
+def test_error_of_a_part_wins_over_numbers(bench: Bench):
+    wanted = [(bench.subjects[0], ("sae",))]
+    made = bench.within(slice(0, 2)).measure(SEQUENCES, wanted, keep={}, progress=no_progress)
+    ordered = InOrder()
+    ordered.add(made)
+    ordered.add(dict.fromkeys(made, NonFiniteValue("late")))
+    (found,) = ordered.whole().values()
+    assert isinstance(found, NonFiniteValue)

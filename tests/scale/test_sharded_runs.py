@@ -1,0 +1,259 @@
+"""Whole runs in shards: through this process, several, and Ray; killed, damaged, and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Gate
+    from tiny import TinyWorld
+
+SHARDS = ("--sae-shard-sequences", "5", "--sae-worker-threads", "1")
+ONLY = ("-k", "fidelity or kl_gap", "--deselect", "nothing")
+
+
+def _numbers(result: dict[str, Any]) -> Any:
+    """Return what a run found, without when and how long."""
+    for case in result["cases"]:
+        case.pop("duration_s")
+    return [result["cases"], result["datasets"], result["saes"]]
+
+
+def _judged(gate_run: "Gate", *args: str) -> Any:
+    done = gate_run.judge("--sae", gate_run.tiny.good, *SHARDS, *args)
+    assert done.ret == 0, done.stdout.str() + done.stderr.str()
+    return _numbers(gate_run.result())
+
+
+def _metrics(numbers: Any) -> dict[str, float]:
+    return {m["name"]: m["value"] for case in numbers[0] for m in case["metrics"]}
+
+
+def _files(directory: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in (directory / "shards").iterdir()}
+
+
+@pytest.fixture
+def in_shards(gate_run: "Gate", tmp_path: Path) -> tuple[Any, Path]:
+    """A run in shards in this process, and its directory."""
+    return _judged(gate_run, "--sae-run-dir", str(tmp_path / "run")), tmp_path / "run"
+
+
+def test_a_run_in_shards_finds_what_a_whole_run_finds(gate_run: "Gate", in_shards: Any):
+    done = gate_run.judge("--sae", gate_run.tiny.good)
+    assert done.ret == 0
+    whole, parts = _metrics(_numbers(gate_run.result())), _metrics(in_shards[0])
+    assert set(whole) == set(parts)
+    for name, value in whole.items():
+        # Differences of KLs that nearly cancel keep fewer digits.
+        assert parts[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+def test_the_same_command_again_measures_nothing_and_finds_the_same(
+    gate_run: "Gate", in_shards: Any
+):
+    before, directory = in_shards
+    files = _files(directory)
+    assert len(files) >= 5
+    again = _judged(gate_run, "--sae-run-dir", str(directory), "--sae-rerun", "never")
+    assert again == before
+    assert _files(directory) == files
+
+
+def test_a_missing_and_a_damaged_shard_alone_are_measured_again(gate_run: "Gate", in_shards: Any):
+    before, directory = in_shards
+    shards = sorted((directory / "shards").iterdir())
+    files = _files(directory)
+    shards[0].unlink()
+    data = bytearray(shards[1].read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shards[1].write_bytes(bytes(data))
+    done = gate_run.judge("--sae", gate_run.tiny.good, *SHARDS, "--sae-run-dir", str(directory))
+    assert _numbers(gate_run.result()) == before
+    assert "1 damaged shard in" in done.stdout.str()
+    after = _files(directory)
+    assert {name for name in after if after[name] != files.get(name)} == {
+        shards[0].name, shards[1].name
+    }  # fmt: skip
+
+
+def test_never_refuses_what_is_missing(gate_run: "Gate", in_shards: Any):
+    _, directory = in_shards
+    for file in (directory / "shards").iterdir():
+        file.unlink()
+    done = gate_run.judge(
+        "--sae",
+        gate_run.tiny.good,
+        *SHARDS,
+        "--sae-run-dir",
+        str(directory),
+        "--sae-rerun",
+        "never",
+    )
+    assert done.ret == pytest.ExitCode.INTERNAL_ERROR or done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--sae-rerun never:" in done.stdout.str()
+
+
+def test_another_seed_shares_no_shard(gate_run: "Gate", in_shards: Any):
+    before, directory = in_shards
+    count = len(_files(directory))
+    other = _judged(gate_run, "--sae-run-dir", str(directory), "--sae-seed", "1")
+    assert other != before
+    assert len(_files(directory)) > count
+
+
+def test_a_directory_in_use_is_refused_and_nothing_is_written(gate_run: "Gate", tmp_path: Path):
+    from saebench.scale.rundir import RunDirectory
+
+    with RunDirectory(tmp_path / "run").held():
+        told = gate_run.refused("--sae", gate_run.tiny.good, "--sae-run-dir", str(tmp_path / "run"))
+    assert f"in use by process {os.getpid()} on" in told
+
+
+def test_a_directory_that_cannot_be_written_is_refused(gate_run: "Gate", tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    told = gate_run.refused("--sae", gate_run.tiny.good, "--sae-run-dir", str(tmp_path / "file/x"))
+    assert "cannot be written" in told
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_shards(
+    gate_run: "Gate", in_shards: Any, monkeypatch: pytest.MonkeyPatch
+):
+    before, directory = in_shards
+    kept = sorted((directory / "shards").iterdir())
+    for file in kept[2:]:
+        file.unlink()
+
+    def full(path: Path, data: bytes) -> None:
+        from saebench.errors import StoreError
+
+        raise StoreError(f"{path}: cannot be written: No space left on device")
+
+    command = ("--sae", gate_run.tiny.good, *SHARDS, "--sae-run-dir", str(directory))
+    with monkeypatch.context() as patched:
+        patched.setattr("saebench.scale.rundir.write_file", full)
+        done = gate_run.judge(*command)
+    assert done.ret not in (0, 1)
+    assert "No space left on device" in done.stdout.str() + done.stderr.str()
+    assert sorted((directory / "shards").iterdir()) == kept[:2]
+    assert gate_run.judge(*command).ret == 0
+    assert _numbers(gate_run.result()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--sae-workers", "0"), "--sae-workers must be 1 or more, found 0"),
+        (("--sae-engine", "rya"), "--sae-engine: unknown value 'rya'; did you mean 'ray'?"),
+        (("--sae-rerun", "always"), "--sae-rerun always: of which run?"),
+        (("--sae-ray-address", "auto"), "--sae-ray-address is Ray's: give --sae-engine ray too"),
+        (("--sae-engine", "ray", "--sae-worker-gpus", "x"), "expected a number, found 'x'"),
+        (("--sae-engine", "ray", "--sae-worker-gpus", "-1"), "must be 0 or more, found -1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(gate_run: "Gate", options: Any, told: str):
+    assert told in gate_run.refused("--sae", gate_run.tiny.good, *options)
+
+
+class Commands:
+    """Runs the benchmarks as a user does, in a process of its own."""
+
+    def __init__(self, tiny: "TinyWorld", root: Path) -> None:
+        self._tiny = tiny
+        self.out = root / "out.json"
+        self.run_dir = root / "run"
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        benchmarks = Path(__file__).resolve().parents[2] / "benchmarks"
+        chosen = [str(benchmarks / f"test_{name}.py") for name in ("fidelity", "kl_gap")]
+        command = [
+            sys.executable, "-m", "pytest", *chosen, "-q", "-p", "no:cacheprovider",
+            "--sae", self._tiny.good, *self._tiny.options(), "--sae-run-dir", str(self.run_dir),
+            "--sae-shard-sequences", "2", "--sae-worker-threads", "1",
+            "-k", "not single", "--sae-json", str(self.out), *args,
+        ]  # fmt: skip
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def finish(self, *args: str) -> Any:
+        done = self.start(*args)
+        told, _ = done.communicate(timeout=300)
+        assert done.returncode == 0, told
+        return _numbers(json.loads(self.out.read_text()))
+
+    def shards(self) -> int:
+        return len(list(self.run_dir.glob("shards/*.shard")))
+
+    def until(self, holds: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+        end = time.monotonic() + 200
+        while time.monotonic() < end:
+            found = holds()
+            if found:
+                return found
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        raise AssertionError("nothing happened in 200 s")
+
+    def forget(self) -> None:
+        for file in self.run_dir.glob("shards/*.shard"):
+            file.unlink()
+
+
+@pytest.fixture
+def commands(tiny: "TinyWorld", tmp_path: Path) -> Commands:
+    return Commands(tiny, tmp_path)
+
+
+def _workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the processes that measure: not multiprocessing's tracker of resources."""
+    found = psutil.Process(process.pid).children()
+    return [p for p in found if "spawn_main" in " ".join(p.cmdline())]
+
+
+@pytest.mark.slow
+def test_one_worker_and_two_and_a_killed_one_give_the_same_bits(commands: Commands):
+    expected = commands.finish("--sae-workers", "1")
+    commands.forget()
+    process = commands.start("--sae-workers", "2")
+    commands.until(lambda: commands.shards() >= 3, process)
+    _workers(process)[0].send_signal(signal.SIGKILL)
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert _numbers(json.loads(commands.out.read_text())) == expected
+
+
+@pytest.mark.slow
+def test_the_run_itself_killed_goes_on_where_it_stopped(commands: Commands):
+    expected = commands.finish()
+    commands.forget()
+    commands.out.unlink()
+    process = commands.start("--sae-workers", "2")
+    commands.until(lambda: commands.shards() >= 3, process)
+    workers = _workers(process)
+    process.kill()
+    process.communicate()
+    assert not commands.out.exists()
+    kept = _files(commands.run_dir)
+    gone, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+    assert len(gone) == 2
+    assert commands.finish("--sae-workers", "1") == expected
+    after = _files(commands.run_dir)
+    assert len(after) > len(kept) >= 3
+    assert all(after[name] == when for name, when in kept.items())
+
+
+def test_two_processes_share_a_run_and_find_what_one_finds(commands: Commands, gate_run: "Gate"):
+    found = commands.finish("--sae-workers", "2")
+    again = commands.finish("--sae-workers", "1", "--sae-rerun", "always")
+    assert found == again
