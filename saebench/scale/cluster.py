@@ -141,13 +141,13 @@ class Cluster:
 
     def _result(self, ref: Any) -> bytes | None:
         """Return what a job found; None where its worker was lost."""
-        lost = self._ray.exceptions
+        errors = self._ray.exceptions
         try:
             return self._ray.get(ref)
-        except (lost.RayActorError, lost.ObjectLostError, lost.WorkerCrashedError):
-            return None
-        except lost.RayTaskError as error:
+        except errors.RayTaskError as error:
             raise _cause(error) from error
+        except errors.RayError:  # the actor died, its node left, or its memory ran out
+            return None
 
     def _lost(self, job: Job, again: deque[Job], tries: Counter[int]) -> None:
         tries[job.number] += 1
@@ -161,12 +161,12 @@ class Cluster:
 
     def _arrived(self, ref: Any) -> None:
         actor = self._coming.pop(ref)
-        lost = self._ray.exceptions
+        errors = self._ray.exceptions
         try:
             self._ray.get(ref)
-        except lost.RayTaskError as error:
+        except errors.RayTaskError as error:
             raise _cause(error) from error
-        except lost.RayActorError as error:
+        except errors.RayError as error:
             self._gone += 1
             if self._gone >= TRIES * self._workers:
                 raise StoreError(f"Ray workers do not start: {error}") from error

@@ -60,7 +60,9 @@ class Scale:
         for name, kind in (("engine", EngineKind), ("rerun", Rerun)):
             value = str(getattr(self, name))
             if value not in list(kind):
-                raise OptionError(f"--sae-{name}: unknown value {value!r}{nearest(value, [*kind])}")
+                raise OptionError(
+                    f"--sae-{name}: unknown value {value!r}{nearest(value, map(str, kind))}"
+                )
             object.__setattr__(self, name, kind(value))
         for name, option in (
             ("workers", "workers"),

@@ -73,8 +73,10 @@ class Sharing:
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the run directory."""
         damaged = self._directory.damaged
+        if not damaged:
+            return ()
         count = f"{len(damaged)} damaged shard{'s' if len(damaged) > 1 else ''}"
-        return (f"{count} in {self._directory.path} measured again: {damaged[0]}",) * bool(damaged)
+        return (f"note: {count} in {self._directory.path} measured again: {damaged[0]}",)
 
     def measure(
         self,

@@ -13,6 +13,7 @@ from saebench.judging.progress import no_progress
 from saebench.properties.base import CLOZE, LONG, SEQUENCES, ManyDraws, OneToken, Source
 from saebench.scale.joining import AT_ONCE, InOrder
 from saebench.settings import Settings
+from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
 from saebench.substitution.measurement import Measurement
 from saebench.substitution.names import INTERVENTIONS
@@ -29,7 +30,13 @@ def bench(tiny: "TinyWorld", tmp_path_factory: pytest.TempPathFactory) -> Bench:
     texts = Path(tiny.texts).read_text().splitlines()
     prompts.write_text("\n".join(texts[:7]))
     settings = Settings(
-        model=tiny.model, dataset=tiny.texts, sequences=N, cloze=str(prompts), prompts=7
+        model=tiny.model,
+        dataset=tiny.texts,
+        sequences=N,
+        cloze=str(prompts),
+        prompts=7,
+        context=12,
+        overrides=Overrides(training_context=3),
     )
     early = tiny.early(tmp_path_factory.mktemp("early") / "early")
     (found,) = prepare(settings, find_subjects([tiny.good, tiny.bad, early]))
@@ -50,6 +57,12 @@ def _parts(bench: Bench, source: Source, names: tuple[str, ...] = (), **keep: An
     return ordered.whole()
 
 
+def _is_moved_later(table: str, channel: str) -> bool:
+    """Only whole sequences' squared deviations are taken from the run's own mean."""
+    own = table == "by_sequence" and "@" not in channel
+    return channel.startswith("squared_deviation") and not own
+
+
 @pytest.mark.parametrize("source", [SEQUENCES, LONG])
 def test_every_channel_is_that_of_the_whole_run(bench: Bench, source: Source):
     keep = {subject.id: ("sae.kl",) for subject in bench.subjects}
@@ -62,6 +75,8 @@ def test_every_channel_is_that_of_the_whole_run(bench: Bench, source: Source):
         for table in ("by_sequence", "by_position", "by_token"):
             mine, theirs = getattr(found.sums, table), getattr(expected.sums, table)
             for channel, values in theirs.items():
+                if _is_moved_later(table, channel):
+                    continue
                 # What is stacked in a pass differs, and with it the last bits of fp32.
                 assert_allclose(mine[channel], values, rtol=2e-4, atol=2e-6, err_msg=channel)
         assert (found.fired == expected.fired).all()

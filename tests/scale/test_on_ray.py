@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from test_sharded_runs import Commands, _numbers
+from test_sharded_runs import Commands, _judged, _numbers
 
 if TYPE_CHECKING:
+    from conftest import Gate
     from tiny import TinyWorld
 
 ray_installed = pytest.mark.skipif(
     __import__("importlib.util").util.find_spec("ray") is None,
     reason="Ray is not installed: pip install 'pytest-saebench[ray]'",
 )
-pytestmark = ray_installed
+pytestmark = [ray_installed, pytest.mark.filterwarnings("ignore")]  # Ray's own
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def commands(tiny: "TinyWorld", tmp_path: Path) -> Commands:
     return Commands(tiny, tmp_path)
 
 
-def test_a_ray_run_finds_the_bits_of_a_local_one(commands: Commands):
-    found = commands.finish("--sae-engine", "ray", "--sae-workers", "1")
-    assert commands.finish("--sae-workers", "1", "--sae-rerun", "always") == found
+def test_a_ray_run_finds_the_bits_of_a_local_one(gate_run: "Gate"):
+    expected = _judged(gate_run, "--sae-workers", "1")
+    assert _judged(gate_run, "--sae-engine", "ray", "--sae-workers", "1") == expected
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_a_second_run_is_refused_and_told_who_is_first(directory: RunDirectory):
             directory.held().__enter__()
     finally:
         first.kill()
-        first.wait()
+        first.communicate()
     with directory.held():  # a killed run lets go
         pass
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+import saebench.scale.sharing  # noqa: F401  pytester forgets what is first imported inside a run
+
 if TYPE_CHECKING:
     from conftest import Gate
     from tiny import TinyWorld
@@ -35,7 +37,8 @@ def _judged(gate_run: "Gate", *args: str) -> Any:
 
 
 def _metrics(numbers: Any) -> dict[str, float]:
-    return {m["name"]: m["value"] for case in numbers[0] for m in case["metrics"]}
+    every = [m for case in numbers[0] for m in case["metrics"]]
+    return {m["name"]: m["value"] for m in every if m["value"] is not None}
 
 
 def _files(directory: Path) -> dict[str, int]:
@@ -56,6 +59,10 @@ def test_a_run_in_shards_finds_what_a_whole_run_finds(gate_run: "Gate", in_shard
     for name, value in whole.items():
         # Differences of KLs that nearly cancel keep fewer digits.
         assert parts[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+def test_two_processes_find_the_same_bits(gate_run: "Gate", in_shards: Any):
+    assert _judged(gate_run, "--sae-workers", "2") == in_shards[0]
 
 
 def test_the_same_command_again_measures_nothing_and_finds_the_same(
@@ -251,9 +258,3 @@ def test_the_run_itself_killed_goes_on_where_it_stopped(commands: Commands):
     after = _files(commands.run_dir)
     assert len(after) > len(kept) >= 3
     assert all(after[name] == when for name, when in kept.items())
-
-
-def test_two_processes_share_a_run_and_find_what_one_finds(commands: Commands, gate_run: "Gate"):
-    found = commands.finish("--sae-workers", "2")
-    again = commands.finish("--sae-workers", "1", "--sae-rerun", "always")
-    assert found == again
