@@ -54,8 +54,18 @@ class Cluster:
             corpora: files of what first passes found, by name.
 
         Raises:
-            StoreError: where a job's worker was lost again and again, or none could be started.
+            StoreError: where a job's worker was lost again and again, none could be started, or
+                the cluster is gone.
         """
+        try:
+            yield from self._run(jobs, corpora)
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
+            raise StoreError(
+                f"the Ray cluster was lost: {str(error).splitlines()[0]}; finished shards are "
+                "kept: the same command goes on"
+            ) from error
+
+    def _run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
         waiting, again, tries = iter(jobs), deque[Job](), Counter[int]()
         flying: dict[Any, tuple[Any, Job]] = {}
         while True:

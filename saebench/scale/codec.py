@@ -50,7 +50,7 @@ def encode(value: Any) -> bytes:
     tree = json.dumps(_packed(value, arrays))
     tables = {str(i): table for i, table in enumerate(arrays)}
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **tables, **{TREE: np.array(tree)})
+    np.savez_compressed(buffer, allow_pickle=False, **tables, **{TREE: np.array(tree)})
     return buffer.getvalue()
 
 

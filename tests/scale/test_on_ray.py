@@ -39,7 +39,7 @@ def test_a_killed_actor_is_replaced(commands: Commands):
     actors = [
         p
         for p in psutil.Process(process.pid).children(recursive=True)
-        if "ray::" in " ".join(p.cmdline()) and "IDLE" not in " ".join(p.cmdline())
+        if "ray::_Actor" in " ".join(p.cmdline())
     ]
     assert actors
     actors[0].send_signal(signal.SIGKILL)
