@@ -196,7 +196,7 @@ def measure(
             # The rest would meet the same: nothing more is measured, and the exit code says so.
             _session(pytestconfig).unusable = str(error)
             pytest.fail(str(error), pytrace=False)
-        request.node.user_properties += case_properties(found)
+        request.node.user_properties += case_properties(found, secondary=False)
         return found
 
     return measured

@@ -114,11 +114,31 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What speaks for and against a secondary gate.
+
+    Attributes:
+        p_within: one-sided p of "the limit does not hold": small shows that it does.
+        p_beyond: one-sided p of "the limit holds": small shows that it does not.
+        adjusted_within: the first, corrected for all of the run's secondary gates.
+        adjusted_beyond: the second, likewise.
+        corrected_for: how many gates that were.
+    """
+
+    p_within: float
+    p_beyond: float
+    adjusted_within: float | None = None
+    adjusted_beyond: float | None = None
+    corrected_for: int = 0
+
+
+@dataclass(frozen=True)
 class GateResult:
     """One rule applied to one metric.
 
     Where the rule is a margin, ``worse_by`` says how much worse the metric is than its
     ``baseline``, in the margin's terms: 0.05 is 0.05 of the metric's unit, or 5% of the baseline.
+    A ``secondary`` gate has no say in the case's verdict; its own is corrected for multiplicity.
     """
 
     rule: str
@@ -131,6 +151,13 @@ class GateResult:
     sentence: str
     worse_by: float | None = None
     worse_ci: Interval | None = None
+    secondary: bool = False
+    evidence: Evidence | None = None
+
+    @property
+    def shown(self) -> str:
+        """The verdict, for tables: a secondary one says so."""
+        return f"{self.verdict.value}, secondary" if self.secondary else self.verdict.value
 
 
 @dataclass(frozen=True)
@@ -172,6 +199,11 @@ class CaseResult:
     basis: Basis | None = None
 
     @builtins.property  # the field above hides its name
+    def deciding(self) -> tuple[GateResult, ...]:
+        """The gates that the verdict is made of."""
+        return tuple(gate for gate in self.gates if not gate.secondary)
+
+    @builtins.property
     def kind(self) -> str:
         """The case's name without its SAE: equal for the same question about another SAE."""
         return self.id.removesuffix(f"@{self.sae}")
@@ -279,7 +311,7 @@ class Run:
     @property
     def passed(self) -> bool:
         """True where at least one gate was decided and every one passed."""
-        return overall(case.verdict for case in self.cases if case.gates or case.error) is (
+        return overall(case.verdict for case in self.cases if case.deciding or case.error) is (
             Verdict.PASS
         )
 

@@ -24,6 +24,8 @@ class Against:
         worse_by: how much worse it is now; a share of the baseline where the margin is one.
         ci: interval of that, paired over sequences where both sides' sums are at hand.
         paired: they were.
+        noise: by how much of the same a run again differs, as was measured; None where that is
+            not known.
     """
 
     label: str
@@ -31,6 +33,7 @@ class Against:
     worse_by: float
     ci: Interval | None
     paired: bool
+    noise: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,18 @@
-"""The language of rules: ``metric<=x``, ``metric>=x``, ``metric in [a,b]``, ``metric:+5%``."""
+"""Rules: a metric, what it must lie within, and for which runs that holds."""
 
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Any
 
-from saebench.errors import ThresholdError
 
-_METRIC = r"(?P<metric>[a-z0-9_]+\.[A-Za-z0-9_.]+(?:\[[^\]\s]+\])?)"
-_UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_NUMBER = rf"[-+]?{_UNSIGNED}"
-_BOUND = re.compile(rf"\s*{_METRIC}\s*(?P<sign><=|>=)\s*(?P<limit>{_NUMBER})\s*")
-_RANGE = re.compile(
-    rf"\s*{_METRIC}\s+in\s+\[\s*(?P<low>{_NUMBER})\s*,\s*(?P<high>{_NUMBER})\s*\]\s*"
-)
-_MARGIN = re.compile(
-    rf"\s*{_METRIC}\s*:\s*(?P<sign>[-+])\s*(?P<by>{_UNSIGNED})\s*(?P<percent>%?)\s*"
-)
+class Role(StrEnum):
+    """What a rule's verdict is for."""
+
+    PRIMARY = "primary"
+    SECONDARY = "secondary"
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,59 @@ class Margin:
 
 
 @dataclass(frozen=True)
+class Relative:
+    """The limit is a control's own value, times a factor.
+
+    Attributes:
+        control: its name.
+        factor: of its value.
+        sign: ``<=`` or ``>=``.
+    """
+
+    control: str
+    factor: float
+    sign: str
+
+    @property
+    def shown(self) -> str:
+        """The limit, for people."""
+        times = "" if self.factor == 1 else f"{self.factor:g} × "
+        return f"{'≤' if self.sign == '<=' else '≥'} {times}{self.control}"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The runs that a rule is for: shell patterns, each for everything where it is empty.
+
+    Attributes:
+        model: of the model's name.
+        hook: of the SAE's hook.
+        profile: of the run's profile.
+
+    Example:
+        >>> scope = Scope(model="gpt2*")
+        >>> scope.holds_for(Scope("gpt2-small", "blocks.8.hook_resid_pre", "standard"))
+        True
+    """
+
+    model: str = ""
+    hook: str = ""
+    profile: str = ""
+
+    def holds_for(self, run: "Scope") -> bool:
+        """True where a run's model, hook and profile are ones that this is for."""
+        pairs = zip(vars(self).values(), vars(run).values(), strict=True)
+        return all(not pattern or fnmatchcase(value, pattern) for pattern, value in pairs)
+
+    @property
+    def narrowness(self) -> int:
+        """How many of the three it says."""
+        return sum(bool(pattern) for pattern in vars(self).values())
+
+
+@dataclass(frozen=True)
 class Rule:
-    """A metric and the range that it must lie in, or how far it may fall behind its baseline.
+    """A metric and the range that it must lie in, or how far it may fall behind something.
 
     Attributes:
         text: the rule as it was written.
@@ -52,6 +98,10 @@ class Rule:
         why: where the limit comes from, for people.
         case: ``parameter=value`` of the cases that the rule is for; all where empty.
         margin: against the baseline; the limits are then infinite.
+        relative: against a control; the limits are then infinite.
+        role: whether it decides, or is corrected for multiplicity and reported.
+        scope: the runs that it is for.
+        given: for this run alone, on the command line: no other rule takes its place.
     """
 
     text: str
@@ -61,6 +111,10 @@ class Rule:
     why: str = ""
     case: str = ""
     margin: Margin | None = None
+    relative: Relative | None = None
+    role: Role = Role.PRIMARY
+    scope: Scope = field(default_factory=Scope)
+    given: bool = False
 
     def holds_for(self, params: Mapping[str, Any]) -> bool:
         """True where the rule is for a case with these parameters."""
@@ -73,10 +127,24 @@ class Rule:
         return self.metric.partition(".")[0]
 
     @property
+    def kind(self) -> tuple[str, ...]:
+        """What a narrower rule takes the place of: one of the same metric and sort.
+
+        Two bounds on opposite sides stand beside each other, as do two controls.
+        """
+        if self.margin is not None:
+            return (self.metric, self.case, "margin")
+        if self.relative is not None:
+            return (self.metric, self.case, self.relative.control)
+        return (self.metric, self.case, "limit")
+
+    @property
     def limit(self) -> str:
         """The limit alone, for tables."""
         if self.margin is not None:
             return f"baseline {self.margin.sign}{self.margin.shown}"
+        if self.relative is not None:
+            return self.relative.shown
         if math.isinf(self.low):
             return f"≤ {self.high:g}"
         if math.isinf(self.high):
@@ -84,60 +152,21 @@ class Rule:
         return f"{self.low:g} … {self.high:g}"
 
 
-def parse_rule(text: str, *, why: str = "") -> Rule:
-    """Return the rule that a text means.
+def in_force(rules: tuple[Rule, ...], run: Scope) -> tuple[Rule, ...]:
+    """Return the rules that are for a run: a narrower one takes a wider one's place.
 
-    Raises:
-        ThresholdError: with a caret under the place that is not understood.
+    Of the rules about one metric and of one sort those hold that say the most of model, hook and
+    profile. Rules of the command line always hold.
 
-    Example:
-        >>> parse_rule("kl_gap.ratio[eps_random]<=2").high
-        2.0
+    Args:
+        rules: all of them.
+        run: its model, hook and profile.
     """
-    bound = _BOUND.fullmatch(text)
-    if bound:
-        limit = _finite(bound["limit"], text)
-        low, high = (-math.inf, limit) if bound["sign"] == "<=" else (limit, math.inf)
-        return Rule(text, bound["metric"], low, high, why)
-    margin = _MARGIN.fullmatch(text)
-    if margin:
-        return Rule(text, margin["metric"], -math.inf, math.inf, why, margin=_margin(margin, text))
-    span = _RANGE.fullmatch(text)
-    if span is None:
-        raise ThresholdError(_pointed_at(text))
-    low, high = _finite(span["low"], text), _finite(span["high"], text)
-    if low > high:
-        raise ThresholdError(f"rule {text!r}: the range is empty, {low:g} is above {high:g}")
-    return Rule(text, span["metric"], low, high, why)
-
-
-def _margin(found: re.Match[str], text: str) -> Margin:
-    by = _finite(found["by"], text) / (100 if found["percent"] else 1)
-    if not by > 0:
-        raise ThresholdError(f"rule {text!r}: a margin of nothing would fail what is equal")
-    return Margin(found["sign"], by, bool(found["percent"]))
-
-
-def _finite(number: str, text: str) -> float:
-    """Return a limit; an infinite one would be a gate that nothing can fail."""
-    value = float(number)
-    if math.isinf(value):
-        raise ThresholdError(
-            f"rule {text!r}: the limit {number} is infinite, nothing could fail it"
-        )
-    return value
-
-
-def _pointed_at(text: str) -> str:
-    metric = re.match(rf"\s*{_METRIC}\s*", text)
-    at = metric.end() if metric else 0
-    expected = "<=, >=, in [a,b] or :, then a number" if metric else "a metric such as fidelity.kl"
-    sign = re.compile(r"(<=|>=|in\s+\[|:)\s*").match(text, at)
-    if sign and sign[1] == ":":
-        at, expected = sign.end(), "+ or -, then a number and perhaps %"
-    elif sign:
-        at, expected = sign.end(), "a number" + (" pair and ]" if "in" in sign[1] else "")
-        number = re.compile(rf"{_NUMBER}\s*").match(text, at)
-        if number and "in" not in sign[1]:
-            at, expected = number.end(), "the end of the rule"
-    return f"rule not understood, expected {expected}:\n  {text}\n  {' ' * at}^"
+    fitting = [rule for rule in rules if rule.scope.holds_for(run)]
+    narrowest: dict[tuple[str, ...], int] = {}
+    for rule in fitting:
+        if not rule.given:
+            narrowest[rule.kind] = max(narrowest.get(rule.kind, 0), rule.scope.narrowness)
+    return tuple(
+        rule for rule in fitting if rule.given or rule.scope.narrowness == narrowest[rule.kind]
+    )

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import ThresholdError, nearest
-from saebench.gates.rules import Rule, parse_rule
+from saebench.gates.grammar import parse_rule
+from saebench.gates.rules import Role, Rule, Scope
 
 SCHEMA_VERSION = 1
-_TEXTS = ("why", "case")
+_SCOPE = ("model", "hook", "profile")
+_TEXTS = ("why", "case", "role", *_SCOPE)
 _KEYS = {"rule", *_TEXTS}
 
 
@@ -18,8 +20,11 @@ def read_thresholds(path: Path, *, metrics: Iterable[str]) -> tuple[Rule, ...]:
     """Return the rules of a threshold file.
 
     The file has ``schema_version = 1`` and, under each property's name, ``gates``: a list of
-    tables with ``rule`` and, for people, ``why``; ``case = "parameter=value"`` limits a rule to
-    some of the property's cases.
+    tables with ``rule`` and, for people, ``why``. ``case = "parameter=value"`` limits a rule to
+    some of the property's cases; ``model``, ``hook`` and ``profile`` are shell patterns of the
+    runs that it is for, and a narrower rule takes a wider one's place
+    (:func:`saebench.gates.rules.in_force`). ``role`` is ``primary``, which decides, or
+    ``secondary``, which is corrected for multiplicity and reported; a rule without one decides.
 
     Args:
         path: the file.
@@ -68,7 +73,12 @@ def _parsed(entry: dict[str, str], *, where: str) -> Rule:
         rule = parse_rule(entry["rule"], why=entry.get("why", ""))
     except ThresholdError as error:
         raise ThresholdError(f"{where}: {error}") from error
-    return replace(rule, case=entry.get("case", ""))
+    role = entry.get("role", Role.PRIMARY.value)
+    roles = [each.value for each in Role]
+    if role not in roles:
+        raise ThresholdError(f"{where}: unknown role {role!r}{nearest(role, roles)}")
+    scope = Scope(**{name: entry.get(name, "") for name in _SCOPE})
+    return replace(rule, case=entry.get("case", ""), role=Role(role), scope=scope)
 
 
 def _entries(section: Any, *, where: str) -> list[dict[str, str]]:

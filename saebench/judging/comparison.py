@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from saebench.judging.differences import Difference, Outcome, SideCase, difference
 from saebench.properties.base import MetricSpec
 from saebench.results import Basis
-from saebench.statistics.bootstrap import LEVEL
+from saebench.statistics.level import LEVEL
 
 HEADLINES = (
     "fidelity.kl",

@@ -10,7 +10,8 @@ from scipy.special import ndtri
 
 from saebench.properties.base import MetricSpec
 from saebench.results import Basis, Direction, Interval
-from saebench.statistics.bootstrap import LEVEL, Formula, Table, estimate
+from saebench.statistics.bootstrap import Formula, Sampled, Table, sample
+from saebench.statistics.level import LEVEL, current_level
 from saebench.store.boards import Score
 
 
@@ -25,11 +26,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class SideCase:
-    """One case of one SAE: its metrics, and the per-sequence sums where they are at hand."""
+    """One case of one SAE: its metrics, and the per-sequence sums where they are at hand.
+
+    ``level`` is that of the metrics' intervals.
+    """
 
     basis: Basis | None
     metrics: Mapping[str, Score]
     table: Table | None = None
+    level: float = LEVEL
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,9 @@ def difference(
         return f"measured as versions {one.version} and {two.version}; measure the older again"
     if one.value is None or two.value is None:
         return "undefined for one of the two"
-    paired = _paired(spec, one, cases, level)
-    interval = (paired.low, paired.high) if paired else _unpaired(spec, one, two, level)
+    found = _sampled(spec, one, cases)
+    paired = found.interval(level) if found is not None else None
+    interval = (paired.low, paired.high) if paired else _unpaired(spec, cases, level)
     lost = _loss(spec, two.value) - _loss(spec, one.value)
     return Difference(
         case, spec.name, spec.unit, spec.direction, one.value, two.value, float(lost),
@@ -77,10 +83,30 @@ def difference(
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Worse:
+    """How much worse the second of two is, in the metric's unit or as a share of the first.
+
+    Attributes:
+        value: positive where it is worse.
+        ci: its interval; None where there is none.
+        sampled: its distribution over pairs of sequences; None where it is not paired.
+    """
+
+    value: float
+    ci: Interval | None
+    sampled: Sampled | None
+
+    @property
+    def paired(self) -> bool:
+        """Both sides' sums were at hand."""
+        return self.sampled is not None
+
+
 def how_much_worse(
     spec: MetricSpec, cases: tuple[SideCase, SideCase], *, relative: bool
-) -> tuple[float, Interval | None, bool] | str:
-    """Return how much worse the second is, its interval, and whether it is paired.
+) -> Worse | str:
+    """Return how much worse the second is, with its interval at the current level.
 
     Args:
         spec: the metric's definition.
@@ -97,37 +123,33 @@ def how_much_worse(
         return "undefined for one of the two"
     if relative and one.value == 0:
         return "the first is 0, of which nothing is a share"
+    level = current_level()
+    found = _sampled(spec, one, cases, relative=relative)
+    if found is not None:
+        return Worse(found.value, found.interval(level), found)
     scale = abs(one.value) if relative else 1.0
     value = float(_loss(spec, two.value) - _loss(spec, one.value)) / scale
-    paired = _paired(spec, one, cases, LEVEL, relative=relative)
-    if paired is not None:
-        return value, paired, True
-    apart = _unpaired(spec, one, two, LEVEL)
-    if apart is None:
-        return value, None, False
-    low, high = (end / scale for end in apart)
-    return value, Interval(low, high, LEVEL, "of two separate intervals"), False
+    ends = (_share if relative else _unpaired)(spec, cases, level)
+    ci = Interval(*ends, level, "of two separate intervals") if ends else None
+    return Worse(value, ci, None)
 
 
-def _paired(
-    spec: MetricSpec,
-    one: Score,
-    cases: tuple[SideCase, SideCase],
-    level: float,
-    *,
-    relative: bool = False,
-) -> Interval | None:
-    """Return the interval over pairs of sequences; None where the sums are not at hand."""
+def _sampled(
+    spec: MetricSpec, one: Score, cases: tuple[SideCase, SideCase], *, relative: bool = False
+) -> Sampled | None:
+    """Return the distribution over pairs of sequences; None where the sums are not at hand.
+
+    A run that stopped early has the first of the baseline's sequences: the rest are left aside.
+    """
     tables = [_channels(spec, case.table) for case in cases]
     if spec.formula is None or spec.version != one.version or None in tables:
         return None
     together: dict[str, np.ndarray] = {}
     for side, table in zip("ab", tables, strict=True):
         together |= {f"{side}/{channel}": values for channel, values in (table or {}).items()}
-    if len({len(values) for values in together.values()}) != 1:
-        return None
+    shared = min(len(values) for values in together.values())
     formula = _of_losses(spec, spec.formula, relative=relative)
-    return estimate(formula, together, level=level).interval
+    return sample(formula, {name: values[:shared] for name, values in together.items()})
 
 
 def _channels(spec: MetricSpec, table: Table | None) -> Table | None:
@@ -159,7 +181,9 @@ def _loss(spec: MetricSpec, value: "np.ndarray | float") -> "np.ndarray":
     return -values if spec.direction is Direction.HIGHER else values
 
 
-def _unpaired(spec: MetricSpec, one: Score, two: Score, level: float) -> tuple[float, float] | None:
+def _unpaired(
+    spec: MetricSpec, cases: tuple[SideCase, SideCase], level: float
+) -> tuple[float, float] | None:
     """Return the interval of a difference from each side's own interval, as if independent.
 
     On the same sequences the two err alike, so that this is wider than a paired interval.
@@ -167,24 +191,55 @@ def _unpaired(spec: MetricSpec, one: Score, two: Score, level: float) -> tuple[f
     Source:
         MOVER, Zou & Donner 2008, "Construction of confidence limits about effect measures".
     """
-    if one.ci is None or two.ci is None or one.value is None or two.value is None:
+    sides = [_losses(spec, case, level) for case in cases]
+    if sides[0] is None or sides[1] is None:
         return None
-    wider = ndtri(0.5 + level / 2) / ndtri(0.5 + LEVEL / 2)
-    (a, a_low, a_high), (b, b_low, b_high) = (_losses(spec, side, wider) for side in (one, two))
+    (a, a_low, a_high), (b, b_low, b_high) = sides[0], sides[1]
     low = b - a - math.hypot(b - b_low, a_high - a)
     high = b - a + math.hypot(b_high - b, a - a_low)
     return low, high
 
 
-def _losses(spec: MetricSpec, stored: Score, wider: float) -> tuple[float, float, float]:
-    """Return the loss and its interval, whose halves are widened."""
-    assert stored.value is not None
-    assert stored.ci is not None
+def _share(
+    spec: MetricSpec, cases: tuple[SideCase, SideCase], level: float
+) -> tuple[float, float] | None:
+    """Return the interval of a difference as a share of the first, whose own value is uncertain.
+
+    Both intervals are made at a level at which they hold together (Bonferroni), so that every
+    quotient of what lies in them is covered. None where the first may be 0.
+    """
+    both = 1 - (1 - level) / 2
+    lost = _unpaired(spec, cases, both)
+    first = _ends(spec, cases[0], both)
+    if lost is None or first is None or first[0] <= 0 <= first[1]:
+        return None
+    of = [abs(end) for end in first]
+    quotients = [end / scale for end in lost for scale in of]
+    return min(quotients), max(quotients)
+
+
+def _losses(spec: MetricSpec, case: SideCase, level: float) -> tuple[float, float, float] | None:
+    """Return the loss and its interval at a level; None where there is no interval."""
+    stored, ends = case.metrics[spec.name], _ends(spec, case, level)
+    if stored.value is None or ends is None:
+        return None
     loss = float(_loss(spec, stored.value))
-    ends = [float(_loss(spec, end)) for end in stored.ci]
-    if spec.target is not None and stored.ci[0] <= spec.target <= stored.ci[1]:
-        ends.append(0.0)
-    return loss, loss - wider * (loss - min(ends)), loss + wider * (max(ends) - loss)
+    lost = [float(_loss(spec, end)) for end in ends]
+    if spec.target is not None and ends[0] <= spec.target <= ends[1]:
+        lost.append(0.0)
+    return loss, min(*lost, loss), max(*lost, loss)
+
+
+def _ends(spec: MetricSpec, case: SideCase, level: float) -> tuple[float, float] | None:
+    """Return a metric's interval at another level: its halves widened as a normal's are."""
+    stored = case.metrics[spec.name]
+    if stored.ci is None or stored.value is None:
+        return None
+    wider = float(ndtri(0.5 + level / 2) / ndtri(0.5 + case.level / 2))
+    return (
+        stored.value - wider * (stored.value - stored.ci[0]),
+        stored.value + wider * (stored.ci[1] - stored.value),
+    )
 
 
 def _outcome(interval: tuple[float, float] | None) -> Outcome:

@@ -7,35 +7,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saebench.errors import MeasurementError, NotApplicable, OptionError, ThresholdError
-from saebench.gates.margins import check_margin
-from saebench.gates.rules import Rule, parse_rule
-from saebench.gates.thresholds import check_metric, read_thresholds
-from saebench.gates.verdicts import decide_all
-from saebench.judging.cases import CaseRequest, fingerprint
+from saebench.errors import MeasurementError, NotApplicable
+from saebench.judging.cases import CaseRequest, case_request, fingerprint
 from saebench.judging.differences import SideCase
+from saebench.judging.gating import Found, gates_of, verdict_of
 from saebench.judging.margins import Baselines, scores
 from saebench.judging.measuring import Maker, Measurements
 from saebench.judging.progress import ProgressBar, no_progress
-from saebench.properties import Property, find_property, metric_names
-from saebench.properties.base import CONTROLS, COST, Source
+from saebench.judging.rules import RunRules
+from saebench.judging.secondary import corrected
+from saebench.properties import Property, find_property
+from saebench.properties.base import CONTROLS, COST, Among, Source
 from saebench.results import (
     SCHEMA_VERSION,
     Basis,
     CaseResult,
-    Direction,
-    GateResult,
-    Metric,
     Run,
     RunRecord,
     Verdict,
     overall,
 )
 from saebench.settings import Settings
+from saebench.statistics.level import current_level
 from saebench.store.baseline_source import open_baselines
 from saebench.store.baselines import Measured
 from saebench.store.environment import environment, harness, machine
-from saebench.store.locations import thresholds_path
 
 if TYPE_CHECKING:
     from saebench.judging.bench import Bench
@@ -55,7 +51,7 @@ class Judge:
 
     def __init__(self, settings: Settings, *, argv: Sequence[str] = ()) -> None:
         self.settings = settings
-        self.rules = _rules(settings)
+        self.rules = RunRules(settings, params=self._params, source=self._source)
         self.cases: list[CaseResult] = []
         self._argv = tuple(argv)
         self._started = datetime.now(UTC)
@@ -89,7 +85,7 @@ class Judge:
         for request in self._requests:
             self._interventions(request)
             self._source(request)
-        self._measurements.announce(self._requests)
+        self._measurements.announce(self._requests + self._hidden())
 
     def check_rules_are_asked(self) -> None:
         """Refuse a rule of --sae-fail-on that no announced case can decide.
@@ -97,13 +93,7 @@ class Judge:
         Raises:
             OptionError: naming the rule and the property that would decide it.
         """
-        for text in self.settings.fail_on if self._requests else ():
-            rule = parse_rule(text)
-            if not any(self._is_about(rule, request) for request in self._requests):
-                raise OptionError(
-                    f"--sae-fail-on {text!r}: no case of {rule.about} that reports it is selected, "
-                    "so nothing would decide it; select it too, or leave the rule out"
-                )
+        self.rules.check_asked(self._requests)
 
     def adopt(self, benches: "Iterable[Bench]", *, maker: Maker | None = None) -> None:
         """Take the prepared benches, and the baselines of their SAEs.
@@ -204,7 +194,7 @@ class Judge:
             models=tuple(dict.fromkeys(bench.model for bench in self._benches)),
             datasets=tuple(data for bench in self._benches for data in bench.data.values()),
             saes=saes,
-            cases=tuple(self.cases),
+            cases=corrected(self.cases),
             cost=tuple(cost for bench in self._benches for cost in bench.costs),
         )
 
@@ -244,9 +234,15 @@ class Judge:
                 "fingerprint": identity,
                 "basis": basis,
             }
-        now = SideCase(basis, scores(findings.metrics), table)
-        gates = self._gates(request, now, findings.metrics)
-        verdict, reason = _verdict(gates)
+        found = Found(
+            sae=request.subjects[-1],
+            kind=request.id.removesuffix(f"@{request.sae}"),
+            now=SideCase(basis, scores(findings.metrics), table, current_level()),
+            metrics=findings.metrics,
+            controls=lambda: self._among_controls(request, bench, progress),
+        )
+        gates = gates_of(self.rules.of(request, bench), found, self._baselines)
+        verdict, reason = verdict_of(gates)
         return {
             "verdict": verdict,
             "reason": reason,
@@ -257,18 +253,18 @@ class Judge:
             "basis": basis,
         }
 
-    def _gates(
-        self, request: CaseRequest, now: SideCase, metrics: Sequence[Metric]
-    ) -> tuple[GateResult, ...]:
-        """Decide the limits, and the margins where the run is held against a baseline."""
-        rules = [rule for rule in self.rules if self._is_about(rule, request)]
-        limits = [rule for rule in rules if rule.margin is None]
-        gates = decide_all(limits, metrics)
-        if self._baselines is None:
-            return gates
-        margins = [rule for rule in rules if rule.margin is not None]
-        kind = request.id.removesuffix(f"@{request.sae}")
-        return gates + self._baselines.decide(margins, request.subjects[-1], kind, now, metrics)
+    def _hidden(self) -> tuple[CaseRequest, ...]:
+        """Return requests for controls that a rule needs and no announced case measures."""
+        needing = (r.sae for r in self._requests if self.rules.needs_controls(r))
+        wanted = [case_request(sae, CONTROLS) for sae in dict.fromkeys(needing)]
+        announced = {(r.sae, r.property_name) for r in self._requests}
+        return tuple(r for r in wanted if (r.sae, r.property_name) not in announced)
+
+    def _among_controls(
+        self, request: CaseRequest, bench: "Bench", progress: ProgressBar
+    ) -> "Among | Exception":
+        controls = case_request(request.sae, CONTROLS)
+        return self._measurements.of(controls, bench, progress=progress)
 
     def _fingerprint(
         self, request: CaseRequest, declared: Property, bench: "Bench", measurement: Any
@@ -304,18 +300,21 @@ class Judge:
         return f"{source}@{data.fingerprint[:8]}-{self.settings.seed}{after}"
 
     def _interventions(self, request: CaseRequest) -> tuple[str, ...]:
+        """Return what a case needs; of controls also what rules need that read them."""
+        names = [*self._own_interventions(request)]
+        if self._source(request) == CONTROLS:
+            held = (r for r in self._requests if r.sae == request.sae)
+            for other in (r for r in held if self.rules.needs_controls(r)):
+                names += self._own_interventions(other)
+        return tuple(dict.fromkeys(names))
+
+    def _own_interventions(self, request: CaseRequest) -> tuple[str, ...]:
         declared = find_property(request.property_name)
         return tuple(declared.interventions(self._params(request)))
 
     def _source(self, request: CaseRequest) -> Source:
         declared = find_property(request.property_name)
         return declared.measured_on(self._params(request), self.settings)
-
-    def _is_about(self, rule: Rule, request: CaseRequest) -> bool:
-        """True where the rule is for the case, and the case reports its metric."""
-        declared, params = find_property(request.property_name), self._params(request)
-        mine = rule.about == declared.name and rule.holds_for(params)
-        return mine and declared.reports(rule.metric, params)
 
     def _params(self, request: CaseRequest) -> dict[str, Any]:
         chosen = self.settings.interventions
@@ -338,49 +337,3 @@ class Judge:
             f"{request.property_name}: the two are not measured on the same tokens: {told}; "
             "--sae-context N, --sae-prepend-bos and --sae-model make them so"
         )
-
-
-def _rules(settings: Settings) -> tuple[Rule, ...]:
-    """Return the rules of the threshold file and of --sae-fail-on."""
-    known = metric_names()
-    path = thresholds_path(settings.thresholds)
-    rules = read_thresholds(path, metrics=known)
-    for rule in rules:
-        cases = [dict(case) for case in find_property(rule.about).cases]
-        if not any(rule.holds_for(case) for case in cases):
-            raise ThresholdError(
-                f"{path}: {rule.text!r} is for cases with {rule.case!r}, and {rule.about} has "
-                f"none such; its cases are {cases}"
-            )
-    for rule in rules:
-        check_margin(rule, _direction(rule), where=str(path))
-    for text in settings.fail_on:
-        try:
-            rule = parse_rule(text, why="--sae-fail-on")
-        except ThresholdError as error:
-            raise ThresholdError(f"--sae-fail-on: {error}") from error
-        check_metric(rule, known, where="--sae-fail-on")
-        check_margin(rule, _direction(rule), where="--sae-fail-on")
-        if rule.margin is not None and settings.baseline is None:
-            raise OptionError(
-                f"--sae-fail-on {text!r} is a margin; of what, says --sae-baseline PATH|GITREF"
-            )
-        rules += (rule,)
-    if settings.baseline is not None and not any(rule.margin for rule in rules):
-        raise OptionError(
-            f"--sae-baseline {settings.baseline}: {path} has no margin such as 'fidelity.kl:+5%', "
-            "so nothing would be held against it; add one, or --sae-fail-on 'fidelity.kl:+5%'"
-        )
-    return rules
-
-
-def _direction(rule: Rule) -> Direction:
-    """Return which way the rule's metric is better."""
-    return next(s.direction for s in find_property(rule.about).metrics if s.name == rule.metric)
-
-
-def _verdict(gates: tuple[GateResult, ...]) -> tuple[Verdict, str]:
-    if not gates:
-        return Verdict.NEW, "measured; no gate and no baseline to hold it against"
-    verdict = overall(gate.verdict for gate in gates)
-    return verdict, " ".join(gate.sentence for gate in gates if gate.verdict is verdict)

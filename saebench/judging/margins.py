@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from saebench.errors import OptionError, StoreError
-from saebench.gates.margins import Against, NotHeld, decide_margin
+from saebench.gates.margins import Against, NotHeld
 from saebench.gates.rules import Rule
 from saebench.judging.comparison import Side, why_incomparable
 from saebench.judging.differences import SideCase, how_much_worse
+from saebench.judging.rules import spec_of
 from saebench.judging.sides import side_of_baseline
-from saebench.properties import find_property
-from saebench.results import GateResult, Metric, ModelRecord, SubjectRecord, Verdict
+from saebench.results import Metric, ModelRecord, SubjectRecord, Verdict
+from saebench.statistics.bootstrap import Sampled
 from saebench.store.baseline_source import BaselineSource
 from saebench.store.boards import Score
 from saebench.store.checked import read_checked_baseline
@@ -34,27 +35,27 @@ class Baselines:
         except StoreError as error:
             raise OptionError(f"--sae-baseline {source.shown}: {error}") from error
 
-    def decide(
-        self, rules: Sequence[Rule], sae: str, kind: str, now: SideCase, metrics: Sequence[Metric]
-    ) -> tuple[GateResult, ...]:
-        """Return the verdict of each margin about one case.
+    def held(
+        self, rule: Rule, sae: str, kind: str, now: SideCase
+    ) -> tuple[Against | NotHeld, Sampled | None]:
+        """Return how a case stands against its baseline in a margin's metric.
 
         Args:
-            rules: margins.
+            rule: a margin.
             sae: the SAE's id.
             kind: the case's name without it.
             now: what this run found.
-            metrics: the same, as reported.
+
+        Returns:
+            that, and the difference's distribution where it is paired.
         """
-        by_name = {metric.name: metric for metric in metrics}
-        return tuple(
-            decide_margin(rule, by_name.get(rule.metric), against(rule, kind, now, self.sides[sae]))
-            for rule in rules
-        )
+        return against(rule, kind, now, self.sides[sae])
 
 
-def against(rule: Rule, kind: str, now: SideCase, side: Side) -> Against | NotHeld:
-    """Return how a case's metric stands against a stored one.
+def against(
+    rule: Rule, kind: str, now: SideCase, side: Side
+) -> tuple[Against | NotHeld, Sampled | None]:
+    """Return how a case's metric stands against a stored one, and the difference's distribution.
 
     Args:
         rule: a margin.
@@ -65,22 +66,22 @@ def against(rule: Rule, kind: str, now: SideCase, side: Side) -> Against | NotHe
     assert rule.margin is not None
     before = side.cases.get(kind)
     if before is None or rule.metric not in before.metrics:
-        return NotHeld(Verdict.NEW, f"the baseline {side.label} has none of {kind} to compare with")
+        why = f"the baseline {side.label} has none of {kind} to compare with"
+        return NotHeld(Verdict.NEW, why), None
     reason = why_incomparable(before.basis, now.basis)
     if reason is None and rule.metric in now.metrics:
-        (spec,) = [s for s in find_property(rule.about).metrics if s.name == rule.metric]
-        found = how_much_worse(spec, (before, now), relative=rule.margin.relative)
+        found = how_much_worse(spec_of(rule.metric), (before, now), relative=rule.margin.relative)
         if not isinstance(found, str):
-            value, ci, paired = found
             stored = before.metrics[rule.metric].value
             assert stored is not None
-            return Against(side.label, stored, value, ci, paired)
+            told = Against(side.label, stored, found.value, found.ci, found.paired)
+            return told, found.sampled
         reason = found
-    return NotHeld(
-        Verdict.INCOMPARABLE,
+    why = (
         f"the baseline {side.label} does not compare with this run: {reason}; measure as the "
-        "baseline was, or store it anew with --sae-update-baselines",
+        "baseline was, or store it anew with --sae-update-baselines"
     )
+    return NotHeld(Verdict.INCOMPARABLE, why), None
 
 
 def scores(metrics: Sequence[Metric]) -> Mapping[str, Score]:

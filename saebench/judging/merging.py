@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from saebench.judging.secondary import corrected
 from saebench.results import Run, overall
 
 
@@ -38,7 +39,7 @@ def merge_runs(runs: Sequence[Run], *, announced: Sequence[str] = ()) -> Run:
         models=_each_once((m for run in runs for m in run.models), key="weights_sha256"),
         datasets=_each_once((d for run in runs for d in run.datasets), key="fingerprint"),
         saes=_saes(runs, in_order=bool(announced)),
-        cases=tuple(cases),
+        cases=corrected(cases),
         cost=tuple(cost for run in runs for cost in run.cost),
     )
 

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from saebench.repairs import Correlation, FeatureAnalysis, Ranged
-from saebench.statistics.bootstrap import LEVEL
+from saebench.statistics.level import LEVEL
 
 LEAST_TOKENS = 100  # a feature that fires on fewer has no strength worth the name
 FEWEST_FEATURES = 8  # below, a correlation over features says nothing

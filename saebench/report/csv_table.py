@@ -9,12 +9,16 @@ from saebench.results import CaseResult, GateResult, Metric, Run
 COLUMNS = (
     "sae", "weights_sha256", "architecture", "hook", "property", "case", "metric", "version",
     "value", "ci_low", "ci_high", "ci_level", "unit", "direction", "sequences", "tokens",
-    "rule", "gate_verdict", "case_verdict", "note", "dataset", "seed",
+    "rule", "gate_verdict", "role", "baseline", "worse_by", "worse_low", "worse_high", "p_adjusted",
+    "case_verdict", "note", "dataset", "seed",
 )  # fmt: skip
 
 
 def to_csv(run: Run) -> str:
-    """Return one row for each metric; cases without any have one too, which says why.
+    """Return one row for each metric and gate of it; cases without any have one, which says why.
+
+    A metric without a gate has one row, one with a limit and a margin has two. ``worse_by`` is in
+    the margin's terms: 0.05 of a relative one is 5% of the baseline.
 
     An undefined value is empty; ``dataset`` is the fingerprint of the token ids.
     """
@@ -26,8 +30,8 @@ def to_csv(run: Run) -> str:
         if not case.metrics:
             writer.writerow(about | {"note": case.reason})
         for metric in case.metrics:
-            gate = next((g for g in case.gates if g.metric == metric.name), None)
-            writer.writerow(about | dict(_cells(metric, gate)))
+            for gate in [g for g in case.gates if g.metric == metric.name] or [None]:
+                writer.writerow(about | dict(_cells(metric, gate)))
     return text.getvalue()
 
 
@@ -58,3 +62,25 @@ def _cells(metric: Metric, gate: GateResult | None) -> Iterator[tuple[str, objec
         yield "ci_level", metric.ci.level
     if gate is not None:
         yield from (("rule", gate.rule), ("gate_verdict", gate.verdict.value))
+        yield "role", "secondary" if gate.secondary else "primary"
+        yield from _held(gate)
+
+
+def _held(gate: GateResult) -> Iterator[tuple[str, object]]:
+    """Give how a gate stands against its baseline, and what a secondary one's p came to."""
+    if gate.baseline is not None:
+        yield "baseline", repr(gate.baseline)
+    if gate.worse_by is not None:
+        yield "worse_by", repr(gate.worse_by)
+    if gate.worse_ci is not None:
+        yield from (
+            ("worse_low", repr(gate.worse_ci.low)),
+            ("worse_high", repr(gate.worse_ci.high)),
+        )
+    found = gate.evidence
+    if (
+        found is not None
+        and found.adjusted_within is not None
+        and found.adjusted_beyond is not None
+    ):
+        yield "p_adjusted", repr(min(found.adjusted_within, found.adjusted_beyond))

@@ -3,22 +3,27 @@
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
-from saebench.results import CaseResult, Run, Verdict
+from saebench.results import CaseResult, GateResult, Run, Verdict
 
 FAILURES = {Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE}
 
 
-def case_properties(case: CaseResult) -> list[tuple[str, str]]:
+def case_properties(case: CaseResult, *, secondary: bool = True) -> list[tuple[str, str]]:
     """Return names and values of a case's verdict, metrics and gates, as pytest records them.
 
     An undefined metric has no value, and so no property.
+
+    Args:
+        case: what was found.
+        secondary: the secondary gates too: their verdicts are known once all cases are.
     """
+    gates = case.gates if secondary else case.deciding
     return [
         ("saebench_verdict", case.verdict.value),
         ("saebench_sae", case.sae),
         ("saebench_fingerprint", case.fingerprint),
         *_metrics(case),
-        *((f"gate: {gate.rule}", gate.verdict.value) for gate in case.gates),
+        *(pair for gate in gates for pair in _gate(gate)),
     ]
 
 
@@ -42,6 +47,17 @@ def to_junit(run: Run) -> str:
     suites.append(suite)
     ET.indent(suites)
     return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _gate(gate: GateResult) -> Iterator[tuple[str, str]]:
+    name = f"gate: {gate.rule}"
+    yield name, gate.shown
+    if gate.baseline is not None:
+        yield f"{name} baseline", repr(gate.baseline)
+    if gate.worse_by is not None:
+        yield f"{name} worse by", repr(gate.worse_by)
+    if gate.worse_ci is not None:
+        yield f"{name} worse by, CI", f"{gate.worse_ci.low!r} {gate.worse_ci.high!r}"
 
 
 def _metrics(case: CaseResult) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 
 from saebench.report.style import plain_text
 from saebench.report.table import ARROWS
-from saebench.results import SEVERITY, CaseResult, Metric, Run, SubjectRecord, Verdict, overall
+from saebench.results import (
+    SEVERITY,
+    CaseResult,
+    GateResult,
+    Metric,
+    Run,
+    SubjectRecord,
+    Verdict,
+    overall,
+)
 
 SIGNS = {
     Verdict.PASS: "✅",
@@ -85,7 +94,7 @@ def _heading(run: Run) -> str:
 
 def _overview(run: Run) -> str:
     """Return one row for each SAE, the worst first: its verdict and every gated metric."""
-    names = list(dict.fromkeys(gate.metric for case in run.cases for gate in case.gates))
+    names = list(dict.fromkeys(gate.metric for case in run.cases for gate in case.deciding))
     head = ["SAE", "verdict", *(f"{code(name)}{_arrow(run, name)}" for name in names)]
     rows = []
     for sae in sorted(_judged(run), key=lambda sae: -SEVERITY[_verdict(run, sae)]):
@@ -107,11 +116,28 @@ def _reasons(run: Run) -> str:
 
 def _every_gate(run: Run) -> str:
     rows = [
-        [code(case.id), code(gate.rule), _shown(_metric(case, gate.metric)), gate.verdict.value]
+        [
+            code(case.id),
+            code(gate.rule),
+            _shown(_metric(case, gate.metric)),
+            *_held(gate),
+            gate.shown,
+        ]
         for case in sorted(run.cases, key=lambda case: -SEVERITY[case.verdict])
         for gate in case.gates
     ]
-    return _folded("Every gate", table(["case", "rule", "observed", "verdict"], rows))
+    head = ["case", "rule", "observed", "baseline", "worse by", "verdict"]
+    return _folded("Every gate", table(head, rows))
+
+
+def _held(gate: GateResult) -> tuple[str, str]:
+    """Return the baseline's value, and by how much the metric is worse, with its interval."""
+    if gate.baseline is None or gate.worse_by is None:
+        return "–", "–"
+    scale, unit = (100, "%") if gate.limit.endswith("%") else (1, "")
+    ci = gate.worse_ci
+    interval = f" [{scale * ci.low:.3g}, {scale * ci.high:.3g}]" if ci else ""
+    return f"{gate.baseline:.4g}", f"{scale * gate.worse_by:.3g}{unit}{interval}"
 
 
 def _method(run: Run) -> str:
@@ -154,7 +180,7 @@ def _verdict(run: Run, sae: SubjectRecord) -> Verdict:
 def _gate_cell(run: Run, sae: SubjectRecord, name: str) -> str:
     """Return the metric's value, with a sign where its gate did not pass."""
     for case in run.cases:
-        gate = next((gate for gate in case.gates if gate.metric == name), None)
+        gate = next((gate for gate in case.deciding if gate.metric == name), None)
         if case.sae == sae.id and gate is not None:
             sign = "" if gate.verdict is Verdict.PASS else f" {SIGNS[gate.verdict]}"
             return _shown(_metric(case, name)) + sign

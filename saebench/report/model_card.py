@@ -55,7 +55,7 @@ def _results(run: Run, sae: SubjectRecord) -> Iterator[Any]:
     verdict = overall(case.verdict for case in cases)
     yield _result(_data(run, cases[0]), "saebench.verdict", verdict.value, "Verdict", about)
     for case in cases:
-        gates = {gate.metric: gate for gate in case.gates}
+        gates = {gate.metric: gate for gate in case.deciding}
         for metric in case.metrics:
             if metric.value is not None and (metric.name in gates or metric.name in HEADLINES):
                 told = about | _told(metric, gates.get(metric.name))

@@ -31,8 +31,9 @@ def to_html(run: Run) -> str:
                 _interval(metric),
                 gate.limit if gate else "",
             )
-            shown = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-            rows.append(f"<tr>{shown}<td style='color:{colour}'><b>{verdict.value}</b></td></tr>")
+            told = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            shown = gate.shown if gate else verdict.value
+            rows.append(f"<tr>{told}<td style='color:{colour}'><b>{shown}</b></td></tr>")
     heads = ("SAE", "metric", "value", "95% CI", "limit", "verdict")
     head = "".join(f"<th>{name}</th>" for name in heads)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

@@ -133,6 +133,7 @@ def _beyond(run: Run, sae: SubjectRecord, absent: list[str]) -> dict[str, Any]:
                 "observed": gate.observed,
                 "ci": [gate.ci.low, gate.ci.high] if gate.ci else None,
                 "verdict": gate.verdict.value,
+                "role": "secondary" if gate.secondary else "primary",
             }
             for case in cases
             for gate in case.gates

@@ -123,9 +123,11 @@ def _gate_rows(cases: list[CaseResult], *, held: bool) -> Iterator[tuple[str | T
     rows: list[tuple[Verdict, CaseResult, GateResult | None]] = []
     for case in cases:
         rows += [(gate.verdict, case, gate) for gate in case.gates] or [(case.verdict, case, None)]
-    rows.sort(key=lambda row: -SEVERITY[row[0]])
+    rows.sort(key=lambda row: (row[2] is not None and row[2].secondary, -SEVERITY[row[0]]))
     for verdict, case, gate in rows:
-        shown = Text(verdict.value, style=COLOURS[verdict])
+        secondary = gate is not None and gate.secondary
+        style = "dim" if secondary else COLOURS[verdict]
+        shown = Text(verdict.value + (" (2nd)" if secondary else ""), style=style)
         if gate is None:
             yield escape(_name_of(case)), "", "", *(("", "") if held else ()), "", shown
             continue

@@ -9,10 +9,10 @@ import numpy as np
 from scipy.stats import t as student
 
 from saebench.results import Interval
+from saebench.statistics.level import LEVEL, current_level
 from saebench.statistics.linear import Formula, Table, gradient, steps_of
 from saebench.statistics.resampling import resampled_sums
 
-LEVEL = 0.95
 FEWEST = 8  # sequences; with fewer, too many resamples take one sequence alone
 ROUNDING = 1e-14  # of the channels' own variances: what is left of them where they cancel
 DEGENERATE = 1e-3  # share of resamples without spread or value, above which none is used
@@ -97,7 +97,7 @@ class Sampled:
         return max(plain, (1 + int(beyond)) / (1 + self.pivots.size))
 
 
-def estimate(formula: Formula, table: Table, *, level: float = LEVEL) -> Estimate:
+def estimate(formula: Formula, table: Table, *, level: float | None = None) -> Estimate:
     """Return a formula of sums, with its studentised interval over sequences.
 
     In each resample the formula's distance from its value on the data is divided by that
@@ -111,7 +111,7 @@ def estimate(formula: Formula, table: Table, *, level: float = LEVEL) -> Estimat
         formula: takes sums by channel, of any shape, and returns an array of that shape; a
             ratio of sums therefore resamples as a ratio of sums.
         table: per-sequence sums by channel, all of one length.
-        level: of the interval.
+        level: of the interval; the current one where None.
 
     Source:
         Efron & Tibshirani 1993, "An Introduction to the Bootstrap", 12.5; Davison & Hinkley
@@ -123,7 +123,7 @@ def estimate(formula: Formula, table: Table, *, level: float = LEVEL) -> Estimat
         0.2
     """
     found = sample(formula, table)
-    return Estimate(found.value, found.interval(level))
+    return Estimate(found.value, found.interval(level or current_level()))
 
 
 def sample(formula: Formula, table: Table) -> Sampled:

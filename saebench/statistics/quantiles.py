@@ -6,10 +6,11 @@ import numpy as np
 from scipy.stats import quantile_test
 
 from saebench.results import Interval
-from saebench.statistics.bootstrap import LEVEL, Estimate
+from saebench.statistics.bootstrap import Estimate
+from saebench.statistics.level import current_level
 
 
-def median(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
+def median(values: np.ndarray, *, level: float | None = None) -> Estimate:
     """Return the median of independent values, with its interval between two of them.
 
     The number of values below the true median is binomial: the interval's ends are the values
@@ -29,6 +30,7 @@ def median(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
     if len(values) == 0:
         raise ValueError("the median of nothing is undefined")
     value = float(np.median(values))
+    level = level or current_level()
     ci = quantile_test(values, p=0.5).confidence_interval(confidence_level=level)
     if not (math.isfinite(ci.low) and math.isfinite(ci.high)):
         return Estimate(value, None)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saebench.errors import ThresholdError
+from saebench.gates.grammar import parse_rule
 from saebench.gates.margins import Against, NotHeld, check_margin, decide_margin
-from saebench.gates.rules import parse_rule
 from saebench.results import Direction, Interval, Metric, SampleSize, Stand, Verdict
 
 SIZE = SampleSize(64, 6400)

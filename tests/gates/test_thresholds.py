@@ -5,6 +5,7 @@ import tomllib
 import pytest
 
 from saebench.errors import ThresholdError
+from saebench.gates.rules import Role, Scope
 from saebench.gates.thresholds import read_thresholds
 from saebench.properties import metric_names, properties
 from saebench.store.locations import baselines_dir, thresholds_path
@@ -105,7 +106,6 @@ REPORTED = {
     "propagation",
     "helpfulness",
     "hard_tokens",
-    "single_token",
     "cost",
 }  # nobody has published a limit
 
@@ -118,3 +118,19 @@ def test_the_shipped_file_holds_every_property_to_something_or_says_that_it_is_r
     sections = tomllib.loads(path.read_text(encoding="utf-8"))
     assert set(sections) - {"schema_version"} == set(properties())
     assert [sections[name]["gates"] for name in REPORTED] == [[]] * len(REPORTED)
+
+
+def test_a_rule_says_which_runs_it_is_for_and_whether_it_decides(tmp_path):
+    gates = (
+        '[ { rule = "fidelity.kl<=2", role = "secondary" }, '
+        '{ rule = "fidelity.kl<=1", model = "gpt2*", hook = "blocks.8.*", profile = "release" } ]'
+    )
+    wide, narrow = _read(tmp_path / "t.toml", f"schema_version = 1\n[fidelity]\ngates = {gates}\n")
+    assert (wide.role, narrow.role) == (Role.SECONDARY, Role.PRIMARY)
+    assert narrow.scope == Scope("gpt2*", "blocks.8.*", "release")
+
+
+def test_an_unknown_role_is_refused(tmp_path):
+    gates = '[ { rule = "fidelity.kl<=2", role = "secundary" } ]'
+    with pytest.raises(ThresholdError, match="unknown role 'secundary'; did you mean 'secondary'"):
+        _read(tmp_path / "t.toml", f"schema_version = 1\n[fidelity]\ngates = {gates}\n")

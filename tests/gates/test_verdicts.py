@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench.gates.rules import parse_rule
+from saebench.gates.grammar import parse_rule
 from saebench.gates.verdicts import decide, decide_all
 from saebench.results import Direction, Interval, Metric, SampleSize, Stand, Verdict, worst
 

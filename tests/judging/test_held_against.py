@@ -6,8 +6,8 @@ from stored import MODEL, make_data, make_sums, store
 
 import saebench
 from saebench.errors import OptionError
+from saebench.gates.grammar import parse_rule
 from saebench.gates.margins import Against, NotHeld
-from saebench.gates.rules import parse_rule
 from saebench.judging.differences import SideCase, how_much_worse
 from saebench.judging.margins import against
 from saebench.judging.sides import side_of_baseline
@@ -30,8 +30,9 @@ def _now(path):
 
 def test_the_interval_is_that_of_resampling_the_same_sequences_of_both(tmp_path):
     one, two = (_now(store(tmp_path, id, kl=kl)) for id, kl in (("one", 0.1), ("two", 0.11)))
-    value, ci, paired = how_much_worse(KL, (one, two), relative=True)
-    assert paired
+    found = how_much_worse(KL, (one, two), relative=True)
+    value, ci = found.value, found.ci
+    assert found.paired
     before, after = (make_sums(kl=kl) for kl in (0.1, 0.11))
     share = after["sae.kl"].sum() / before["sae.kl"].sum() - 1
     assert value == pytest.approx(share, rel=1e-9)
@@ -45,21 +46,22 @@ def test_the_interval_is_that_of_resampling_the_same_sequences_of_both(tmp_path)
 
 def test_pairs_are_far_tighter_than_the_two_intervals_apart(tmp_path):
     one, two = (_now(store(tmp_path, id, kl=kl)) for id, kl in (("one", 0.1), ("two", 0.11)))
-    _, paired, _ = how_much_worse(KL, (one, two), relative=True)
+    paired = how_much_worse(KL, (one, two), relative=True).ci
     apart = tuple(SideCase(case.basis, case.metrics) for case in (one, two))
-    _, unpaired, is_paired = how_much_worse(KL, apart, relative=True)
-    assert not is_paired
+    found = how_much_worse(KL, apart, relative=True)
+    unpaired = found.ci
+    assert not found.paired
     assert unpaired.high - unpaired.low > 5 * (paired.high - paired.low)
 
 
 def test_other_tokens_are_incomparable_and_a_missing_case_is_new(tmp_path):
     side = _side(store(tmp_path, "one", without=("sparsity",)))
     elsewhere = _now(store(tmp_path, "two", data=make_data(fingerprint="2" * 64)))
-    found = against(parse_rule("fidelity.kl:+5%"), "fidelity", elsewhere, side)
+    found, _ = against(parse_rule("fidelity.kl:+5%"), "fidelity", elsewhere, side)
     assert isinstance(found, NotHeld)
     assert found.verdict is Verdict.INCOMPARABLE
     assert "other tokens: 11111111 and 22222222" in found.reason
-    found = against(parse_rule("sparsity.l0:+5%"), "sparsity", elsewhere, side)
+    found, _ = against(parse_rule("sparsity.l0:+5%"), "sparsity", elsewhere, side)
     assert isinstance(found, NotHeld)
     assert found.verdict is Verdict.NEW
 
@@ -69,14 +71,14 @@ def test_an_older_version_of_a_metric_is_incomparable(tmp_path):
     now = SideCase(
         Basis(MODEL.weights_sha256, "float32", "1" * 64, 0), {"fidelity.kl": Score(1, 0.1, None)}
     )
-    found = against(parse_rule("fidelity.kl:+5%"), "fidelity", now, side)
+    found, _ = against(parse_rule("fidelity.kl:+5%"), "fidelity", now, side)
     assert isinstance(found, NotHeld)
     assert "versions 0 and 1" in found.reason
 
 
 def test_an_equal_sae_is_no_worse(tmp_path):
     path = store(tmp_path, "one")
-    found = against(parse_rule("fidelity.kl:+5%"), "fidelity", _now(path), _side(path))
+    found, _ = against(parse_rule("fidelity.kl:+5%"), "fidelity", _now(path), _side(path))
     assert isinstance(found, Against)
     assert (found.worse_by, found.ci.low, found.ci.high) == (0, 0, 0)
 

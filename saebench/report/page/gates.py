@@ -49,7 +49,7 @@ def _gate_row(case: CaseResult, gate: GateResult, metric: Metric | None) -> tupl
         gate.limit,
         number(gate.baseline, unit),
         number(change(gate), unit, signed=True),
-        gate.verdict.value,
+        gate.shown,
     )
 
 

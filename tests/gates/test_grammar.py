@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saebench.errors import ThresholdError
-from saebench.gates.rules import parse_rule
+from saebench.gates.grammar import parse_rule
+from saebench.gates.rules import Relative
 from saebench.properties import metric_names
 
 METRICS = st.sampled_from(sorted(metric_names()))
@@ -55,6 +56,11 @@ def test_any_text_is_a_rule_or_an_error_of_ours(text):
         ("", 0, "a metric such as fidelity.kl"),
         ("fidelity.kl<=1 2", 15, "the end"),
         ("fidelity.kl<=1<=2", 14, "the end"),
+        ("fidelity.kl<control.", 12, "control.NAME"),
+        ("fidelity.kl<control.random_init*", 32, "a number"),
+        ("fidelity.kl<control.random_init 2", 32, "* and a number"),
+        ("fidelity.kl<control.random_init*2 3", 34, "the end"),
+        ("fidelity.kl:5%", 12, "+ or -"),
     ],
 )
 def test_the_caret_points_at_what_is_not_understood(text, caret, expected):
@@ -73,8 +79,16 @@ def test_a_limit_beyond_every_number_is_refused_because_nothing_could_fail_it(te
 
 
 def test_an_empty_range_is_refused():
-    with pytest.raises(ThresholdError, match="the range is empty, 2 is above 1"):
+    with pytest.raises(ThresholdError, match="the range is empty, 2 is above 1") as caught:
         parse_rule("fidelity.kl in [2,1]")
+    assert str(caught.value).splitlines()[-1].index("^") == 2 + len("fidelity.kl in [")
+
+
+@given(METRICS, st.sampled_from(["<", "<=", ">", ">="]), st.floats(0.01, 100))
+def test_every_limit_by_a_control_is_read_back(metric, sign, factor):
+    rule = parse_rule(f"{metric}{sign}control.random_init * {factor!r}")
+    assert rule.relative == Relative("random_init", factor, sign[0] + "=")
+    assert rule.metric == metric
 
 
 @pytest.mark.parametrize(
