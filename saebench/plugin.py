@@ -260,8 +260,11 @@ def pytest_testnodedown(node: Any, error: Any) -> None:  # noqa: ARG001
     sent = output.get("saebench")
     if sent is not None:
         from saebench.store.result_file import parse_run
+        from saebench.store.sums_file import parse_sums
 
-        benches.add(parse_run(sent, where=f"worker {node.gateway.id}"))
+        where = f"worker {node.gateway.id}"
+        _, sums = parse_sums(output["saebench_sums"], where=where)
+        benches.add(parse_run(sent, where=where), sums)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -281,8 +284,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     complete = exitstatus in (0, 1) and benches.unusable is None
     if hasattr(config, "workeroutput"):
         from saebench.store.result_file import dump_run
+        from saebench.store.sums_file import dump_sums
 
-        config.workeroutput["saebench"] = dump_run(benches.run(complete=complete))
+        run = benches.run(complete=complete)
+        config.workeroutput["saebench"] = dump_run(run)
+        config.workeroutput["saebench_sums"] = dump_sums(benches.sums(), run_id=run.run.id)
     else:
         benches.write(config.rootpath, complete=complete)
         if benches.unusable is not None:
@@ -293,10 +299,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _session(config: pytest.Config) -> "BenchmarkSession":
     """Return the run's session, made when the first benchmark is collected."""
     from saebench.judging.session import BenchmarkSession
+    from saebench.report.reproduce import joined_arguments
 
     if STASH not in config.stash:
-        argv = ("pytest", *config.invocation_params.args)
-        config.stash[STASH] = BenchmarkSession(_options(config), argv=tuple(map(str, argv)))
+        typed = map(str, config.invocation_params.args)
+        places = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else ()
+        argv = ("pytest", *joined_arguments(typed, places))
+        config.stash[STASH] = BenchmarkSession(_options(config), argv=argv)
         config.stash[STASH].share_out(_workers(config))
     return config.stash[STASH]
 

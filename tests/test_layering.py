@@ -26,7 +26,13 @@ FORBIDDEN = {
     "subjects": {"substitution", "properties", "judging", "gates", "store", "report"},
     "substitution": {"properties", "judging", "gates", "store", "report", "statistics"},
     "properties": {"subjects", "data", "judging", "gates", "store", "report"},
+    "fitting": {"properties", "judging", "gates", "report", "statistics", "measures"},
+    "repair": {"gates", "report", "training"},
 }  # fmt: skip
+# What is built on top of judging: nobody below knows of it.
+ON_TOP = {"repair", "training", "cli"}
+FORBIDDEN = {package: below | (ON_TOP - {package}) for package, below in FORBIDDEN.items()}
+FORBIDDEN |= {"judging": {"repair", "training", "fitting", "cli", "plugin"}}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -108,6 +114,33 @@ def test_only_subjects_repair_and_training_import_the_lenses():
 
 def test_results_imports_nothing_of_saebench():
     assert not [n for n in _imported(PACKAGE / "results.py") if n.startswith("saebench")]
+
+
+def test_what_a_repair_found_is_data_that_knows_results_alone():
+    found = [n for n in _imported(PACKAGE / "repairs.py") if n.startswith("saebench")]
+    assert found
+    assert all(name.startswith("saebench.results.") for name in found)
+
+
+def test_only_repair_and_training_fit():
+    importing = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in SOURCES
+        if any(name.startswith("saebench.fitting") for name in _imported(path))
+    }
+    assert "repair" in importing
+    assert importing <= {"fitting", "repair", "training"}
+
+
+def test_of_repair_the_command_line_takes_only_names_before_it_is_asked_to_run():
+    found = {
+        name
+        for path in (PACKAGE / "cli").rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("saebench.repair.")
+        for name in [node.module]
+    }
+    assert found == {"saebench.repair.methods"}
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from saebench.judging.session import BenchmarkSession
+from saebench.store.sums_file import dump_sums, parse_sums
 
 pytest.importorskip("xdist")
 from saebench.judging.sharing import share_of  # noqa: E402
@@ -93,6 +94,15 @@ def _lines(path):
 def test_the_result_file_is_that_of_one_process(shared):
     two, one = map(_result, shared)
     assert two == one
+
+
+def test_the_sums_beside_the_result_file_are_those_of_one_process(shared):
+    found = []
+    for root in shared:
+        run_id, sums = parse_sums((root / "out.sums.npz").read_bytes(), where=str(root))
+        assert run_id == json.loads((root / "out.json").read_text())["run"]["id"]
+        found.append(dump_sums(sums, run_id=""))
+    assert found[0] == found[1]
 
 
 def test_the_markdown_summary_is_that_of_one_process_but_for_the_time(shared):

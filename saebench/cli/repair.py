@@ -28,8 +28,8 @@ with repair.json beside it: before, after, paired changes with 95% intervals, an
 the features. While the fit runs, OUT.checkpoint holds its state.
 
 exit codes: 0 repaired and judged, 1 the loss became NaN or infinite (OUT.checkpoint is the last
-            good state), 2 interrupted (go on with --resume), 4 it could not be done: the message
-            says why
+            good state: --resume goes on from it, with a smaller --learning-rate), 2 interrupted
+            (go on with --resume), 4 it could not be done: the message says why
 """.format(methods="".join(f"\n  {m.value:18} {about}" for m, about in SUMMARIES.items()))
 NUMBERS = (
     ("--tokens", int, 2_000_000, "activations to fit on, at most"),
@@ -82,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Repair, print what changed, and say by the exit code whether it went well."""
     from saebench.judging.progress import progress_bar
-    from saebench.repair.job import RepairJob, repair
+    from saebench.repair.job import RepairJob
+    from saebench.repair.run import repair
     from saebench.report.repair_table import repair_lines, repair_table
     from saebench.store.repair_file import write_repair
     from saebench.store.result_file import check_writable

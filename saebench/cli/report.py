@@ -48,13 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Write the page, or the figures; both where both were asked for."""
-    runs = [read_run(Path(os.path.expanduser(file))) for file in options.files]
+    paths = [Path(os.path.expanduser(file)) for file in options.files]
+    runs = [read_run(path) for path in paths]
     run = only(joined_runs(runs, _names(options.files)), options.sae or ())
     leaderboard = _leaderboard(options)
     if options.figures:
         _write_figures(run, leaderboard, options)
     if options.output or not options.figures:
-        _write_page(run, leaderboard, _comparisons(runs, options), options)
+        _write_page(run, leaderboard, _comparisons(paths, runs, options), options)
     return 0
 
 
@@ -82,13 +83,15 @@ def _write_figures(run: Run, leaderboard: Leaderboard | None, options: argparse.
     say(f"{shown_path(directory)}: {len(written)} figures")
 
 
-def _comparisons(runs: Sequence[Run], options: argparse.Namespace) -> list["Comparison"]:
+def _comparisons(
+    paths: Sequence[Path], runs: Sequence[Run], options: argparse.Namespace
+) -> list["Comparison"]:
     """Return each later run's SAEs held against the first run's of the same name."""
     if len(runs) < 2:
         return []
     from saebench.cli.metrics import known_specs
     from saebench.judging.comparison import compare
-    from saebench.judging.sides import sides_of_run, with_stored_sums
+    from saebench.judging.sides import sides_of_result, with_stored_sums
 
     specs = known_specs()
     unknown = [name for name in options.metric or () if name not in specs]
@@ -96,7 +99,8 @@ def _comparisons(runs: Sequence[Run], options: argparse.Namespace) -> list["Comp
         raise OptionError(f"--metric {unknown[0]}: unknown metric")
     root = chosen_baselines(options)
     found = [
-        {id: with_stored_sums(side, root) for id, side in sides_of_run(run).items()} for run in runs
+        {id: with_stored_sums(side, root) for id, side in sides_of_result(path, run).items()}
+        for path, run in zip(paths, runs, strict=True)
     ]
     first = found[0]
     pairs = []

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 from saebench.data.documents import Documents
@@ -23,6 +23,8 @@ class RowSource:
         context: tokens in each row, BOS included.
         bos: its id; None for models without, or SAEs that were trained without.
         special_ids: ids that do not count as tokens of the text.
+        first: the row of a pass that is the first to be given.
+        end: the row before which a pass ends; None for where the documents end.
     """
 
     documents: Documents
@@ -30,6 +32,12 @@ class RowSource:
     context: int
     bos: int | None
     special_ids: frozenset[int]
+    first: int = 0
+    end: int | None = None
+
+    def between(self, first: int, end: int | None) -> "RowSource":
+        """Return the same with some rows of each pass alone."""
+        return replace(self, first=first, end=end)
 
     def tokenised(self) -> Iterator[list[int]]:
         """Give each document's ids, without BOS."""
@@ -38,6 +46,9 @@ class RowSource:
 
     def once(self) -> Iterator[list[int]]:
         """Give the rows of one pass over the documents; what is left at the end is not used."""
+        return islice(self._cut(), self.first, self.end)
+
+    def _cut(self) -> Iterator[list[int]]:
         prefix = [] if self.bos is None else [self.bos]
         size = self.context - len(prefix)
         buffer: list[int] = []
@@ -65,26 +76,31 @@ class RowSource:
         """Return how many of a row's tokens count: all but the first and special ones."""
         return sum(token not in self.special_ids for token in row[1:])
 
-    def survey(self, tokens: int, *, passes: int) -> "Supply":
+    def survey(self, tokens: int, *, passes: int, held: int = 0) -> "Supply":
         """Count what one pass holds, as far as it is needed for so many tokens.
+
+        The first rows are held apart: enough for so many tokens, but a tenth of all at most.
 
         Args:
             tokens: how many are asked for.
             passes: over the documents, at most.
+            held: tokens that are to be held apart from them.
 
         Raises:
             DataError: saying how many tokens there are, where they are fewer.
         """
-        digest, rows, found = hashlib.sha256(), 0, 0
+        digest, counts, found = hashlib.sha256(), [], 0
         for row in self.once():
             digest.update(str(row).encode())
-            rows += 1
-            found += self.counted(row)
-            if found >= tokens:
+            counts.append(self.counted(row))
+            found += counts[-1]
+            if found >= tokens + held:
                 break
-        if found * passes < tokens:
-            raise self._too_short(found, tokens, passes)
-        return Supply(digest.hexdigest(), rows, found, max(1.0, tokens / found))
+        apart = _rows_for(held, counts)
+        left = sum(counts[apart:])
+        if left * passes < tokens:
+            raise self._too_short(left, tokens, passes)
+        return Supply(digest.hexdigest(), len(counts), apart, left, max(1.0, tokens / left))
 
     def _too_short(self, found: int, tokens: int, passes: int = 1) -> DataError:
         times = "" if passes == 1 else f", and {passes} passes over them {found * passes:,}"
@@ -102,14 +118,23 @@ class Supply:
     Attributes:
         fingerprint: SHA-256 of the rows of a pass, as far as they are needed.
         rows: how many these are.
-        tokens: counted tokens in them.
-        passes: how often they are gone through for the tokens that were asked for.
+        held: how many of them, from the first on, are held apart.
+        tokens: counted tokens in the others.
+        passes: how often the others are gone through for the tokens that were asked for.
     """
 
     fingerprint: str
     rows: int
+    held: int
     tokens: int
     passes: float
+
+
+def _rows_for(tokens: int, counts: Sequence[int]) -> int:
+    """Return how many rows hold so many tokens; a tenth of them, or one of few, at most."""
+    most = max(len(counts) // 10, int(len(counts) > 1)) if tokens else 0
+    enough = (i for i, total in enumerate(accumulate(counts), start=1) if total >= tokens)
+    return min(most, next(enough, most))
 
 
 def refuse_overlap(
@@ -121,7 +146,7 @@ def refuse_overlap(
         source: what is fitted on.
         sequences: the judged ids, with BOS first where the source has one.
         judged: what the judged texts are called.
-        limit: tokens of the source that are used.
+        limit: tokens of the source's documents, in their order, that may be used.
 
     Raises:
         DataError: naming the documents that overlap.
@@ -151,11 +176,11 @@ def _held(
     ids: Sequence[int], wanted: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]]
 ) -> int | None:
     """Return the number of a wanted sequence that is in a document, else None."""
-    length = min(KEY, min(map(len, wanted), default=KEY))
-    for start in range(len(ids) - length + 1):
-        for number, sequence in wanted.get(tuple(ids[start : start + length]), ()):
-            if tuple(ids[start : start + len(sequence)]) == sequence:
-                return number
+    for length in {len(key) for key in wanted}:
+        for start in range(len(ids) - length + 1):
+            for number, sequence in wanted.get(tuple(ids[start : start + length]), ()):
+                if tuple(ids[start : start + len(sequence)]) == sequence:
+                    return number
     return None
 
 

@@ -9,7 +9,7 @@ import torch
 from saebench.errors import OptionError, StoreError
 from saebench.store.atomic import write_file
 
-VERSION = 1
+VERSION = 2  # 2: the learning rates, and rows held apart
 
 
 class Checkpoint:

@@ -77,6 +77,14 @@ class Check:
     check: float
 
 
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate, and after how many tokens it was set."""
+
+    tokens: int
+    rate: float
+
+
 @dataclass
 class State:
     """Where a fit stands."""
@@ -87,6 +95,7 @@ class State:
     place: Place = field(default_factory=Place)
     checks: list[Check] = field(default_factory=list)
     since: list[float] = field(default_factory=list)
+    rates: list[Rate] = field(default_factory=list)
 
 
 def fit(
@@ -100,7 +109,8 @@ def fit(
 ) -> State:
     """Fit a task's parameters by Adam, until they converge or the tokens are used up.
 
-    Resumed from a checkpoint it ends with the very bits it would have ended with.
+    Resumed from a checkpoint it ends with the very bits it would have ended with; a plan with
+    another learning rate is gone on with, and ``rates`` says so.
 
     Args:
         task: what is fitted, in place.
@@ -121,6 +131,8 @@ def fit(
         progress(state.tokens)
     else:
         _look(task, state, plan)
+    if not state.rates or state.rates[-1].rate != plan.learning_rate:
+        state.rates.append(Rate(state.tokens, plan.learning_rate))
     due = state.tokens + plan.check_tokens
     batches = stream.batches(state.place)
     while state.tokens < state.end:
@@ -180,7 +192,7 @@ def _refuse_non_finite(value: float, what: str, state: State) -> None:
     if not math.isfinite(value):
         raise NonFiniteValue(
             f"{what} is NaN or infinite after {state.tokens:,} tokens; the fit was stopped there: "
-            "try a smaller --learning-rate"
+            "give a smaller --learning-rate, with --resume where there is a checkpoint"
         )
 
 
@@ -198,4 +210,5 @@ def _restored(stored: dict[str, Any], task: Task, optimiser: torch.optim.Optimiz
     values = dict(stored["state"])
     values["place"] = Place(**values["place"])
     values["checks"] = [Check(**check) for check in values["checks"]]
+    values["rates"] = [Rate(**rate) for rate in values["rates"]]
     return State(**values)

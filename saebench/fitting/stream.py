@@ -17,6 +17,7 @@ from saebench.substitution.rows import read_rows
 POOL_TOKENS = 1 << 16
 POOL_NUMBERS = 1 << 26  # of the activations held at once: 268 MB in fp32
 ROWS_A_PASS = 32
+SPREAD = 0x9E3779B1  # odd: neighbouring seeds are far apart, whatever the pool
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class ActivationStream:
             number, first = number + 1, 0
 
     def first(self, tokens: int) -> Float[Tensor, "tokens d"]:
-        """Return the first activations in the rows' order, or the first pool where it is less."""
-        rows = list(islice(self._rows.endless(), min(self.rows_a_pool, self._rows_for(tokens))))
+        """Return the first activations in the rows' order; of one pool and one pass at most."""
+        rows = list(islice(self._rows.once(), min(self.rows_a_pool, self._rows_for(tokens))))
         return self._pool(torch.tensor(rows))[:tokens]
 
     def once(self, tokens: int) -> Iterator[Float[Tensor, "tokens d"]]:
@@ -96,7 +97,9 @@ class ActivationStream:
         return -(-tokens // max(1, self._rows.context - 1))
 
     def _order(self, tokens: int, pool: int) -> Int[Tensor, "tokens"]:
-        generator = torch.Generator().manual_seed((self._seed << 32) + pool)
+        # torch's Mersenne twister takes 32 bits: a seed in the upper ones would have no effect.
+        mixed = (self._seed * SPREAD + pool) & 0xFFFFFFFF
+        generator = torch.Generator().manual_seed(mixed)
         return torch.randperm(tokens, generator=generator)
 
     def _pool(self, ids: Int[Tensor, "rows context"]) -> Float[Tensor, "tokens d"]:

@@ -10,9 +10,11 @@ from saebench.results import Run
 from saebench.store.atomic import write_file
 from saebench.store.boards import Leaderboard
 from saebench.store.result_file import check_writable, write_run
+from saebench.store.sums_file import RunSums, sums_path, write_sums
 
 PAGE_BYTES = 1_000_000  # GitHub drops a page of more than 1 MiB
 JOB_PAGE = "GITHUB_STEP_SUMMARY"
+NO_SUMS = RunSums({})
 
 
 class Outputs:
@@ -31,6 +33,11 @@ class Outputs:
         self._page = os.environ.get(JOB_PAGE)
         self._failed_page: str | None = None
 
+    @property
+    def keeps_sums(self) -> bool:
+        """True where a result file was asked for."""
+        return "json" in self._paths
+
     def check(self) -> None:
         """Refuse, before anything is measured, what could not be written.
 
@@ -39,14 +46,22 @@ class Outputs:
         """
         for name, path in self._paths.items():
             check_writable(path, option=f"--sae-{name}")
+        if self.keeps_sums:
+            check_writable(sums_path(self._paths["json"]), option="--sae-json, beside it")
 
     def write(
-        self, run: Run, *, places: Sequence[str] = (), leaderboard: Leaderboard | None = None
+        self,
+        run: Run,
+        *,
+        sums: RunSums = NO_SUMS,
+        places: Sequence[str] = (),
+        leaderboard: Leaderboard | None = None,
     ) -> None:
         """Write all of them; each whole or not at all.
 
         Args:
             run: what was found.
+            sums: its per-sequence sums, which go beside the result file.
             places: sentences about the leaderboard, for the summaries.
             leaderboard: to draw beside the run.
 
@@ -55,6 +70,7 @@ class Outputs:
                 only mentioned: nobody asked for it, and no verdict rests on it.
         """
         if "json" in self._paths:
+            write_sums(sums, self._paths["json"], run_id=run.run.id)
             write_run(run, self._paths["json"])
         if "md" in self._paths:
             write_file(self._paths["md"], to_markdown(run, places=places).encode())

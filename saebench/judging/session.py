@@ -31,6 +31,7 @@ from saebench.store.baselines import update_baseline
 from saebench.store.boards import Leaderboard
 from saebench.store.leaderboard import FILE, read_leaderboard
 from saebench.store.locations import baselines_dir, baselines_root
+from saebench.store.sums_file import RunSums, joined_sums, run_sums
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
 
@@ -92,6 +93,7 @@ class BenchmarkSession:
         self._scale: Scale | None = None
         self._sharing: Sharing | None = None
         self._elsewhere: list[Run] = []
+        self._sums_elsewhere: list[RunSums] = []
         self._expected: tuple[str, ...] = ()
         self._shares: dict[str, int] = {}
         self._outputs = Outputs(self._options)
@@ -218,9 +220,20 @@ class BenchmarkSession:
         """Take the ids of the cases that this run's other processes were to judge."""
         self._expected = tuple(announced) or self._expected
 
-    def add(self, run: Run) -> None:
+    def add(self, run: Run, sums: RunSums) -> None:
         """Take what another process of this pytest run found."""
         self._elsewhere.append(run)
+        self._sums_elsewhere.append(sums)
+
+    def sums(self) -> RunSums:
+        """Return the per-sequence sums of the cases, where a result file is to stand by them."""
+        if not self._outputs.keeps_sums:
+            return RunSums({})
+        return (
+            joined_sums(self._sums_elsewhere)
+            if self._elsewhere
+            else run_sums(self.judge.measured())
+        )
 
     def run(self, *, complete: bool) -> Run:
         """Return the run as it stands."""
@@ -237,7 +250,7 @@ class BenchmarkSession:
         leaderboard = self._leaderboard(rootdir)
         self.places += place_lines(run, leaderboard) if leaderboard else ()
         try:
-            self._outputs.write(run, places=self.places, leaderboard=leaderboard)
+            self._outputs.write(run, sums=self.sums(), places=self.places, leaderboard=leaderboard)
         except StoreError as error:
             self.unusable = str(error)
 

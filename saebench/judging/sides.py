@@ -1,4 +1,4 @@
-"""What can be compared: baselines with their per-sequence sums, SAEs of result files without."""
+"""What can be compared: SAEs of baselines and result files, with their per-sequence sums."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,17 @@ import numpy as np
 from saebench.errors import StoreError
 from saebench.judging.comparison import Side
 from saebench.judging.differences import SideCase
-from saebench.results import Basis, Metric, Run
+from saebench.properties import properties
+from saebench.properties.base import MetricSpec
+from saebench.results import Basis, CaseResult, Metric, Run
 from saebench.store.boards import Score
 from saebench.store.checked import read_checked_baseline
 from saebench.store.leaderboard import baseline_paths, basis_of
 from saebench.store.result_file import read_run
 from saebench.store.strict_json import loads
+from saebench.store.sums_file import RunSums, read_sums, sums_path
+
+NO_SUMS = RunSums({})
 
 
 def sides_of_file(path: Path) -> dict[str, Side]:
@@ -27,7 +32,24 @@ def sides_of_file(path: Path) -> dict[str, Side]:
     if is_baseline(path):
         side = side_of_baseline(read_checked_baseline(path), path)
         return {side.label.partition("@")[0]: side}
-    return sides_of_run(read_run(path))
+    return sides_of_result(path, read_run(path))
+
+
+def sides_of_result(path: Path, run: Run) -> dict[str, Side]:
+    """Return the SAEs of a result file by id, with the sums that lie beside it.
+
+    Args:
+        path: the result file.
+        run: its content.
+
+    Raises:
+        StoreError: where the sums are damaged, another run's, or do not give its numbers.
+    """
+    sums = read_sums(path, run)
+    for case in run.cases:
+        if case.id in sums.cases:
+            _check_sums(case, sums.cases[case.id].table, where=sums_path(path))
+    return sides_of_run(run, sums)
 
 
 def is_baseline(path: Path) -> bool:
@@ -59,23 +81,60 @@ def side_of_baseline(content: Mapping[str, Any], path: Path) -> Side:
     return Side(f"{sae['id']}@{sae['weights_sha256'][:8]}", cases)
 
 
-def sides_of_run(run: Run) -> dict[str, Side]:
-    """Return the SAEs of a result file by id; it has no per-sequence sums."""
+def sides_of_run(run: Run, sums: RunSums = NO_SUMS) -> dict[str, Side]:
+    """Return the SAEs of a run by id; cases without sums are compared unpaired.
+
+    Args:
+        run: what was found.
+        sums: per-sequence sums of its cases.
+    """
     return {
         sae.id: Side(
             f"{sae.id}@{sae.weights_sha256[:8]}",
-            {
-                case.kind: SideCase(case.basis, {m.name: _of_metric(m) for m in case.metrics})
-                for case in run.cases
-                if case.sae == sae.id and case.metrics
-            },
+            {case.kind: _side_case(case, sums) for case in run.cases
+             if case.sae == sae.id and case.metrics},
         )
         for sae in run.saes
-    }
+    }  # fmt: skip
+
+
+def _side_case(case: CaseResult, sums: RunSums) -> SideCase:
+    metrics = {metric.name: _of_metric(metric) for metric in case.metrics}
+    kept = sums.cases.get(case.id)
+    return SideCase(case.basis, metrics, None if kept is None else kept.table)
+
+
+def _check_sums(case: CaseResult, table: Mapping[str, np.ndarray], *, where: Path) -> None:
+    """Hold a case's numbers against the sums that they are said to come of.
+
+    Raises:
+        StoreError: naming the first that does not.
+    """
+    specs = {spec.name: spec for spec in _specs_of(case.property)}
+    for metric in case.metrics:
+        spec = specs.get(metric.name)
+        if spec is None or spec.formula is None or metric.value is None:
+            continue
+        wanted = (*spec.channels, spec.counts)
+        if spec.version != metric.version or not set(wanted) <= set(table):
+            continue
+        with np.errstate(all="ignore"):
+            given = float(spec.formula({c: np.asarray(table[c].sum()) for c in wanted}))
+        if not math.isclose(given, metric.value, rel_tol=1e-6, abs_tol=1e-9):
+            raise StoreError(
+                f"{where}: its sums give {metric.name} = {given:.6g} for {case.sae}, the result "
+                f"file says {metric.value:.6g}: one of the two was altered; measure again, or "
+                "remove the sums to compare without pairs"
+            )
+
+
+def _specs_of(name: str) -> tuple[MetricSpec, ...]:
+    found = properties().get(name)
+    return () if found is None else found.metrics
 
 
 def with_stored_sums(side: Side, root: Path) -> Side:
-    """Return a result file's SAE with the per-sequence sums of its stored baseline, if it has one.
+    """Return a result file's SAE with its stored baseline's sums, in cases that lack their own.
 
     Only those of cases measured on the same basis that came to the same values: sums of another
     measurement would give an interval about other numbers.
@@ -93,7 +152,7 @@ def with_stored_sums(side: Side, root: Path) -> Side:
 
 
 def _joined(case: SideCase, stored: SideCase | None) -> SideCase:
-    if stored is None or stored.basis != case.basis:
+    if case.table is not None or stored is None or stored.basis != case.basis:
         return case
     pairs = [(score, stored.metrics.get(name)) for name, score in case.metrics.items()]
     same = all(other is not None and _equal(score, other) for score, other in pairs)

@@ -14,6 +14,7 @@ from saebench.repairs import Correlation, FeatureAnalysis, Ranged
 from saebench.statistics.level import LEVEL
 
 LEAST_TOKENS = 100  # a feature that fires on fewer has no strength worth the name
+FLAT = 1e-12  # a column that spreads by less does not vary
 FEWEST_FEATURES = 8  # below, a correlation over features says nothing
 STRENGTH, FREQUENCY = "log strength", "log frequency"
 
@@ -140,7 +141,7 @@ def correlations(
 
 def _pearson(x: np.ndarray, y: np.ndarray, *, held: int = 0) -> Ranged:
     """Return Pearson's r with Fisher's interval; each column held fixed costs an observation."""
-    if np.ptp(x) < 1e-12 or np.ptp(y) < 1e-12:
+    if np.ptp(x) < FLAT or np.ptp(y) < FLAT:
         return Ranged(None)
     r = float(np.corrcoef(x, y)[0, 1])
     if abs(r) >= 1 or len(x) - held <= 3:
@@ -151,7 +152,9 @@ def _pearson(x: np.ndarray, y: np.ndarray, *, held: int = 0) -> Ranged:
 
 
 def _without(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return what a straight line in x leaves of y."""
+    """Return what a straight line in x leaves of y; all but its mean where x does not vary."""
+    if np.ptp(x) < FLAT:
+        return y - y.mean()
     slope, intercept = stats.linregress(x, y)[:2]
     return y - (slope * x + intercept)
 

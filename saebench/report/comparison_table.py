@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 NARROW, ROOM, NAME = 90, 76, 14
 COLOURS = {"worse": "bold red", "better": "green"}
 UNPAIRED = (
-    "unpaired, and wider than they need be: result files hold no per-sequence sums; baselines do "
-    "(--sae-update-baselines), and are compared pair by pair"
+    "unpaired, and wider than they need be: where the sums lie beside both result files "
+    "(--sae-json writes RUN.sums.npz), or in baselines, they are compared pair by pair"
 )
 
 

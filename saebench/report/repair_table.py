@@ -40,9 +40,9 @@ def repair_table(record: RepairRecord, *, width: int) -> Table:
 def repair_lines(record: RepairRecord) -> Iterator[str]:
     """Say how the fit went, what the features show, and which verdicts changed."""
     course = record.course
-    gap = record.row("perplexity_gap").share
+    gap = recovered(record)
     if gap.value is not None:
-        yield f"perplexity gap recovered: {_percent(_negated(gap))}"
+        yield f"perplexity gap recovered: {_percent(gap)}"
     why = "converged" if course.converged else "all tokens used"
     yield (
         f"fitted on {course.tokens:,} tokens of {plain_text(course.texts)} ({course.passes:.1f} "
@@ -79,7 +79,9 @@ def _percent(share: Ranged, *, ends: bool = True) -> str:
     return text
 
 
-def _negated(share: Ranged) -> Ranged:
+def recovered(record: RepairRecord) -> Ranged:
+    """Return the share of the perplexity gap that was recovered: by how much the gap fell."""
+    share = record.row("perplexity_gap").share
     flipped = [None if v is None else -v for v in (share.value, share.high, share.low)]
     return Ranged(*flipped)
 

@@ -2,7 +2,9 @@
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 
 from saebench.report.style import plain_text
 from saebench.results import SEVERITY, CaseResult, Run, Verdict
@@ -12,6 +14,7 @@ FAILED = (Verdict.ERROR, Verdict.FAIL, Verdict.INCOMPARABLE, Verdict.INCONCLUSIV
 WITH_VALUE = ("--sae-json", "--sae-md", "--sae-html", "--junitxml", "--junit-xml", "-k", "-m", "-n",
               "--dist", "--numprocesses", "--tb", "-p", "--maxfail", "--color", "-W")  # fmt: skip
 FLAGS = ("--sae-update-baselines", "--sae-update-new", "--lf", "--ff", "--exitfirst")
+PLAIN_FLAGS = re.compile(r"-[qvxsl]+")
 SHORT = re.compile(r"-[qvxs]+|-[kmnpW].+")  # -q, -vv, -kNAME
 PLACE = re.compile(r"(?P<root>.*?)/?(?P<test>test_\w+\.py(::.*)?)?")
 
@@ -65,6 +68,46 @@ def split_arguments(arguments: Iterable[str]) -> tuple[str, list[str]]:
         else:
             kept.append(argument)
     return root, kept
+
+
+def joined_arguments(arguments: Iterable[str], places: Iterable[str]) -> Iterator[str]:
+    """Give the arguments with each option and the word that is its value in one.
+
+    Only the parser knows which options take a value, and it says so by what it took for places.
+    Our own options stay as they were typed: they are known.
+
+    Args:
+        arguments: as they were typed.
+        places: those that the parser took for files, directories and tests.
+
+    Example:
+        >>> list(joined_arguments(["--rootdir", "a", "-q", "b", "--sae", "demo"], ["b"]))
+        ['--rootdir=a', '-q', 'b', '--sae', 'demo']
+    """
+    words = list(arguments)
+    # Places that stand where no value can stand are met there, and not after an option.
+    left = Counter(places)
+    left.subtract(w for before, w in pairwise(["", *words]) if w in left and not _may_take(before))
+    option = ""
+    for word in words:
+        if option and left[word] <= 0 and not word.startswith("-"):
+            yield f"{option}={word}" if option.startswith("--") else option + word
+            option = ""
+            continue
+        if option:
+            yield option
+            left[word] -= 1
+        option = word if _may_take(word) else ""
+        if not option:
+            yield word
+    if option:
+        yield option
+
+
+def _may_take(word: str) -> bool:
+    """True for an option of another tool, whose value may be the next word."""
+    known = word.startswith("--sae") or "=" in word or word in FLAGS or PLAIN_FLAGS.fullmatch(word)
+    return word.startswith("-") and not known
 
 
 def _value(values: Iterator[str], option: str) -> list[str]:

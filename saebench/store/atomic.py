@@ -74,7 +74,9 @@ def _lock(directory: Path, held: int) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """Give an empty directory that takes the path's place once all within went well.
 
-    Whatever is there before is kept until then; a crash leaves the old one or the new one.
+    Whatever is there before is kept until then, and is put back where the new one cannot take
+    its place. No step swaps two directories: a crash between the two renames leaves both, the
+    older as ``.NAME.PID.old``.
 
     Args:
         path: where the directory is to be.
@@ -106,5 +108,10 @@ def _swap(staged: Path, path: Path) -> None:
         path.rename(old)
     elif path.exists() or path.is_symlink():
         path.unlink()
-    staged.rename(path)
+    try:
+        staged.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
     shutil.rmtree(old, ignore_errors=True)

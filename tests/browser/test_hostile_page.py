@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+from hostile import NAMES, hostile_run
 from runs import make_case, make_run
 
 from saebench.report.page.leaderboard_page import leaderboard_page
@@ -11,40 +12,10 @@ from saebench.results import Interval, Verdict
 from saebench.store.boards import Leaderboard
 from saebench.store.result_file import dump_run, parse_run
 
-NAMES = (
-    "<img src=x onerror=document.title='owned'>",
-    "</script><script>document.title='owned'</script>",
-    "<b>bold</b><a href='https://example.org'>a</a>",
-    "\"'`${1} &lt; <!-- \u2028 \u202egnp.exe \x1b[31m \ud800",
-    "$x$ %{x} [red] \\",
-)
-
-
-def _hostile_cases(name):
-    """Cases whose SAE, tokens and texts all carry the name."""
-    case = make_case(name, "kl_gap", Verdict.FAIL, name="kl_gap.kl[sae]")
-    curve = {"sae": [None, 0.5, 0.25], "eps_random": [None, 0.1, 0.2]}
-    tokens = [name, '"', "\n", "\x00", "<i>"]
-    texts = [{"sequence": 0, "tokens": tokens, "gap": [0.1, -0.2, None, 0, 1]}]
-    example = {
-        "sequence": 0, "position": 1, "text": name, "tokens": [name, "\t", "<u>"],
-        "probabilities": {"clean": [0.5, 0.1, 0.1], "sae": [0.4, 0.1, 0.2]}, "kl": {"sae": 0.1},
-    }  # fmt: skip
-    return (
-        replace(case, params={"scope": "all"}, series={"kl_by_position": curve}),
-        replace(case, id=f"hard_tokens@{name}", property="hard_tokens", series={"texts": texts}),
-        replace(case, id=f"single_token@{name}", property="single_token",
-                params={"experiment": "offsets"}, series={"examples": [example]}),
-    )  # fmt: skip
-
-
-def _hostile_run(*names):
-    return make_run(*(case for name in names for case in _hostile_cases(name)), saes=names)
-
 
 def test_hostile_names_are_texts_everywhere(opened, tmp_path):
     path = tmp_path / "page.html"
-    path.write_bytes(run_page(_hostile_run(*NAMES)).encode())
+    path.write_bytes(run_page(hostile_run(*NAMES)).encode())
     page = opened(path).ready().page
     page.click("#kl-by-position summary")
     for i in range(len(NAMES)):
@@ -62,12 +33,12 @@ def test_hostile_names_are_texts_everywhere(opened, tmp_path):
 
 def test_what_cannot_be_seen_is_made_visible(opened, tmp_path):
     path = tmp_path / "page.html"
-    path.write_bytes(run_page(_hostile_run("a\x1bb\u202ec\u2028d\ud800e")).encode())
+    path.write_bytes(run_page(hostile_run("a\x1bb\u202ec\u2028d\ud800e")).encode())
     assert "a␛b⟨U+202E⟩c⟨U+2028⟩d⟨U+D800⟩e" in opened(path).page.text_content("h1")
 
 
 def test_a_script_that_got_in_would_not_run(opened, tmp_path):
-    page = run_page(_hostile_run("plain one"))
+    page = run_page(hostile_run("plain one"))
     hurt = page.replace("<main", "<script>document.title = 'owned'</script><main", 1)
     (tmp_path / "page.html").write_text(hurt, encoding="utf-8")
     found = opened(tmp_path / "page.html")

@@ -1,6 +1,8 @@
 """saebench compare."""
 
 import json
+import re
+import shutil
 
 import pytest
 from runs import make_case, make_run
@@ -31,7 +33,85 @@ def test_an_sae_is_not_worse_than_itself(project, saebench):
 def test_result_files_are_compared_unpaired_and_that_is_said(project, saebench):
     said = saebench("compare", "run.json::one", "run.json::one", "--metric", "fidelity.kl")
     assert said.code == 0
-    assert "result files hold no per-sequence sums" in said.out
+    assert "unpaired" in said.out
+    assert "--sae-json writes RUN.sums.npz" in said.out
+
+
+@pytest.fixture(scope="module")
+def two_runs(tiny, tmp_path_factory):
+    """Two real runs of SAEs that are nearly equal, written as --sae-json does."""
+    from saebench.judging.progress import no_progress
+    from saebench.judging.session import BenchmarkSession
+
+    here = tmp_path_factory.mktemp("two")
+    for name, path in (("good", tiny.good), ("near", tiny.sae("near", error=0.06))):
+        options = {"sae": path, "model": tiny.model, "dataset": tiny.texts, "sequences": "24"}
+        session = BenchmarkSession(options | {"json": here / f"{name}.json"}, argv=())
+        requests = [session.request(name, each, {}) for each in ("fidelity", "sparsity")]
+        session.announce(requests)
+        session.prepare()
+        for request in requests:
+            session.case(request, progress=no_progress)
+        session.write(here, complete=True)
+    return here
+
+
+@pytest.fixture
+def runs(two_runs, tmp_path, monkeypatch):
+    shutil.copytree(two_runs, tmp_path / "runs")
+    (tmp_path / "baselines").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+def test_result_files_with_their_sums_are_compared_pair_by_pair(runs, saebench):
+    said = saebench("compare", "runs/good.json", "runs/near.json", "--metric", "fidelity.kl")
+    assert said.code == 1
+    assert "pair by pair over the same sequences" in said.out
+    paired = _width(said.out)
+    (runs / "near.sums.npz").unlink()
+    said = saebench("compare", "runs/good.json", "runs/near.json", "--metric", "fidelity.kl")
+    assert "unpaired" in said.out
+    assert paired < _width(said.out) / 3
+
+
+def _width(out):
+    low, high = re.search(r"\[([+-][\d.e+-]+), ([+-][\d.e+-]+)\]", out).groups()
+    return float(high) - float(low)
+
+
+def test_a_page_of_two_runs_is_paired_by_their_sums(runs, saebench):
+    said = saebench("report", "runs/good.json", "runs/near.json", "-o", "page.html")
+    assert said.code == 0
+    text = (runs.parent / "page.html").read_text(encoding="utf-8")
+    assert "differences of the same documents" in text
+    assert ">unpaired<" not in text
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
+def test_sums_that_were_swapped_or_damaged_are_refused_by_name(runs, saebench, command):
+    shutil.copy(runs / "near.sums.npz", runs / "good.sums.npz")
+    said = saebench(command, "runs/good.json", "runs/near.json")
+    assert said.code == 4
+    assert "good.sums.npz: holds the sums of another run than good.json's" in said.err
+    (runs / "good.sums.npz").write_bytes(b"half")
+    said = saebench(command, "runs/good.json", "runs/near.json")
+    assert said.code == 4
+    assert "good.sums.npz: no per-sequence sums that can be read" in said.err
+
+
+def test_numbers_that_the_sums_do_not_give_are_refused(runs, saebench):
+    content = json.loads((runs / "good.json").read_text())
+    (metric,) = (m for c in content["cases"] for m in c["metrics"] if m["name"] == "fidelity.kl")
+    metric["value"] *= 1.01
+    (runs / "good.json").write_text(json.dumps(content))
+    said = saebench("compare", "runs/good.json", "runs/near.json")
+    assert said.code == 4
+    assert "its sums give fidelity.kl" in said.err
+
+
+def test_the_sums_are_small(runs):
+    assert (runs / "good.sums.npz").stat().st_size < 20_000
 
 
 def test_saes_of_one_id_are_paired_where_there_are_several(project, saebench):

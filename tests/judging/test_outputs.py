@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 from runs import make_case, make_run
 
@@ -11,6 +12,7 @@ from saebench.judging.outputs import Outputs
 from saebench.report.markdown import to_markdown
 from saebench.results import Verdict
 from saebench.store.result_file import read_run
+from saebench.store.sums_file import CaseSums, RunSums, read_sums
 
 RUN = make_run(make_case("one", "fidelity", Verdict.FAIL))
 
@@ -23,6 +25,21 @@ def test_each_file_that_was_asked_for_is_written(tmp_path):
     assert read_run(tmp_path / "out.json") == RUN
     assert (tmp_path / "out.md").read_text() == to_markdown(RUN, places=["one: is 1st of 2"])
     assert list(told.lines()) == [f"results: {paths['json']}", f"summary: {paths['md']}"]
+
+
+def test_the_sums_go_beside_the_result_file_and_nowhere_else(tmp_path):
+    sums = RunSums({"fidelity@one": CaseSums("f" * 8, {"sae.kl": np.ones(3)})})
+    Outputs({"md": str(tmp_path / "out.md")}).write(RUN, sums=sums)
+    assert os.listdir(tmp_path) == ["out.md"]
+    Outputs({"json": str(tmp_path / "out.json")}).write(RUN, sums=sums)
+    found = read_sums(tmp_path / "out.json", RUN).cases["fidelity@one"]
+    assert found.table["sae.kl"].tolist() == [1, 1, 1]
+
+
+def test_a_place_where_the_sums_cannot_be_written_is_refused_beforehand(tmp_path):
+    (tmp_path / "out.sums.npz").mkdir()
+    with pytest.raises(OptionError, match=r"--sae-json.*out\.sums\.npz: cannot be written"):
+        Outputs({"json": str(tmp_path / "out.json")}).check()
 
 
 def test_nothing_is_written_where_nothing_was_asked_for(tmp_path, monkeypatch):

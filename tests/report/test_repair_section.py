@@ -1,60 +1,75 @@
 """Repairs on the report's page."""
 
-import pytest
-from full_run import full_run
+from dataclasses import replace
 
-from saebench.repairs import (
-    CourseRow,
-    FeatureAnalysis,
-    Ranged,
-    RepairCourse,
-    RepairRecipe,
-    RepairRecord,
-    RepairRow,
-)
+from full_run import full_run
+from made_repair import ANALYSIS, COURSE, GAP, MSE, RATIO, make_repair, undefined
+
 from saebench.report.page.run_page import run_page
 from saebench.report.reading import Material
 from saebench.report.sections.repair import SECTION
-from saebench.results import Direction
+
+L0 = replace(MSE, metric="sparsity.l0")
+ALL = (MSE, GAP, L0, RATIO)
 
 
-@pytest.fixture(scope="module")
-def record():
-    run = full_run("first", "second")
-    mse = RepairRow(
-        "fidelity.mse", "", Direction.LOWER, None, Ranged(2.0), Ranged(1.5),
-        Ranged(-0.5, -0.6, -0.4), Ranged(-0.25, -0.3, -0.2),
-    )  # fmt: skip
-    none = RepairRow(
-        "perplexity_gap", "", Direction.LOWER, None, Ranged(None), Ranged(None), Ranged(None),
-        Ranged(None),
-    )  # fmt: skip
-    many = (0.1, 0.2)
-    analysis = FeatureAnalysis(
-        1000, 2, 0, 100, (), 1.1, 0.1, 0.1, None, 1.0, 1.0, many, many, (1.2, 1.1), many, many
-    )
-    return RepairRecord(
-        1, {}, {}, run.saes[0], run.saes[1], run.models[0],
-        RepairRecipe("scale", ("s",), 1000, 1e-3, 64, 0.0, 5, 0),
-        RepairCourse(1000, False, 1.0, "<b>texts", "f" * 8, 500, 2.0, 0, 100,
-                     (CourseRow(0, None, 2.0),)),
-        run.datasets[0], (mse, none), (), analysis,
-    )  # fmt: skip
+def _texts(row):
+    return [cell if isinstance(cell, str) else cell.text for cell in row]
 
 
-def test_a_repair_is_a_table_with_intervals_and_a_figure_of_its_features(record):
-    material = Material(full_run("first", "second"), None, (record,))
-    (table,), (figure,) = SECTION.tables(material), SECTION.figures(material)
-    assert [cell if isinstance(cell, str) else cell.text for cell in table.rows[0]] == [
+def _material(*records):
+    return Material(full_run("first", "second"), None, records)
+
+
+def test_a_repair_is_a_table_with_intervals_and_its_features_another():
+    changed, features = SECTION.tables(_material(make_repair()))
+    assert _texts(changed.rows[0]) == [
         "fidelity.mse ↓", "2", "1.5", "-0.5", "[-0.6, -0.4]", "-25.0%", "[-30.0%, -20.0%]",
     ]  # fmt: skip
-    assert table.rows[1][1].text == "undefined"
-    assert list(figure.views[0].chart.layers[0].y) == [1.2, 1.1]
+    assert _texts(features.rows[1]) == [
+        "scaling", "log strength", "log frequency", "-0.25", "[-0.40, -0.10]",
+    ]  # fmt: skip
+    assert _texts(features.rows[2])[-2:] == ["undefined", "–"]
+    assert "theory c·d/2 = 0.48" in features.note
+    assert "cosine of decoder rows before and after: mean 0.950" in features.note
 
 
-def test_the_page_shows_a_repair_escaped_and_nothing_where_there_is_none(record):
+def test_what_is_undefined_says_so():
+    changed, _ = SECTION.tables(_material(make_repair(rows=(undefined(MSE),))))
+    assert _texts(changed.rows[0])[1:4] == ["undefined"] * 3
+
+
+def test_several_repairs_are_a_table_of_methods_first():
+    one = make_repair(rows=ALL)
+    two = replace(one, recipe=replace(one.recipe, method="decoder"), analysis=None)
+    methods, *rest = SECTION.tables(_material(one, two))
+    assert [row[1] for row in methods.rows] == ["scale", "decoder"]
+    assert _texts(methods.rows[0])[2:] == [
+        "-25.0%", "[-30.0%, -20.0%]", "+25.0%", "[+10.0%, +40.0%]", "2", "1.5", "0.85", "0.96",
+    ]  # fmt: skip
+    assert [table.id for table in rest] == ["repair-0", "repair-features-0", "repair-1"]
+
+
+def test_the_seeds_figures_are_drawn_against_strength_and_frequency():
+    scaling, additive, rotation = SECTION.figures(_material(make_repair()))
+    for figure, values in ((scaling, ANALYSIS.scaling), (additive, ANALYSIS.additive),
+                           (rotation, ANALYSIS.cosine)):  # fmt: skip
+        strength, frequency = (view.chart.layers[0] for view in figure.views)
+        assert tuple(strength.x) == ANALYSIS.log_strength
+        assert tuple(frequency.x) == ANALYSIS.log_frequency
+        assert tuple(strength.y) == tuple(frequency.y) == values
+    assert [mark.at for mark in additive.views[0].chart.marks] == [0.0, 0.48]
+    assert [mark.at for mark in scaling.views[0].chart.marks] == [1.0]
+
+
+def test_a_repair_that_was_not_analysed_has_no_figures():
+    figures = SECTION.figures(_material(make_repair(analysis=None)))
+    assert [figure.views for figure in figures] == [(), (), ()]
+
+
+def test_the_page_shows_a_repair_escaped_and_nothing_where_there_is_none():
     run = full_run("first", "second")
-    page = run_page(run, repairs=[record])
+    page = run_page(run, repairs=[make_repair(course=replace(COURSE, texts="<b>texts"))])
     assert "repaired by scale" in page
     assert "<b>texts" not in page
     assert 'id="repair"' not in run_page(run)

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from runs import make_case, make_run
 
-from saebench.report.reproduce import node_of, reproduce, reproduce_lines, split_arguments
+from saebench.report.reproduce import (
+    joined_arguments,
+    node_of,
+    reproduce,
+    reproduce_lines,
+    split_arguments,
+)
 from saebench.results import Verdict
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -27,6 +33,53 @@ def test_what_is_measured_is_kept_and_what_is_written_is_not():
         "benchmarks",
         ["--sae", "my saes/*", "--sae-sequences", "16"],
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "places", "expected"),
+    [
+        ("--rootdir DIR -q b --sae demo", "b", "--rootdir=DIR -q b --sae demo"),
+        ("b --rootdir DIR", "b", "b --rootdir=DIR"),
+        ("--rootdir b b", "b", "--rootdir=b b"),
+        ("--rootdir t -v t", "t", "--rootdir=t -v t"),
+        ("--rootdir=DIR b", "b", "--rootdir=DIR b"),
+        ("-c FILE --lf", "", "-cFILE --lf"),
+        ("--lf b", "b", "--lf b"),
+        ("--stepwise b", "b", "--stepwise b"),
+        ("--durations 3 -o a=b", "", "--durations=3 -oa=b"),
+        ("a b --sae-score-bos c", "a b c", "a b --sae-score-bos c"),
+        ("--last", "", "--last"),
+    ],
+)
+def test_an_option_and_its_value_are_joined_by_what_the_parser_took_for_places(
+    typed, places, expected
+):
+    assert list(joined_arguments(typed.split(), places.split())) == expected.split()
+
+
+def test_the_value_of_another_tools_option_is_kept(pytester, tiny):
+    """pytest itself parses the words; the result file's command names the value again."""
+    (pytester.path / "other").mkdir()
+    pytester.makepyprojecttoml("[tool.pytest.ini_options]")
+    options = [
+        "--rootdir",
+        str(pytester.path / "other"),
+        "--durations",
+        "1",
+        "-c",
+        "pyproject.toml",
+    ]
+    done = pytester.runpytest_inprocess(
+        str(BENCHMARKS / "test_sparsity.py"), *options, "--sae", tiny.good, *tiny.options(),
+        "--sae-fail-on", "sparsity.l0<=1", "-p", "no:cacheprovider",
+    )  # fmt: skip
+    (line,) = (line for line in done.outlines if "sparsity@good: pytest" in line)
+    words = shlex.split(line.partition(": ")[2])
+    assert f"--rootdir={pytester.path / 'other'}" in words
+    assert "--durations=1" in words
+    assert words[1].endswith("benchmarks/test_sparsity.py::test_sparsity[good]")
+    again = pytester.runpytest_inprocess(*words[1:], "--collect-only", "-q")
+    again.stdout.fnmatch_lines(["*::test_sparsity[[]good[]]", "1 test collected*"])
 
 
 def test_the_command_names_one_test_and_can_be_pasted_into_a_shell():

@@ -25,8 +25,8 @@ COLUMNS = (
 )
 PAIRED = "Intervals are over the differences of the same documents."
 UNPAIRED = (
-    "Unpaired rows are wider than they need be: a result file holds no sums of single documents. "
-    "Stored baselines do (--sae-update-baselines), and are compared pair by pair."
+    "Unpaired rows are wider than they need be: the sums of single documents were not beside both "
+    "result files (--sae-json writes them, as RUN.sums.npz), nor in stored baselines."
 )
 
 
