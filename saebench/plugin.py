@@ -217,11 +217,13 @@ def gate(pytestconfig: pytest.Config) -> "Callable[[CaseResult], None]":
     """Return the function that fails the test where the case did not pass."""
 
     def gated(case: "CaseResult") -> None:
+        from saebench.shown import plain_lines
+
         if case.verdict == "SKIPPED":
-            pytest.skip(case.reason)
+            pytest.skip(plain_lines(case.reason))
         reason = _session(pytestconfig).failure(case)
         if reason:
-            pytest.fail(reason, pytrace=False)
+            pytest.fail(plain_lines(reason), pytrace=False)
 
     return gated
 
@@ -235,6 +237,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if benches is None or not benches.has_results:
         return
     from saebench.report.table import render
+    from saebench.shown import plain_text
 
     writer = terminalreporter._tw
     terminalreporter.section("saebench")
@@ -245,7 +248,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for line in shown.rstrip().splitlines():
         terminalreporter.write_line(line.rstrip())
     for line in [*benches.closing_lines(), *benches.updates]:
-        terminalreporter.write_line(line)
+        terminalreporter.write_line(plain_text(line))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -374,13 +377,14 @@ def _usage_errors(config: pytest.Config) -> Iterator[None]:
     with the message instead, and the controller sets the exit code.
     """
     from saebench.errors import UsageError
+    from saebench.shown import plain_lines
 
     try:
         yield
     except UsageError as error:
         if not hasattr(config, "workeroutput"):
-            raise pytest.UsageError(str(error)) from error
-        config.stash[STASH].unusable = str(error)
+            raise pytest.UsageError(plain_lines(str(error))) from error
+        config.stash[STASH].unusable = plain_lines(str(error))
 
 
 def _progress(config: pytest.Config) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from saebench import __version__
 from saebench.errors import SaebenchError, nearest
+from saebench.shown import plain_lines
 
 PASSED, WORSE, INTERRUPTED, USAGE_ERROR = 0, 1, 2, 4  # pytest's
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except SaebenchError as error:
-        sys.stderr.write(f"saebench: {error}\n")
+        sys.stderr.write(f"saebench: {plain_lines(str(error))}\n")
         return USAGE_ERROR
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("saebench"):

@@ -91,7 +91,7 @@ def _show(root: Path, options: argparse.Namespace) -> int:
                          overflow="fold", no_wrap=name == "95% CI")  # fmt: skip
     for case in content["cases"].values():
         for name, metric in case["metrics"].items():
-            table.add_row(Text(name), *_numbers(metric))
+            table.add_row(Text(plain_text(name)), *map(plain_text, _numbers(metric)))
     say(table, shown_path(path))
     return 0
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from saebench.cli.checkup import Finding, State, checkup
+from saebench.shown import plain_text
 
 EXAMPLES = """
     saebench doctor
@@ -25,7 +26,7 @@ def execute(options: argparse.Namespace) -> int:
     findings = list(checkup())
     shown = [each for each in findings if each.state is not State.OK or not options.quiet]
     for line in _lines(shown):
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(plain_text(line) + "\n")
     missing = sum(each.state is State.MISSING for each in findings)
     if missing:
         sys.stdout.write(f"\n{missing} of {len(findings)} missing: a run cannot start\n")

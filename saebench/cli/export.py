@@ -21,6 +21,7 @@ from saebench.report.sae_lens import to_sae_lens
 from saebench.results import Run
 from saebench.store.atomic import write_file
 from saebench.store.result_file import read_run
+from saebench.store.strict_json import HALVES
 
 EXAMPLES = """
     saebench export run.json --format csv --out metrics.csv
@@ -68,7 +69,7 @@ def execute(options: argparse.Namespace) -> int:
     if out is None:
         sys.stdout.write(text)
         return 0
-    write_file(out, text.encode())
+    write_file(out, text.encode(errors=HALVES))
     say(f"written: {shown_path(out)}")
     return 0
 
@@ -80,9 +81,14 @@ def _write_each(run: Run, directory: Path | None) -> int:
             f"{SAE_BENCH} writes a file for each SAE, and there are {len(run.saes)}: give a "
             "directory with --out, or choose one with --sae"
         )
-    texts = {file_name(sae): _json(to_sae_bench(run, sae)) for sae in run.saes}
+    texts: dict[str, str] = {}
+    for sae in run.saes:
+        first = file_name(sae)
+        others = (f"{i}_{first}" for i in range(2, len(run.saes) + 2))
+        name = next(each for each in (first, *others) if each not in texts)
+        texts[name] = _json(to_sae_bench(run, sae))
     for name, text in texts.items():
-        write_file(directory / name, text.encode())
+        write_file(directory / name, text.encode(errors=HALVES))
         say(f"written: {shown_path(directory / name)}")
     return 0
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from saebench.shown import plain_text
 from saebench.subjects.metadata import metadata_of
 from saebench.subjects.references import find_subjects
 
@@ -20,12 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Print id, architecture, size and hook of each SAE."""
-    rows = [("SAE", "architecture", "features", "hook", "")]
+    rows: list[tuple[str, ...]] = [("SAE", "architecture", "features", "hook", "")]
     for reference in find_subjects(options.specs or ["demo"]):
         config = reference.config or {}
         hook = str(metadata_of(config).get("hook_name", "?"))
-        about = (config.get("architecture", "?"), str(config.get("d_sae", "?")), hook)
-        rows.append((reference.id, *about, reference.summary))
+        about = (str(config.get("architecture", "?")), str(config.get("d_sae", "?")), hook)
+        rows.append(tuple(map(plain_text, (reference.id, *about, reference.summary))))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]

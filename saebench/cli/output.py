@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from saebench.report.style import Plain, plain_text
+
 WIDE = 100
 
 
@@ -21,6 +23,7 @@ def say(*renderables: Any) -> None:
     out = console()
     for renderable in renderables:
         with out.capture() as captured:
-            out.print(Text(renderable) if isinstance(renderable, str) else renderable)
+            shown = Text(plain_text(renderable)) if isinstance(renderable, str) else renderable
+            out.print(Plain(shown))
         lines = captured.get().splitlines()
         sys.stdout.write("".join(line.rstrip() + "\n" for line in lines))

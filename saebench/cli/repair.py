@@ -9,6 +9,7 @@ from typing import Any
 from saebench.cli.output import console, say
 from saebench.errors import NonFiniteValue, OptionError
 from saebench.repair.methods import SUMMARIES, Method
+from saebench.shown import plain_lines, plain_text
 from saebench.subjects.metadata import Overrides
 
 EXAMPLES = """
@@ -95,7 +96,7 @@ def execute(options: argparse.Namespace) -> int:
     try:
         record = repair(job, progress=progress_bar, say=_note)
     except NonFiniteValue as error:
-        sys.stderr.write(f"saebench: {error}{_kept(job.out)}\n")
+        sys.stderr.write(f"saebench: {plain_lines(str(error))}{_kept(job.out)}\n")
         return 1
     if copy is not None:
         write_repair(record, copy)
@@ -128,7 +129,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _note(line: str) -> None:
-    sys.stderr.write(f"note: {line}\n")
+    sys.stderr.write(f"note: {plain_text(line)}\n")
 
 
 def _kept(out: Path) -> str:

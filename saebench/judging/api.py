@@ -197,7 +197,7 @@ def _tokenizer(source: str) -> Any:
     if not source:
         raise HostError("model: it does not say where it came from; pass tokenizer=…")
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise HostError(f"model: no tokenizer at {source!r}; pass tokenizer=…") from error
 

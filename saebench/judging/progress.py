@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 from tqdm import tqdm
 
+from saebench.shown import plain_text
+
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 """Makes a bar from a label and a number of tokens; entering it gives what advances it."""
 
@@ -23,8 +25,8 @@ def progress_bar(what: str, tokens: int) -> Iterator[Callable[[int], object]]:
         ...     _ = advance(10)
     """
     with tqdm(
-        total=tokens, desc=what, unit=" tokens", unit_scale=True, disable=None, leave=False,
-        bar_format=FORMAT,
+        total=tokens, desc=plain_text(what), unit=" tokens", unit_scale=True, disable=None,
+        leave=False, bar_format=FORMAT,
     ) as bar:  # fmt: skip
         yield bar.update
 

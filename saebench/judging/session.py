@@ -27,6 +27,7 @@ from saebench.report.table import sentences, told
 from saebench.results import CaseResult, Run, Verdict
 from saebench.scale.options import Scale
 from saebench.settings import OnInconclusive, Settings
+from saebench.shown import plain_lines
 from saebench.store.baselines import update_baseline
 from saebench.store.boards import Leaderboard
 from saebench.store.leaderboard import FILE, read_leaderboard
@@ -252,7 +253,7 @@ class BenchmarkSession:
         try:
             self._outputs.write(run, sums=self.sums(), places=self.places, leaderboard=leaderboard)
         except StoreError as error:
-            self.unusable = str(error)
+            self.unusable = plain_lines(str(error))
 
     def _leaderboard(self, rootdir: Path) -> Leaderboard | None:
         """Return the project's leaderboard, or the shipped one; where it cannot be read say so."""

@@ -48,7 +48,8 @@ def comparison_table(comparison: "Comparison", *, width: int) -> Table:
 
 def _label(each: "Difference", *, broken: bool) -> Text:
     unit = f" {each.unit}" if each.unit in SHOWN_UNITS else ""
-    name = broken_name(each.metric) if broken else each.metric
+    metric = plain_text(each.metric)
+    name = broken_name(metric) if broken else metric
     return Text(f"{name}{unit} {ARROWS[each.direction]}")
 
 
@@ -68,7 +69,7 @@ def _caption(comparison: "Comparison") -> Text:
         how = "pair by pair over the same sequences" if paired == count else UNPAIRED
         lines.append(f"{comparison.level:.0%} intervals for {rows}: {how}")
     lines += [f"INCOMPARABLE {name}: {why}" for name, why in comparison.incomparable]
-    return Text(plain_text("\n".join(lines)))
+    return Text("\n".join(map(plain_text, lines)))
 
 
 def _short(label: str) -> Text:

@@ -28,22 +28,32 @@ def to_csv(run: Run) -> str:
     for case in run.cases:
         about = _about(run, case)
         if not case.metrics:
-            writer.writerow(about | {"note": case.reason})
+            writer.writerow(about | {"note": _text(case.reason)})
         for metric in case.metrics:
             for gate in [g for g in case.gates if g.metric == metric.name] or [None]:
                 writer.writerow(about | dict(_cells(metric, gate)))
     return text.getvalue()
 
 
+def _text(text: str) -> str:
+    """Return a text that no spreadsheet takes for a formula: quoted where it begins like one.
+
+    Example:
+        >>> _text("=1+1"), _text("l2-topk")
+        ("'=1+1", 'l2-topk')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def _about(run: Run, case: CaseResult) -> dict[str, object]:
     sae = next(sae for sae in run.saes if sae.id == case.sae)
     return {
-        "sae": sae.id,
+        "sae": _text(sae.id),
         "weights_sha256": sae.weights_sha256,
-        "architecture": sae.architecture,
-        "hook": sae.hook,
+        "architecture": _text(sae.architecture),
+        "hook": _text(sae.hook),
         "property": case.property,
-        "case": case.id,
+        "case": _text(case.id),
         "case_verdict": case.verdict.value,
         "dataset": case.basis.dataset if case.basis else "",
         "seed": case.basis.seed if case.basis else run.run.seed,
@@ -54,7 +64,7 @@ def _cells(metric: Metric, gate: GateResult | None) -> Iterator[tuple[str, objec
     yield from (("metric", metric.name), ("version", metric.version), ("unit", metric.unit))
     yield "direction", metric.direction.value
     yield from (("sequences", metric.n.sequences), ("tokens", metric.n.tokens))
-    yield "note", metric.note or ""
+    yield "note", _text(metric.note or "")
     if metric.value is not None:
         yield "value", repr(metric.value)
     if metric.ci is not None:

@@ -54,27 +54,31 @@ def board_table(
     for row, why in ranking.unranked:
         if row.key in shown:
             head = ("–", *_named(board, row, architecture=width >= NARROW))
-            table.add_row(*head, "–", why, *_beside(board, row, names), "", style="dim")
+            table.add_row(
+                *head, "–", Text(plain_text(why)), *_beside(board, row, names), "", style="dim"
+            )
     return table
 
 
 def published_table(published: Published) -> RenderableType:
     """Return one source's figures: never a rank, as nothing of it was measured here."""
     source = published.source
-    title = Text(f"{published.model}  ", style="bold not italic")
+    title = Text(plain_text(f"{published.model}  "), style="bold not italic")
     title.append("published, not measured here, never ranked", style="yellow not bold")
-    cited = f"{source.authors} {source.year}, {source.title}"
+    cited = plain_text(f"{source.authors} {source.year}, {source.title}")
+    where = plain_text(f" <{source.url}>") if source.url else ""
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
         pad_edge=False, caption_justify="left",
-        caption=Text(f"{cited}{f' <{source.url}>' if source.url else ''}\n{published.conditions}"),
+        caption=Text(f"{cited}{where}\n{plain_text(published.conditions)}"),
     )  # fmt: skip
     for name in ("SAE", "figure", "published", "like our"):
         table.add_column(name, justify="right" if name == "published" else "left", overflow="fold")
     for row in published.rows:
         for i, figure in enumerate(row.figures):
-            name = Text(row.sae if i == 0 else "")
-            table.add_row(name, Text(figure.name), Text(_figure(figure)), Text(figure.like or ""))
+            name = row.sae if i == 0 else ""
+            told = (name, figure.name, _figure(figure), figure.like or "")
+            table.add_row(*(Text(plain_text(text)) for text in told))
     return table
 
 
@@ -93,8 +97,8 @@ def _title(board: Board, ranking: Ranking, shown: int) -> Text:
     saes = "1 SAE" if count == 1 else f"{count} SAEs"
     some = f"{shown} of {saes}" if shown < count else saes
     about = (
-        f"  {some} by {ranking.metric}\n{plain_text(data.name)}, {data.sequences} sequences of "
-        f"{data.context} tokens {data.fingerprint[:8]}, seed {board.seed}"
+        f"  {some} by {plain_text(ranking.metric)}\n{plain_text(data.name)}, {data.sequences} "
+        f"sequences of {data.context} tokens {data.fingerprint[:8]}, seed {board.seed}"
     )
     return title.append(about, style="not bold not italic dim")
 
@@ -122,7 +126,7 @@ def _add_columns(
 def _head(name: str, facts: Facts) -> Text:
     arrow = ARROWS[facts.direction] if facts.direction else ""
     unit = f"{facts.unit}" if facts.unit in SHOWN_UNITS else ""
-    lines = [*broken_name(name).split("\n"), f"{unit} {arrow}".strip()]
+    lines = [*broken_name(plain_text(name)).split("\n"), f"{unit} {arrow}".strip()]
     return Text("\n".join(line for line in lines if line))
 
 

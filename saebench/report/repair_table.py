@@ -21,7 +21,7 @@ def repair_table(record: RepairRecord, *, width: int) -> Table:
         width: of the terminal; where it is narrow the change's share is left out.
     """
     title = Text(plain_text(record.before.id), style="bold not italic")
-    title.append(f"  repaired by {record.recipe.method}", style="not bold dim")
+    title.append(plain_text(f"  repaired by {record.recipe.method}"), style="not bold dim")
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
         pad_edge=False, caption=_caption(record), caption_justify="left",
@@ -62,7 +62,8 @@ def _cells(row: RepairRow, *, shares: bool) -> tuple[str | Text, ...]:
         interval = Text(f"[{change.low:+.3g}, {change.high:+.3g}]")
     numbers = [_number(each.value) for each in (row.before, row.after)]
     signed = "undefined" if change.value is None else f"{change.value:+.3g}"
-    cells = (Text(f"{row.metric} {ARROWS[row.direction]}"), *numbers, signed, interval)
+    name = Text(plain_text(f"{row.metric} {ARROWS[row.direction]}"))
+    cells = (name, *numbers, signed, interval)
     return (*cells, _percent(row.share, ends=False)) if shares else cells
 
 
@@ -111,4 +112,4 @@ def _caption(record: RepairRecord) -> Text:
         f"pair by pair over {data.sequences} sequences of {data.context} tokens of {data.name}",
         *record.notes,
     ]
-    return Text(plain_text("\n".join(lines)))
+    return Text("\n".join(map(plain_text, lines)))

@@ -19,6 +19,7 @@ from saebench.report.sae_lens import (
     values_of,
 )
 from saebench.results import Run, SubjectRecord
+from saebench.store.file_names import file_part
 
 ABSENT = -1
 DEMANDED = {
@@ -82,7 +83,7 @@ def file_name(sae: SubjectRecord) -> str:
         >>> file_name(SubjectRecord("a", "org/rel:b/c", "", "", "topk", "", "", 4, 8, None))
         'org_rel_b_c_eval_results.json'
     """
-    return "_".join(names_of(sae)).replace("/", "_") + "_eval_results.json"
+    return file_part("_".join(names_of(sae))) + "_eval_results.json"
 
 
 def _misc(run: Run, sae: SubjectRecord) -> dict[str, float]:

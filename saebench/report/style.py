@@ -1,6 +1,14 @@
 """How verdicts and names are shown in a terminal."""
 
+from collections.abc import Iterator
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
 from saebench.results import Verdict
+from saebench.shown import plain_text
+
+__all__ = ["COLOURS", "Plain", "plain_text"]
 
 COLOURS = {
     Verdict.PASS: "green",
@@ -13,11 +21,18 @@ COLOURS = {
 }
 
 
-def plain_text(text: str) -> str:
-    r"""Return a text without control characters: a name must not steer the terminal.
+class Plain:
+    """Something for a terminal, with nothing in its texts that steers it: colours are ours alone.
 
-    Example:
-        >>> plain_text("a\x1b[31mb")
-        'a?[31mb'
+    The last line of defence: whatever a table is made of, a name in it can only be read.
     """
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+    def __init__(self, inner: RenderableType) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        """Give what is inside, piece by piece."""
+        for text, style, _ in console.render(self._inner, options):
+            style = style.update_link(None) if style is not None and style.link else style
+            lines = (plain_text(line) for line in text.split("\n"))
+            yield Segment("\n".join(lines), style)

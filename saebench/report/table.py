@@ -11,7 +11,7 @@ from rich.text import Text
 
 from saebench.report.hard_tokens import token_tables
 from saebench.report.pairs import pair_table
-from saebench.report.style import COLOURS, plain_text
+from saebench.report.style import COLOURS, Plain, plain_text
 from saebench.results import (
     SEVERITY,
     CaseResult,
@@ -55,7 +55,7 @@ def render(run: Run, *, width: int = 100, colour: bool = False) -> str:
         legacy_windows=False,
     )
     with console.capture() as captured:
-        console.print(tables(run))
+        console.print(Plain(tables(run)))
     return captured.get()
 
 
@@ -115,7 +115,7 @@ def _title(run: Run, sae: str) -> Text:
     title = Text(plain_text(f"{sae}  "), style="bold not italic")
     title.append(verdict.value, style=COLOURS[verdict])
     about = f"  {record.architecture}, {record.d_sae} features, {record.hook}"
-    return title.append(about, style="not bold not italic dim")
+    return title.append(plain_text(about), style="not bold not italic dim")
 
 
 def _gate_rows(cases: list[CaseResult], *, held: bool) -> Iterator[tuple[str | Text, ...]]:
@@ -136,7 +136,7 @@ def _gate_rows(cases: list[CaseResult], *, held: bool) -> Iterator[tuple[str | T
         of_several = sum(any(g.metric == gate.metric for g in c.gates) for c in cases) > 1
         which = f" of {escape(_name_of(case))}" if of_several else ""
         beside = _baseline_cells(gate) if held else ()
-        yield label + which, value, interval, *beside, gate.limit, shown
+        yield label + which, value, interval, *beside, escape(plain_text(gate.limit)), shown
 
 
 def _baseline_cells(gate: GateResult) -> tuple[str, str]:
@@ -161,8 +161,12 @@ def _headline_rows(cases: list[CaseResult]) -> Iterator[tuple[str, str, str]]:
 
 def _value_cells(metric: Metric | None, name: str) -> tuple[str, str, str]:
     if metric is None or metric.value is None:
-        return escape(name), "–", "undefined" if metric and metric.note else "not measured"
-    label = escape(f"{name} {ARROWS[metric.direction]}")
+        return (
+            escape(plain_text(name)),
+            "–",
+            "undefined" if metric and metric.note else "not measured",
+        )
+    label = escape(plain_text(f"{name} {ARROWS[metric.direction]}"))
     interval = escape(f"[{metric.ci.low:.3g}, {metric.ci.high:.3g}]") if metric.ci else ""
     unit = metric.unit if metric.unit in SHOWN_UNITS else ""
     return label, f"{metric.value:.4g} {unit}".strip(), interval

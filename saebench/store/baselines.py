@@ -8,10 +8,10 @@ content: replacing the JSON is the one step that makes an update count.
 import hashlib
 import io
 import json
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ import numpy as np
 from saebench.errors import StoreError
 from saebench.results import CaseResult, DatasetRecord, Metric, ModelRecord, SubjectRecord, Verdict
 from saebench.store.atomic import locked, replace_file
+from saebench.store.file_names import file_part
+from saebench.store.strict_json import HALVES, loads
 
 SCHEMA_VERSION = 1
+LARGEST_ARRAY_BYTES = 1 << 28  # 33 million sequences; a run has thousands
+_HEADERS = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}
 Tables = Mapping[str, Mapping[str, np.ndarray]]
 
 
@@ -65,11 +69,11 @@ def baseline_path(root: Path, sae: SubjectRecord, model: ModelRecord) -> Path:
     """Return where an SAE's baseline lies; names become single, harmless path parts.
 
     Example:
-        >>> _part("../org/name")
+        >>> file_part("../org/name")
         '__org_name'
     """
-    name = f"{_part(sae.id)}@{sae.weights_sha256[:8]}.json"
-    return root / _part(model.name) / _part(sae.hook) / name
+    name = f"{file_part(sae.id)}@{sae.weights_sha256[:8]}.json"
+    return root / file_part(model.name) / file_part(sae.hook) / name
 
 
 def update_baseline(root: Path, measured: Measured, *, only_new: bool) -> list[Change]:
@@ -122,9 +126,9 @@ def read_baseline(path: Path) -> dict[str, Any]:
         StoreError: where it is damaged, altered, or of another schema version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = loads(path.read_text(encoding="utf-8"))
         version = content["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version != SCHEMA_VERSION or isinstance(version, bool):
             raise StoreError(f"{path}: schema_version {version}, expected {SCHEMA_VERSION}")
         numbers_are_theirs = content["cases_sha256"] == _cases_sha256(content["cases"])
         data = (path.parent / Path(content["arrays"]["file"]).name).read_bytes()
@@ -142,10 +146,28 @@ def read_baseline(path: Path) -> dict[str, Any]:
 
 def _arrays(path: Path, data: bytes) -> dict[str, np.ndarray]:
     try:
+        _check_sizes(data)
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path}: its per-sequence sums are no npz ({error})") from error
+    except Exception as error:
+        # numpy, zipfile and zlib raise whatever damaged bytes lead them to.
+        raise StoreError(f"{path}: its per-sequence sums are no npz ({error!r})") from error
+
+
+def _check_sizes(data: bytes) -> None:
+    """Refuse sums that unpack to more than any run's, before memory is taken for them.
+
+    Raises:
+        ValueError: naming the array.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                read = _HEADERS[np.lib.format.read_magic(file)]
+                shape, _, kind = getattr(np.lib.format, read)(file)
+                told = prod(shape) * kind.itemsize
+                if told != member.file_size - file.tell() or told > LARGEST_ARRAY_BYTES:
+                    raise ValueError(f"{member.filename}: {told} bytes by its header")
 
 
 def _cases_sha256(cases: Any) -> str:
@@ -171,7 +193,7 @@ def _write(path: Path, measured: Measured, parts: "Content") -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(sums, data)
-        replace_file(path, text.encode())
+        replace_file(path, text.encode(errors=HALVES))
         for stale in path.parent.glob(f"{path.stem}.*.npz"):
             if stale != sums:
                 stale.unlink()
@@ -211,9 +233,3 @@ def _flat(tables: Tables) -> Iterator[tuple[str, np.ndarray]]:
     for source, table in tables.items():
         for channel, values in table.items():
             yield f"{source}/{channel}", values
-
-
-def _part(name: str) -> str:
-    """Return a name as one path part: no separators, no leading dot, nothing special."""
-    clean = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip() or "_"
-    return re.sub(r"^\.+", "_", clean)[:120]

@@ -17,10 +17,11 @@ from saebench.store.boards import Board, BoardData, BoardModel, Facts, Leaderboa
 from saebench.store.checked import read_checked_baseline
 from saebench.store.published import DIRECTORY, read_published
 from saebench.store.ranking import fronts
-from saebench.store.strict_json import loads
+from saebench.store.strict_json import HALVES, loads
 
 SCHEMA_VERSION = 1
 FILE = "leaderboard.json"
+LONGEST_SEED = 20  # digits: of a 64-bit number
 _MARK = re.compile(r'"\\u0000\d+"')
 MISSING = "saebench leaderboard build makes it of the baselines"
 
@@ -87,7 +88,7 @@ def dump_leaderboard(leaderboard: Leaderboard) -> bytes:
         board["rows"] = [_marked(row, lines) for row in board["rows"]]
     text = json.dumps(content, allow_nan=False, indent=1, ensure_ascii=False)
     whole = _MARK.sub(lambda found: lines[found[0]], text)
-    return (whole + "\n").encode()
+    return (whole + "\n").encode(errors=HALVES)
 
 
 def _marked(row: dict[str, Any], lines: dict[str, str]) -> str:
@@ -156,7 +157,12 @@ def basis_of(case: Mapping[str, Any], content: Mapping[str, Any], path: Path) ->
     _, _, told = str(case.get("sums")).rpartition("@")
     short, _, seed = told.rpartition("-")
     for data in content["datasets"]:
-        if short and data["fingerprint"].startswith(short) and seed.isdigit():
+        if (
+            short
+            and data["fingerprint"].startswith(short)
+            and seed.isdecimal()
+            and len(seed) < LONGEST_SEED
+        ):
             return data["fingerprint"], int(seed)
     raise StoreError(f"{path}: it does not say which tokens it was measured on; measure it again")
 

@@ -7,7 +7,7 @@ from typing import Any
 from saebench.errors import StoreError
 from saebench.repairs import REPAIR_SCHEMA_VERSION, RepairRecord
 from saebench.store.atomic import write_file
-from saebench.store.strict_json import loads
+from saebench.store.strict_json import HALVES, loads
 
 
 def write_repair(record: RepairRecord, path: Path) -> None:
@@ -16,7 +16,7 @@ def write_repair(record: RepairRecord, path: Path) -> None:
     Raises:
         StoreError: where it cannot be written; an older file is left as it was.
     """
-    write_file(path, (dump_repair(record) + "\n").encode())
+    write_file(path, (dump_repair(record) + "\n").encode(errors=HALVES))
 
 
 def dump_repair(record: RepairRecord) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from saebench.errors import OptionError, StoreError
 from saebench.results import SCHEMA_VERSION, Run
 from saebench.store.atomic import write_file
-from saebench.store.strict_json import loads
+from saebench.store.strict_json import HALVES, loads
 
 READ_VERSIONS = (1, 2, SCHEMA_VERSION)
 
@@ -19,7 +19,7 @@ def write_run(run: Run, path: Path) -> None:
     Raises:
         StoreError: where it cannot be written; an older file is left as it was.
     """
-    write_file(path, (dump_run(run) + "\n").encode())
+    write_file(path, (dump_run(run) + "\n").encode(errors=HALVES))
 
 
 def check_writable(path: Path, *, option: str) -> None:
@@ -82,11 +82,23 @@ def parse_run(text: str, *, where: str) -> Run:
         )
     try:
         # Version 2 added what a case's numbers rest on; of version 1 that stays unknown.
-        return TypeAdapter(Run).validate_python(content | {"schema_version": SCHEMA_VERSION})
+        run = TypeAdapter(Run).validate_python(content | {"schema_version": SCHEMA_VERSION})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{where}: no saebench result file: {place}: {first['msg']}") from error
+    _check_names(run, where)
+    return run
+
+
+def _check_names(run: Run, where: str) -> None:
+    """Refuse cases of SAEs that the run does not have; pairs are FIRST→SECOND."""
+    known = {sae.id for sae in run.saes}
+    if len(known) < len(run.saes):
+        raise StoreError(f"{where}: no saebench result file: two SAEs of one id")
+    for case in run.cases:
+        if case.sae not in known and not set(case.sae.split("→")) <= known:
+            raise StoreError(f"{where}: no saebench result file: {case.id!r} is of no SAE in it")
 
 
 def result_schema() -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from saebench.errors import HookError, HostError
@@ -287,11 +286,12 @@ def load_host(
     path = source if Path(source).is_dir() else official_name(source)
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
                 path, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
+        # transformers raises whatever a damaged configuration or tokenizer leads it to.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise HostError(
             f"model {source!r} ({asked_by}) cannot be loaded: {reason} "

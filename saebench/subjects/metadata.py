@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from saebench.errors import SubjectError, nearest
+from saebench.shown import plain_text
 from saebench.subjects.loaders.files import check_size
+from saebench.subjects.loaders.values import check_values
 
 SHORTEST_CONTEXT = 3  # position 0, one token to score, and its target
 ARCHITECTURES = (
@@ -56,7 +58,8 @@ def check_config(config: dict[str, Any], *, where: str) -> None:
     """Refuse what cannot be an SAE that saebench judges.
 
     Raises:
-        SubjectError: for unknown architectures, and sizes that are no positive integers.
+        SubjectError: for unknown architectures, sizes that are no positive integers, values of
+            another type, and keys that are misspelt.
     """
     architecture = config.get("architecture", "standard")
     if architecture == "temporal":
@@ -71,6 +74,7 @@ def check_config(config: dict[str, Any], *, where: str) -> None:
         )
     for key in ("d_in", "d_sae"):
         check_size(config, key, where=where)
+    check_values(config, where=where)
 
 
 def metadata_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -166,6 +170,8 @@ def _optional(data: dict[str, Any], key: str, kind: type, where: str) -> Any:
         raise SubjectError(
             f"{where}: metadata.{key} must be {kind.__name__}, found {type(value).__name__}"
         )
+    if kind is str and value != plain_text(value):
+        raise SubjectError(f"{where}: metadata.{key} has invisible characters: {value!r}")
     return value
 
 

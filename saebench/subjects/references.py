@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import SubjectError, nearest
+from saebench.shown import is_unicode, plain_text
 from saebench.subjects.loaders.files import PICKLES
 from saebench.subjects.loaders.nearby import what_is_there
 from saebench.subjects.loaders.protocol import Loader
@@ -85,6 +86,10 @@ def _expand(spec: str) -> Iterator[SubjectReference]:
     if "\0" in spec:
         raise SubjectError(f"--sae {spec!r}: a path has no NUL character")
     path = Path(os.path.expanduser(spec))
+    try:
+        path.exists()
+    except OSError as error:
+        raise SubjectError(f"--sae {spec}: {error.strerror}") from error
     if spec == "demo" or spec.startswith("demo:"):
         yield from _demo(spec)
     elif path.is_dir():
@@ -160,11 +165,13 @@ def _not_a_directory(path: Path) -> SubjectError:
 
 
 def _directory(path: Path, spec: str) -> SubjectReference:
+    if not is_unicode(str(path.resolve())):
+        raise SubjectError(f"--sae {spec!r}: its path is no valid UTF-8; rename the directory")
     loader = recognise(path)
     if loader is None:
         raise SubjectError(f"--sae {spec}: no SAE in it; {what_is_there(path)}")
     return SubjectReference(
-        id=path.resolve().name,
+        id=plain_text(path.resolve().name),
         source=spec,
         directory=path,
         config=loader.config(path),
@@ -179,7 +186,7 @@ def _with_unique_ids(references: list[SubjectReference]) -> tuple[SubjectReferen
     unique = []
     for reference in references:
         if taken[reference.id] > 1 and reference.directory is not None:
-            parent = reference.directory.resolve().parent.name
+            parent = plain_text(reference.directory.resolve().parent.name)
             reference = replace(reference, id=f"{parent}/{reference.id}")
         unique.append(reference)
     ids = [r.id for r in unique]

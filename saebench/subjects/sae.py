@@ -16,6 +16,7 @@ from saebench.measures.stages import DECODE, ENCODE, Stages
 from saebench.subjects.controls import make_control
 from saebench.subjects.hashing import tensors_sha256
 from saebench.subjects.hub import fetched
+from saebench.subjects.loaders.downloads import checked_downloads
 from saebench.subjects.loaders.saelens import inference_sae
 from saebench.subjects.metadata import Overrides, SubjectMetadata, check_config, parse_metadata
 from saebench.subjects.modules import (
@@ -311,8 +312,32 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
     subject = Subject(
         sae.to(device), id=reference.id, source=reference.source, metadata=metadata, told=config
     )
+    _refuse_unusable(subject)
     subject.expected_explained_variance = _expected_explained_variance(reference)
     return subject
+
+
+def _refuse_unusable(subject: Subject) -> None:
+    """Try the SAE on nothing: what its configuration and weights make of it may not even run.
+
+    Raises:
+        SubjectError: where it does not take or give what it says.
+    """
+    if not subject.d_in:
+        return
+    here = next(subject.sae.parameters(), torch.empty(0)).device
+    try:
+        found = subject.reconstruct(torch.zeros(2, subject.d_in, device=here)).x_hat
+    except Exception as error:
+        # A configuration leads torch into errors of every kind, and a third party's SAE too.
+        raise SubjectError(
+            f"{subject.source}: cannot be run on activations {subject.d_in} wide: {error!r}"
+        ) from error
+    if found.shape != (2, subject.d_out):
+        raise SubjectError(
+            f"{subject.source}: gives {found.shape[-1]} components, its configuration says "
+            f"{subject.d_out}"
+        )
 
 
 def _loaded(reference: SubjectReference) -> Any:
@@ -331,7 +356,10 @@ def _from_registry(reference: SubjectReference) -> Any:
 
     assert reference.repository is not None
     try:
-        return SAE.from_pretrained(reference.repository, reference.path or "", dtype="float32")
+        with checked_downloads():
+            return SAE.from_pretrained(reference.repository, reference.path or "", dtype="float32")
+    except SubjectError:
+        raise
     except Exception as error:
         # The registry's loaders raise whatever their download, conversion or parsing raises.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

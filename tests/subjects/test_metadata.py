@@ -104,7 +104,7 @@ def test_a_hook_name_of_a_plain_model_is_a_module_path():
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, *TRANSCODERS])
 def test_every_known_architecture_is_taken(architecture):
-    config = {"architecture": architecture, "d_in": 4, "d_sae": 8}
+    config = {"architecture": architecture, "d_in": 4, "d_sae": 8, "k": 2}
     check_config(config, where="cfg")
     assert metadata_of(config)["d_sae"] == 8
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import SubjectError
-from saebench.subjects.loaders.files import read_object, safetensors_shapes
+from saebench.subjects.loaders.arrays import npz_shapes
+from saebench.subjects.loaders.files import (
+    Shape,
+    check_memory,
+    check_shapes,
+    check_size,
+    read_object,
+    safetensors_shapes,
+)
 
 _SNAPSHOT = re.compile(r"^/?snapshots/[^/]+/")  # of a Hugging Face cache
 
@@ -40,13 +48,25 @@ class Converted:
         return all((directory / name).exists() for name in (self.config_file, *self.files))
 
     def config(self, directory: Path) -> None:
-        """Return None, once the path is understood: the converters, which know, import torch."""
+        """Return None, once the path is understood: the converters, which know, import torch.
+
+        Raises:
+            SubjectError: for a path that says too little, or files whose sizes differ.
+        """
         self._names(directory)
+        self._shapes(directory)
+        if self.config_file == LLAMA_SCOPE.config_file:
+            _check_llama_scope(directory)
+
+    def _shapes(self, directory: Path) -> dict[str, Shape]:
+        weights = directory / (self.files or (self.config_file,))[0]
+        return npz_shapes(weights) if weights.suffix == ".npz" else safetensors_shapes(weights)
 
     def load(self, directory: Path, config: dict[str, Any]) -> Any:  # noqa: ARG002
         """Return what SAELens makes of the directory."""
         from sae_lens import SAE
 
+        check_memory(directory, self._shapes(directory))
         try:
             sae = SAE.load_from_disk(directory, dtype="float32", converter=self._convert)
         except Exception as error:
@@ -112,10 +132,26 @@ def _files_from(directory: Path, folder: str) -> Iterator[None]:
         loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = before
 
 
+def _check_llama_scope(directory: Path) -> None:
+    """Hold hyperparams.json against the weights: SAELens makes a threshold as wide as it says."""
+    path = directory / LLAMA_SCOPE.config_file
+    told, where = read_object(path), str(path)
+    d_in, d_sae = (check_size(told, key, where=where) for key in ("d_model", "d_sae"))
+    weights = directory / LLAMA_SCOPE.files[0]
+    expected = {"encoder.weight": (d_sae, d_in), "decoder.weight": (d_in, d_sae)}
+    check_shapes(safetensors_shapes(weights), expected, weights=weights, config_file=path.name)
+
+
 def _llama_scope_factor(directory: Path) -> float:
     """Return what Llama Scope multiplies activations with, so that their norm is √d."""
-    told = read_object(directory / LLAMA_SCOPE.config_file)
-    return told["d_model"] ** 0.5 / told["dataset_average_activation_norm"]["in"]
+    path = directory / LLAMA_SCOPE.config_file
+    told = read_object(path)
+    try:
+        return told["d_model"] ** 0.5 / told["dataset_average_activation_norm"]["in"]
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise SubjectError(
+            f"{path}: expected dataset_average_activation_norm.in above 0: {error!r}"
+        ) from error
 
 
 GEMMA_SCOPE = Converted(

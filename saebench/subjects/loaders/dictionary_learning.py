@@ -1,4 +1,7 @@
-"""dictionary_learning's directories: config.json and ae.pt, a pickle of tensors alone."""
+"""dictionary_learning's directories: config.json and ae.pt, a pickle of tensors alone.
+
+The same tensors as ae.safetensors are read instead, where somebody converted them.
+"""
 
 import pickle
 import re
@@ -7,13 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import SubjectError, nearest
-from saebench.subjects.loaders.files import check_size, read_object
+from saebench.subjects.loaders.files import (
+    Shape,
+    check_memory,
+    check_shapes,
+    check_size,
+    read_object,
+    safetensors_shapes,
+)
+from saebench.subjects.loaders.pickles import check_tensors_alone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "ae.pt"
+CONVERTED_FILE = "ae.safetensors"
 # dictionary_learning's classes, SAELens' names of them, and whether the input loses b_dec.
 CLASSES = {
     "AutoEncoder": ("standard", True),
@@ -48,8 +60,8 @@ class DictionaryLearning:
     config_file = CONFIG_FILE
 
     def matches(self, directory: Path) -> bool:
-        """Return whether config.json lies beside ae.pt."""
-        return all((directory / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE))
+        """Return whether config.json lies beside ae.pt or ae.safetensors."""
+        return (directory / CONFIG_FILE).exists() and _weights(directory).exists()
 
     def config(self, directory: Path) -> dict[str, Any]:
         """Return config.json in SAELens' terms."""
@@ -80,8 +92,10 @@ class DictionaryLearning:
         """Return SAELens' equal of the dictionary."""
         from sae_lens import SAE
 
-        weights = directory / WEIGHTS_FILE
-        state = _converted(_tensors(weights), config, weights)
+        weights = _weights(directory)
+        tensors = _safe_tensors(weights) if weights.name == CONVERTED_FILE else _tensors(weights)
+        _check_fit(tensors, config, weights)
+        state = _converted(tensors, config, weights)
 
         def converter(*_: Any, **__: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             # The version keeps SAELens from filling in what configurations before 6 left out.
@@ -91,6 +105,12 @@ class DictionaryLearning:
             return SAE.load_from_disk(directory, converter=converter)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             raise SubjectError(f"{weights}: does not fit {CONFIG_FILE}: {error}") from error
+
+
+def _weights(directory: Path) -> Path:
+    """Return the weights that are read: those that are no pickle, where they are there."""
+    converted = directory / CONVERTED_FILE
+    return converted if converted.exists() else directory / WEIGHTS_FILE
 
 
 def _table(told: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
@@ -118,6 +138,24 @@ def _metadata(trainer: dict[str, Any], buffer: dict[str, Any]) -> dict[str, Any]
     return metadata
 
 
+def _safe_tensors(weights: Path) -> "dict[str, Tensor]":
+    from safetensors.torch import load_file
+
+    check_memory(weights, safetensors_shapes(weights))
+    return load_file(weights)
+
+
+def _check_fit(tensors: "Mapping[str, Tensor]", config: dict[str, Any], weights: Path) -> None:
+    """Hold the weights against config.json before anything as large as it claims is made."""
+    d_in, d_sae = config["d_in"], config["d_sae"]
+    wide: Shape = (d_sae, d_in)
+    expected = {
+        "encoder.weight": wide, "decoder.weight": wide[::-1], "W_enc": wide[::-1], "W_dec": wide,
+    }  # fmt: skip
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check_shapes(found, expected, weights=weights, config_file=CONFIG_FILE)
+
+
 def _tensors(weights: Path) -> "dict[str, Tensor]":
     """Read the tensors; ``weights_only`` refuses whatever else a pickle can do.
 
@@ -126,6 +164,8 @@ def _tensors(weights: Path) -> "dict[str, Tensor]":
     """
     import torch
 
+    check_tensors_alone(weights)
+    check_memory(weights, {"": (weights.stat().st_size // 4,)})
     try:
         found = torch.load(weights, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -1,6 +1,5 @@
 """SAELens' own directories: cfg.json and sae_weights.safetensors."""
 
-import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from saebench.errors import SubjectError
 from saebench.subjects.loaders.files import (
     PICKLES,
+    check_memory,
     check_shapes,
     read_object,
     safetensors_shapes,
@@ -45,6 +45,8 @@ class SAELens:
         """Return the SAE in its inference form, its normalisation folded where it can be."""
         from sae_lens import SAE, TrainingSAE
 
+        weights = directory / WEIGHTS_FILE
+        check_memory(weights, safetensors_shapes(weights))
         dtype = "float64" if config.get("dtype") == "float64" else "float32"
         try:
             if config.get("architecture") in TRAINING_ONLY:
@@ -92,7 +94,8 @@ def _normalisation_folded(sae: Any, directory: Path) -> Any:
     """Fold the training's activation scale into the weights, where its factor is at hand."""
     scaler = directory / "activation_scaler.json"
     if sae.cfg.normalize_activations == "expected_average_only_in" and scaler.exists():
-        factor = json.loads(scaler.read_text(encoding="utf-8")).get("scaling_factor")
-        if isinstance(factor, int | float):
-            sae.fold_activation_norm_scaling_factor(factor)
+        factor = read_object(scaler).get("scaling_factor")
+        if not isinstance(factor, int | float) or not 0 < factor < float("inf"):
+            raise SubjectError(f"{scaler}: scaling_factor must be above 0, found {factor!r}")
+        sae.fold_activation_norm_scaling_factor(factor)
     return sae

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from saebench.errors import SubjectError, nearest
 from saebench.subjects.loaders.files import (
     Shape,
+    check_memory,
     check_shapes,
     check_size,
     read_object,
@@ -71,7 +72,12 @@ class Sparsify:
         """Return the SAE or transcoder, in fp32."""
         from saebench.subjects.loaders.sparse_coder import SparseCoder
 
-        return SparseCoder.from_file(directory / WEIGHTS_FILE, config["sparsify"])
+        weights = directory / WEIGHTS_FILE
+        check_memory(weights, safetensors_shapes(weights))
+        try:
+            return SparseCoder.from_file(weights, config["sparsify"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise SubjectError(f"{weights}: does not fit {CONFIG_FILE}: {error!r}") from error
 
 
 def _latents(told: dict[str, Any], d_in: int, *, where: str) -> int:

@@ -218,7 +218,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path):
         (lambda s: list(s.values()), "expected a state dict, found list"),
         (lambda s: s | {"bias": 3.0}, "expected a state dict"),
         (lambda s: {n: t for n, t in s.items() if n != "encoder.weight"}, "has no W_enc, found"),
-        (lambda s: s | {"decoder.weight": s["decoder.weight"].T.contiguous()}, "does not fit"),
+        (lambda s: s | {"decoder.weight": s["decoder.weight"].T.contiguous()}, "transposed"),
         (lambda s: s | {"encoder.bias": torch.zeros(3)}, "does not fit config.json"),
     ],
 )

@@ -1,0 +1,37 @@
+"""Texts for people that never steer what shows them, whoever wrote the names in them."""
+
+
+def plain_text(text: str) -> str:
+    r"""Return a text on one line, without what cannot be seen.
+
+    A name in it must not colour or clear the terminal, turn the writing's direction, or begin a
+    line of its own, which a CI service may take for a command.
+
+    Example:
+        >>> plain_text("a\x1b[31mb\n::error::c")
+        'a?[31mb?::error::c'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def plain_lines(text: str) -> str:
+    r"""Return a text that may have several lines; all but the first are marked as going on.
+
+    Example:
+        >>> print(plain_lines("rule not understood:\n  a.b<\n     ^"))
+        rule not understood:
+        |   a.b<
+        |      ^
+    """
+    first, *others = text.split("\n")
+    return "\n".join([plain_text(first), *(f"| {plain_text(line)}" for line in others)])
+
+
+def is_unicode(text: str) -> bool:
+    r"""Return whether a text can be written: half of a surrogate pair cannot.
+
+    Example:
+        >>> is_unicode("é"), is_unicode("\ud800")
+        (True, False)
+    """
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
