@@ -67,6 +67,7 @@ class Settings:
         fail_on: further rules.
         baseline: a baseline file, a directory of them or a git ref, to hold the run against.
         inconclusive: whether an undecided gate fails the run.
+        stop_early: measure in rounds, and end where every gate is decided.
         overrides: what the SAEs' metadata lacks.
     """
 
@@ -91,6 +92,7 @@ class Settings:
     fail_on: tuple[str, ...] = ()
     baseline: str | None = None
     inconclusive: OnInconclusive = OnInconclusive.FAIL
+    stop_early: bool = False
     overrides: Overrides = field(default_factory=Overrides)
 
     def __post_init__(self) -> None:

@@ -101,6 +101,7 @@ def fingerprint(
     data: DatasetRecord,
     others: Sequence[SubjectRecord] = (),
     source: Source,
+    sequences: int | None = None,
 ) -> str:
     """Return a hash of all that a case's numbers depend on.
 
@@ -114,6 +115,7 @@ def fingerprint(
         model: the model.
         data: the tokens.
         source: what is measured on, of those tokens.
+        sequences: how many of them, where the run ended before all were measured.
         others: the pair's second SAE, or the peers that the property reads.
     """
     parts: dict[str, Any] = {
@@ -128,4 +130,6 @@ def fingerprint(
         parts["others"] = [(other.weights_sha256, other.config_sha256) for other in others]
     if not isinstance(source, str):  # which tokens of them, and how often
         parts["source"] = str(source)
+    if sequences is not None:
+        parts["sequences"] = sequences
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

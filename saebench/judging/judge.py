@@ -3,11 +3,13 @@
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import MeasurementError, NotApplicable
+from saebench.gates.rules import Role
 from saebench.judging.cases import CaseRequest, case_request, fingerprint
 from saebench.judging.differences import SideCase
 from saebench.judging.gating import Found, gates_of, verdict_of
@@ -17,24 +19,27 @@ from saebench.judging.progress import ProgressBar, no_progress
 from saebench.judging.rules import RunRules
 from saebench.judging.secondary import corrected
 from saebench.properties import Property, find_property
-from saebench.properties.base import CONTROLS, COST, Among, Source
+from saebench.properties.base import CONTROLS, COST, Among, Findings, Source
 from saebench.results import (
     SCHEMA_VERSION,
     Basis,
     CaseResult,
+    GateResult,
     Run,
     RunRecord,
     Verdict,
     overall,
 )
 from saebench.settings import Settings
-from saebench.statistics.level import current_level
+from saebench.statistics.level import LEVEL, at_level, current_level
+from saebench.statistics.looks import Look
 from saebench.store.baseline_source import open_baselines
 from saebench.store.baselines import Measured
 from saebench.store.environment import environment, harness, machine
 
 if TYPE_CHECKING:
     from saebench.judging.bench import Bench
+    from saebench.judging.rounds import Rounds
     from saebench.substitution.workload import Workload
 
 
@@ -58,6 +63,7 @@ class Judge:
         self._requests: tuple[CaseRequest, ...] = ()
         self._benches: tuple[Bench, ...] = ()
         self._baselines: Baselines | None = None
+        self._rounds: Rounds | None = None
         self._measurements = Measurements(self._interventions, self._source)
 
     @property
@@ -106,6 +112,10 @@ class Judge:
             OptionError: where a baseline that was asked for is missing or damaged.
         """
         self._benches = tuple(benches)
+        if self.settings.stop_early:
+            from saebench.judging.rounds import Rounds
+
+            self._rounds = maker = Rounds(self._is_settled, self._reads_several)
         if maker is not None:
             self._measurements.made_by(maker)
         given = self.settings.baseline
@@ -215,13 +225,12 @@ class Judge:
             return {"verdict": Verdict.SKIPPED, "reason": str(error), "fingerprint": ""}
         identity = self._fingerprint(request, declared, bench, measurement)
         basis = self._basis(bench, self._source(request), measurement)
+        look = self._rounds and self._rounds.look(request.sae, self._source(request))
         try:
             if isinstance(measurement, MeasurementError):
                 raise measurement
-            table = measurement.table() if hasattr(measurement, "table") else None
-            if declared.peers:
-                measurement = self._measurements.among(request, bench, measurement)
-            findings = declared.findings(measurement, self._params(request))
+            with at_level(look.level if look else LEVEL):
+                findings, gates = self._gated(request, bench, measurement, progress)
         except NotApplicable as error:
             skipped = {"verdict": Verdict.SKIPPED, "reason": str(error)}
             return skipped | {"fingerprint": identity, "basis": basis}
@@ -234,14 +243,6 @@ class Judge:
                 "fingerprint": identity,
                 "basis": basis,
             }
-        found = Found(
-            sae=request.subjects[-1],
-            kind=request.id.removesuffix(f"@{request.sae}"),
-            now=SideCase(basis, scores(findings.metrics), table, current_level()),
-            metrics=findings.metrics,
-            controls=lambda: self._among_controls(request, bench, progress),
-        )
-        gates = gates_of(self.rules.of(request, bench), found, self._baselines)
         verdict, reason = verdict_of(gates)
         return {
             "verdict": verdict,
@@ -249,9 +250,58 @@ class Judge:
             "fingerprint": identity,
             "metrics": findings.metrics,
             "gates": gates,
-            "series": findings.series,
+            "series": findings.series | _told(look, findings.series),
             "basis": basis,
         }
+
+    def _gated(
+        self, request: CaseRequest, bench: "Bench", measurement: Any, progress: ProgressBar
+    ) -> tuple[Findings, tuple[GateResult, ...]]:
+        """Return a case's metrics and gates, with intervals of the current level.
+
+        Raises:
+            NotApplicable: where the property says nothing about this SAE.
+            MeasurementError: where a metric has no number.
+        """
+        declared = find_property(request.property_name)
+        table = measurement.table() if hasattr(measurement, "table") else None
+        basis = self._basis(bench, self._source(request), measurement)
+        if declared.peers:
+            measurement = self._measurements.among(request, bench, measurement)
+        findings = declared.findings(measurement, self._params(request))
+        found = Found(
+            sae=request.subjects[-1],
+            kind=request.id.removesuffix(f"@{request.sae}"),
+            now=SideCase(basis, scores(findings.metrics), table, current_level()),
+            metrics=findings.metrics,
+            controls=lambda: self._among_controls(request, bench, progress),
+        )
+        return findings, gates_of(self.rules.of(request, bench), found, self._baselines)
+
+    def _is_settled(
+        self, bench: "Bench", sae: str, source: Source, measurement: Any, look: Look
+    ) -> bool:
+        """Return whether every gate that decides about an SAE's measurement is decided."""
+        about = (r for r in self._requests if r.sae == sae and self._source(r) == source)
+        return all(self._is_decided(r, bench, measurement, look) for r in about)
+
+    def _is_decided(
+        self, request: CaseRequest, bench: "Bench", measurement: Any, look: Look
+    ) -> bool:
+        if all(rule.role is Role.SECONDARY for rule in self.rules.of(request, bench)):
+            return True
+        if find_property(request.property_name).peers:
+            return False  # its numbers are known once all SAEs are measured
+        try:
+            with at_level(look.level):
+                _, gates = self._gated(request, bench, measurement, no_progress)
+        except (NotApplicable, MeasurementError):
+            return True
+        return all(gate.secondary or gate.verdict is not Verdict.INCONCLUSIVE for gate in gates)
+
+    def _reads_several(self, source: Source) -> bool:
+        """Return whether some case reads several SAEs' measurements of a source side by side."""
+        return any(request.peers and self._source(request) == source for request in self._requests)
 
     def _hidden(self) -> tuple[CaseRequest, ...]:
         """Return requests for controls that a rule needs and no announced case measures."""
@@ -280,7 +330,12 @@ class Judge:
             data=bench.data_of(source, measurement),
             others=others,
             source=source,
+            sequences=self._stopped_at(request, source),
         )
+
+    def _stopped_at(self, request: CaseRequest, source: Source) -> int | None:
+        look = self._rounds and self._rounds.look(request.sae, source)
+        return look.sequences if look and look.number < look.of else None
 
     def _basis(self, bench: "Bench", source: Source, measurement: Any) -> Basis:
         data = bench.data_of(source, measurement)
@@ -337,3 +392,14 @@ class Judge:
             f"{request.property_name}: the two are not measured on the same tokens: {told}; "
             "--sae-context N, --sae-prepend-bos and --sae-model make them so"
         )
+
+
+def _told(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a case's series say of when it was decided."""
+    if look is None:
+        return {}
+    sentence = (
+        f"ended after {look.sequences} sequences, at look {look.number} of {look.of}; intervals "
+        f"of {look.level:.2%} hold at all looks together with {LEVEL:.0%}"
+    )
+    return {"look": asdict(look), "sentences": [*series.get("sentences", ()), sentence]}

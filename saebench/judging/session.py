@@ -104,6 +104,7 @@ class BenchmarkSession:
         try:
             self._settings = settings_of(self._options)
             self._scale = scale_of(self._options)
+            _check_stop_early(self._settings, self._scale, self._options)
             self._references = find_subjects(_listed(self._options, "sae", separator="\n"))
             settings = self._settings
             self._requests = Requests([_given(r, settings) for r in self._references])
@@ -333,8 +334,30 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         interventions=tuple(_listed(options, "interventions", separator=",")),
         fail_on=tuple(_listed(options, "fail_on", separator="\n")),
         score_bos=bool(_flag("score_bos", options.get("score_bos"))),
+        stop_early=bool(_flag("stop_early", options.get("stop_early"))),
         overrides=overrides,
     )
+
+
+def _check_stop_early(settings: Settings, scale: Scale, options: Mapping[str, Any]) -> None:
+    """Refuse what a run that ends early cannot do.
+
+    Raises:
+        OptionError: naming both options.
+    """
+    if not settings.stop_early:
+        return
+    if scale.shares_out:
+        raise OptionError(
+            "--sae-stop-early measures in rounds, and --sae-workers, --sae-engine, --sae-run-dir "
+            "in shards: give one or the other"
+        )
+    for key in ("update_baselines", "update_new"):
+        if _flag(key, options.get(key)):
+            raise OptionError(
+                f"--sae-stop-early with {_option(key)}: a run that ended early is no baseline, "
+                "measure all sequences for one"
+            )
 
 
 def scale_of(options: Mapping[str, Any]) -> Scale:
