@@ -110,8 +110,8 @@ class ActivationStream:
         device = self._host.device
         parts = zip(ids.split(ROWS_A_PASS), counted.split(ROWS_A_PASS), strict=True)
         found = [self._read(some.to(device), mask.to(device)) for some, mask in parts]
-        # Outside inference mode a copy is an ordinary tensor, which autograd may keep.
-        return torch.cat(found).clone()
+        # Outside inference mode what is joined is an ordinary tensor, which autograd may keep.
+        return torch.cat(found)
 
     def _read(self, ids: Tensor, counted: Tensor) -> Tensor:
         clean = self._passes.clean(ids, [self._site], stop_early=True)

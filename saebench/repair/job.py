@@ -26,7 +26,8 @@ class RepairJob:
         sequences: how many sequences are judged.
         batch_tokens: activations in a step.
         learning_rate: of Adam.
-        tolerance: a gain below this share, over ``patience`` checks, ends the fit.
+        tolerance: a gain below this share, over ``patience`` checks, ends the fit; the baseline's
+            never.
         patience: see there.
         seed: of the shuffling, and of the gate's noise.
         coefficient: of the penalty that the SAE was trained with; None finds it.
@@ -87,9 +88,13 @@ class RepairJob:
 
     @property
     def plan(self) -> Plan:
-        """How it is fitted: twenty checks, or more where the tokens are many."""
+        """How it is fitted: twenty checks, or more where the tokens are many.
+
+        The baseline makes another loss smaller than the one that is checked, so that a check says
+        nothing of its convergence: it goes on for all tokens.
+        """
         check = min(1_000_000, max(self.batch_tokens, self.tokens // 20))
+        tolerance = 0.0 if self.method is Method.BASELINE else self.tolerance
         return Plan(
-            self.tokens, self.learning_rate, check, patience=self.patience,
-            tolerance=self.tolerance,
-        )  # fmt: skip
+            self.tokens, self.learning_rate, check, patience=self.patience, tolerance=tolerance
+        )

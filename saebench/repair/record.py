@@ -35,7 +35,7 @@ def recipe_of(job: RepairJob, task: "ScaledTask | BaselineTask") -> RepairRecipe
         tokens=job.tokens,
         learning_rate=job.learning_rate,
         batch_tokens=job.batch_tokens,
-        tolerance=job.tolerance,
+        tolerance=job.plan.tolerance,
         patience=job.patience,
         seed=job.seed,
     )

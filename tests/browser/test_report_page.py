@@ -28,6 +28,13 @@ def test_every_figure_of_the_seeds_is_drawn_with_data(report):
     assert [name for name, marks in drawn.items() if not marks] == []
 
 
+def test_every_intervention_has_a_colour_of_its_own(report):
+    bars = "document.querySelector('#kl-of-interventions .js-plotly-plot').data"
+    colours = report.page.evaluate(f"{bars}.map(bar => bar.marker.color)")
+    assert len(colours) == 11
+    assert len(set(colours)) == len(colours)
+
+
 def test_every_figure_says_how_much_it_rests_on_and_its_interval(report):
     page = report.page
     notes = page.eval_on_selector_all("[data-figure] .n", "notes => notes.map(n => n.textContent)")

@@ -107,6 +107,8 @@ def test_encoder_methods_lower_the_error_and_change_features(tiny, sae_of, archi
 def test_the_baseline_goes_on_with_the_saes_own_training(tiny, sae_of, architecture, tmp_path):
     record = _repaired(tiny, sae_of(architecture), "baseline", tmp_path / "out")
     assert "sae.W_dec" in record.recipe.fitted
+    assert record.recipe.tolerance == 0
+    assert record.course.tokens >= 3000
     assert not any("what decoder methods gain" in note for note in record.notes)
     values = [getattr(row, side).value for row in record.rows for side in ("before", "after")]
     assert all(v is None or math.isfinite(v) for v in values)

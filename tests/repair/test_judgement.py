@@ -1,10 +1,13 @@
 """Before and after, in pairs: rows against plain numpy and against the gate's own judging."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from saebench.repair.judgement import GAP, PERPLEXITY, ROWS, compared, gate_changes
-from saebench.results import CaseResult, GateResult, Verdict
+from saebench.repair.judgement import GAP, PERPLEXITY, ROWS, _dead, compared, gate_changes
+from saebench.results import CaseResult, Direction, GateResult, Metric, SampleSize, Verdict
 
 N = 64
 NAMES = {spec.name: spec for spec in ROWS}
@@ -91,6 +94,23 @@ def test_gates_are_told_that_were_decided_for_both():
     ]
     told = [(g.rule, g.before, g.after) for g in gate_changes(cases)]
     assert told == [("a", "FAIL", "PASS"), ("b", "PASS", "PASS")]
+
+
+def test_dead_features_are_counted_out_of_all():
+    share = {"before": 0.25, "after": None}
+    cases = [
+        replace(_case(sae), property="sparsity", metrics=(_dead_share(value),))
+        for sae, value in share.items()
+    ]
+    subjects = [SimpleNamespace(id=sae, d_sae=48) for sae in share]
+    row = _dead(SimpleNamespace(cases=cases), SimpleNamespace(subjects=subjects))
+    assert (row.before.value, row.after.value, row.change.value) == (12, 0, -12)
+    assert row.share.value == -1
+
+
+def _dead_share(value):
+    size = SampleSize(8, 80)
+    return Metric("sparsity.dead", 1, value, "share", Direction.LOWER, size)
 
 
 def test_the_two_are_judged_as_the_gate_judges_them(tiny, tmp_path):

@@ -73,6 +73,7 @@ def test_a_link_is_replaced_and_what_it_points_to_is_left(tmp_path):
     _write(tmp_path / "out")
     assert not (tmp_path / "out").is_symlink()
     assert _only(tmp_path / "target") == ["old"]
+    assert _only(tmp_path) == ["out", "target"]
 
 
 def test_a_parent_that_is_a_file_is_a_clear_error(tmp_path):

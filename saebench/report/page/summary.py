@@ -80,7 +80,7 @@ def _reasons(run: Run) -> Markup:
     bad = sorted((c for c in run.cases if c.verdict in BAD), key=lambda c: -SEVERITY[c.verdict])
     if not bad:
         told = tag("p", "Every gate that was decided passed.", class_="good")
-        return tag("div", tag("h2", "What fails"), told)
+        return tag("div", tag("h2", "What did not pass"), told)
     items = [_reason(case) for case in bad]
     rest = items[SENTENCES:]
     more = tag("details", tag("summary", f"{len(rest)} more"), tag("ul", *rest, class_="reasons"))
@@ -89,7 +89,7 @@ def _reasons(run: Run) -> Markup:
     listed = tag("ul", *lines, class_="commands")
     commands = tag("details", tag("summary", "Measure them again"), listed)
     return tag(
-        "div", tag("h2", "What fails"), tag("ul", *items[:SENTENCES], class_="reasons"),
+        "div", tag("h2", "What did not pass"), tag("ul", *items[:SENTENCES], class_="reasons"),
         more if rest else "", commands if again else "",
     )  # fmt: skip
 
