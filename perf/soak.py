@@ -22,7 +22,8 @@ from saebench.report.page.run_page import run_page
 from saebench.subjects.demo import zoo
 
 RUNS = 50
-SEQUENCES = 16
+SEQUENCES = 8
+LIGHT = {"prompts": 20, "draws": 8}  # every property runs, none for long
 TOLERANCE = 0.05
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 REAL_SAES = ("l2-standard", "l2-topk16", "l2-shrunken", "l0-standard")
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     work = all_work()
     done = []
-    for lap in laps(work, runs=options.runs, sequences=options.sequences):
+    for lap in laps(work, runs=options.runs, sequences=options.sequences, **LIGHT):
         done.append(lap)
         said = "same" if lap.same else "CHANGED"
         sys.stdout.write(

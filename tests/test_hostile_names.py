@@ -178,7 +178,7 @@ def test_figures_of_hostile_names_stay_in_their_directory(tmp_path):
     assert {*tmp_path.iterdir()} == {tmp_path / "figures"}
 
 
-FOLDERS = ("\x1b[31mred", "a\n::error::b", "‮ssap", "[red]x", "<b>", "=1+1", "e" * 200)
+FOLDERS = ("\x1b[31mred", "a\n::error::b", "‮[red]<b>", "=" + "e" * 200)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -198,7 +198,7 @@ def test_a_directory_s_name_goes_through_a_whole_run_as_text(name, gate_run, tin
     assert len(stored) == 1
 
 
-@pytest.mark.parametrize("name", FOLDERS[:3])
+@pytest.mark.parametrize("name", FOLDERS)
 def test_a_damaged_directory_s_name_is_text_in_the_message(name, gate_run, tiny, tmp_path, capsys):
     sae = tmp_path / name
     shutil.copytree(tiny.good, sae)
