@@ -2,9 +2,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+FUZZED := saelens-cfg.json thresholds rule baseline result
+FUZZ_RUNS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-browser browser check lint types format perf clean
+.PHONY: help install demo test test-slow test-browser browser check lint types format perf fuzz soak clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +53,16 @@ format: $(STAMP)  ## Format the code and sort its imports
 
 perf: $(STAMP)  ## Measure speed and memory against the peers and the machine's limit
 	@$(BIN)/python -W ignore -m perf $(PERF)
+
+fuzz: $(STAMP)  ## Give the readers of files 20,000 and more damaged inputs
+	$(BIN)/pytest -m slow tests/fuzz -s
+	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then for target in $(FUZZED); do \
+	  PYTHONPATH=tests:tests/fuzz $(BIN)/python -W ignore tests/fuzz/coverage_guided.py $$target \
+	    -runs=$(FUZZ_RUNS) || exit 1; done; \
+	else echo "atheris is not installed (pip install atheris): no coverage-guided runs"; fi
+
+soak: $(STAMP)  ## Fifty runs in one process: flat memory, identical numbers
+	@$(BIN)/python -W ignore -m perf.soak $(SOAK)
 
 clean:  ## Remove .venv and caches
 	rm -rf $(VENV) .venv-perf .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -12,6 +12,9 @@ __all__ = ["JudgedRun", "__version__", "judge"]
 def __getattr__(name: str) -> Any:
     """Import the judge on first use: the pytest plugin loads in runs that never need it."""
     if name in ("judge", "JudgedRun"):
+        from saebench.privacy import switch_telemetry_off
+
+        switch_telemetry_off()
         from saebench.judging import api
 
         return getattr(api, name)

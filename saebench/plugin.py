@@ -302,6 +302,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def _session(config: pytest.Config) -> "BenchmarkSession":
     """Return the run's session, made when the first benchmark is collected."""
+    from saebench.privacy import switch_telemetry_off
+
+    switch_telemetry_off()
     from saebench.judging.session import BenchmarkSession
     from saebench.report.reproduce import joined_arguments
 

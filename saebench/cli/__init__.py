@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from saebench import __version__
 from saebench.errors import SaebenchError, nearest
+from saebench.privacy import switch_telemetry_off
 from saebench.shown import plain_lines
 
 PASSED, WORSE, INTERRUPTED, USAGE_ERROR = 0, 1, 2, 4  # pytest's
@@ -68,6 +69,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code, pytest's own where pytest runs."""
+    switch_telemetry_off()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)

@@ -15,6 +15,7 @@ from saebench.data.rows import (
     parquet_rows,
 )
 from saebench.errors import DataError
+from saebench.shown import is_unicode
 
 FIELD = "text"
 OPTION = "--sae-dataset"
@@ -76,6 +77,8 @@ def _texts(rows: Iterator[tuple[str, Any]]) -> Iterator[str]:
         if not isinstance(text, str):
             found = sorted(row) if isinstance(row, dict) else type(row).__name__
             raise DataError(f"{where}: expected a string under {FIELD!r}, found {found}")
+        if not is_unicode(text):
+            raise DataError(f"{where}: half a character (a lone surrogate) in it: {text[:40]!r}")
         yield text
 
 

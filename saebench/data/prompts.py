@@ -16,6 +16,7 @@ from saebench.data.rows import (
     parquet_rows,
 )
 from saebench.errors import DataError
+from saebench.shown import is_unicode
 
 OPTION = "--sae-cloze"
 BLANK = "XXXXX"
@@ -100,6 +101,8 @@ def prompt_of(row: Any, *, where: str) -> ClozePrompt:
         found = split_last_word(row["text"])
     else:
         found = _plain(row, where)
+    if not is_unicode(f"{found.prompt}{found.answer}{found.rest}{''.join(found.options)}"):
+        raise DataError(f"{where}: half a character (a lone surrogate) in {found.prompt[:40]!r}")
     if not found.prompt.strip() or not found.answer.strip():
         raise DataError(f"{where}: the prompt or its last word is empty")
     if found.options and found.answer.strip() not in found.options:

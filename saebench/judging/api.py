@@ -28,6 +28,7 @@ from saebench.report.notebook import to_html, to_pandas
 from saebench.report.table import render
 from saebench.results import Run
 from saebench.settings import Settings
+from saebench.shown import is_unicode
 from saebench.subjects.host import Host, load_host
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
@@ -212,6 +213,8 @@ def _texts(data: Any, settings: Settings) -> Texts:
         text = row.get("text") if isinstance(row, dict) else row
         if not isinstance(text, str):
             raise DataError("data: expected strings, or rows with a string under 'text'")
+        if not is_unicode(text):
+            raise DataError(f"data: half a character (a lone surrogate) in {text[:40]!r}")
         texts.append(text)
     return Texts(Documents("in memory", None, None, lambda: iter(texts)), prompts_of(settings))
 

@@ -46,9 +46,10 @@ def _text(text: str) -> str:
 
 
 def _about(run: Run, case: CaseResult) -> dict[str, object]:
-    sae = next(sae for sae in run.saes if sae.id == case.sae)
+    own = case.params.get("second", case.sae)  # a pair belongs to its second SAE
+    sae = next(sae for sae in run.saes if sae.id == own)
     return {
-        "sae": _text(sae.id),
+        "sae": _text(case.sae),
         "weights_sha256": sae.weights_sha256,
         "architecture": _text(sae.architecture),
         "hook": _text(sae.hook),

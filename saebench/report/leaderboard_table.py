@@ -112,7 +112,7 @@ def _add_columns(
     table: Table, board: Board, ranking: Ranking, names: Sequence[str], *, architecture: bool
 ) -> None:
     table.add_column("", justify="right", no_wrap=True)
-    longest = max(len(row.sae) for row in board.rows)
+    longest = max((len(row.sae) for row in board.rows), default=0)
     table.add_column("SAE", overflow="fold", min_width=min(16, longest))
     if architecture:
         table.add_column("architecture", overflow="fold")

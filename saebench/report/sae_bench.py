@@ -18,6 +18,7 @@ from saebench.report.sae_lens import (
     token_stats,
     values_of,
 )
+from saebench.report.shapes import reading_series
 from saebench.results import Run, SubjectRecord
 from saebench.store.file_names import file_part
 
@@ -48,10 +49,11 @@ def to_sae_bench(run: Run, sae: SubjectRecord) -> dict[str, Any]:
     Source:
         sae-bench 0.6.0, ``sae_bench.evals.core.eval_output.CoreEvalOutput``.
     """
-    found = grouped_metrics(run, sae) | {
-        "token_stats": token_stats(run, sae),
-        "misc_metrics": _misc(run, sae),
-    }
+    with reading_series(sae.id):
+        found = grouped_metrics(run, sae) | {
+            "token_stats": token_stats(run, sae),
+            "misc_metrics": _misc(run, sae),
+        }
     metrics = {
         group: {name: found.get(group, {}).get(name, ABSENT) for name in names}
         for group, names in DEMANDED.items()

@@ -6,6 +6,7 @@ same tokens most numbers are equal; ``NOTES`` says which are defined otherwise.
 
 from typing import Any
 
+from saebench.report.shapes import reading_series
 from saebench.results import CaseResult, DatasetRecord, Run, SubjectRecord
 
 NOTES = (
@@ -46,7 +47,8 @@ def to_sae_lens(run: Run) -> list[dict[str, Any]]:
     Source:
         SAELens 6.54, ``sae_lens.evals.multiple_evals`` and ``run_evals``.
     """
-    return [_result(run, sae) for sae in run.saes if any(c.sae == sae.id for c in run.cases)]
+    with reading_series("SAELens' results"):
+        return [_result(run, sae) for sae in run.saes if any(c.sae == sae.id for c in run.cases)]
 
 
 def grouped_metrics(run: Run, sae: SubjectRecord) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ from saebench.errors import OptionError
 from saebench.report.charts import Figure, View, has_data
 from saebench.report.reading import Material
 from saebench.report.sections import sections
+from saebench.report.shapes import reading_series
 from saebench.report.static_charts import draw, shown
 from saebench.results import Run
 from saebench.store.boards import Leaderboard
@@ -52,9 +53,11 @@ def write_figures(
 
 def _main_views(material: Material) -> Iterator[tuple[Figure, View]]:
     for section in sections():
-        for figure in section.figures(material):
-            if figure.main:
-                yield from ((figure, view) for view in figure.views if has_data(view.chart))
+        with reading_series(f"section {section.name}"):
+            main = [figure for figure in section.figures(material) if figure.main]
+            shown = [(figure, view) for figure in main for view in figure.views]
+            drawn = [(figure, view) for figure, view in shown if has_data(view.chart)]
+        yield from drawn
 
 
 def _file_name(figure: Figure, view: View, written: list[Path]) -> str:

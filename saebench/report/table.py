@@ -11,6 +11,7 @@ from rich.text import Text
 
 from saebench.report.hard_tokens import token_tables
 from saebench.report.pairs import pair_table
+from saebench.report.shapes import reading_series
 from saebench.report.style import COLOURS, Plain, plain_text
 from saebench.results import (
     SEVERITY,
@@ -64,11 +65,12 @@ def tables(run: Run) -> Group:
     judged = {case.sae for case in run.cases}
     saes = [sae.id for sae in run.saes if sae.id in judged]
     saes.sort(key=lambda sae: -SEVERITY[_verdict_of(run, sae)])
-    pairs = pair_table(run)
+    with reading_series("the tables"):
+        pairs, tokens = pair_table(run), list(token_tables(run))
     return Group(
         *(_of_sae(run, sae) for sae in saes),
         *([pairs] if pairs is not None else []),
-        *token_tables(run),
+        *tokens,
     )
 
 
@@ -183,7 +185,8 @@ def told(run: Run) -> Iterator[str]:
     """Give what properties say in words, each sentence once, with the SAEs that it is about."""
     about: dict[tuple[str, str], list[str]] = {}
     for case in run.cases:
-        for sentence in case.series.get("sentences", ()):
-            about.setdefault((case.property, sentence), []).append(case.sae)
+        with reading_series(case.id):
+            for sentence in case.series.get("sentences", ()):
+                about.setdefault((case.property, sentence), []).append(case.sae)
     for (name, sentence), saes in about.items():
         yield plain_text(f"{name}: {sentence} ({', '.join(saes)})")

@@ -129,11 +129,15 @@ def read_leaderboard(path: Path) -> Leaderboard:
             f"{path}: schema_version is {version}, this saebench reads {SCHEMA_VERSION}; {MISSING}"
         )
     try:
-        return TypeAdapter(Leaderboard).validate_python(content)
+        found = TypeAdapter(Leaderboard).validate_python(content)
+        dump_leaderboard(found)  # pydantic makes infinity of "1e999"
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{path}: no leaderboard: {place}: {first['msg']}; {MISSING}") from error
+    except ValueError as error:
+        raise StoreError(f"{path}: no leaderboard: {error}; {MISSING}") from error
 
 
 def leaderboard_schema() -> dict[str, Any]:

@@ -49,11 +49,15 @@ def read_repair(path: Path) -> RepairRecord:
             f"{REPAIR_SCHEMA_VERSION}"
         )
     try:
-        return TypeAdapter(RepairRecord).validate_python(content)
+        found = TypeAdapter(RepairRecord).validate_python(content)
+        dump_repair(found)  # pydantic makes infinity of "1e999"
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{path}: no saebench repair file: {place}: {first['msg']}") from error
+    except ValueError as error:
+        raise StoreError(f"{path}: no saebench repair file: {error}") from error
 
 
 def repair_schema() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,23 @@ def parse_run(text: str, *, where: str) -> Run:
         place = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{where}: no saebench result file: {place}: {first['msg']}") from error
     _check_names(run, where)
+    try:
+        datetime.fromisoformat(run.run.started)
+        dump_run(run)  # pydantic makes infinity of "1e999"
+    except ValueError as error:
+        raise StoreError(f"{where}: no saebench result file: {error}") from error
     return run
 
 
 def _check_names(run: Run, where: str) -> None:
-    """Refuse cases of SAEs that the run does not have; pairs are FIRST→SECOND."""
+    """Refuse two SAEs of one id, and cases of SAEs that the run does not have."""
     known = {sae.id for sae in run.saes}
     if len(known) < len(run.saes):
         raise StoreError(f"{where}: no saebench result file: two SAEs of one id")
     for case in run.cases:
-        if case.sae not in known and not set(case.sae.split("→")) <= known:
+        pair = (case.params.get("first"), case.params.get("second"))
+        own = pair if "second" in case.params else (case.sae,)
+        if not all(isinstance(sae, str) and sae in known for sae in own):
             raise StoreError(f"{where}: no saebench result file: {case.id!r} is of no SAE in it")
 
 

@@ -126,3 +126,9 @@ def test_offline_a_hub_name_that_is_not_cached_is_an_error_naming_it(monkeypatch
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="'nobody/no-such-data' with split 'test'"):
         list(open_documents("nobody/no-such-data:test"))
+
+
+def test_half_a_character_is_refused_with_its_line(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"text": "\\ud800 half"}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: half a character"):
+        list(open_documents(str(tmp_path / "a.jsonl")))

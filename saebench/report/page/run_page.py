@@ -17,6 +17,7 @@ from saebench.report.page.summary import summary, verdict_of
 from saebench.report.page.tables import table_html, table_payload
 from saebench.report.reading import Material, by_depth
 from saebench.report.sections import Section, sections
+from saebench.report.shapes import reading_series
 from saebench.results import SEVERITY, Run
 from saebench.store.boards import Leaderboard
 
@@ -80,8 +81,9 @@ def _parts(material: Material) -> Iterator[tuple[Section, list[Figure], list[Tab
         *known,
         *(Section(n, n.replace("_", " ").capitalize(), "", 99) for n in others),
     ):
-        figures = [kept for f in section.figures(material) if (kept := _drawable(f)).views]
-        tables = list(section.tables(material))
+        with reading_series(f"section {section.name}"):
+            figures = [kept for f in section.figures(material) if (kept := _drawable(f)).views]
+            tables = list(section.tables(material))
         cases = [c for c in material.run.cases if c.property == section.name and c.metrics]
         if cases:
             tables.append(metrics_table(cases, section.name))

@@ -69,7 +69,7 @@ class DictionaryLearning:
         told = read_object(path)
         trainer, buffer = _table(told, "trainer", path), _table(told, "buffer", path)
         made = trainer.get("dict_class")
-        if made not in CLASSES:
+        if not isinstance(made, str) or made not in CLASSES:
             raise SubjectError(
                 f"{path}: trainer.dict_class {made!r} is not read{nearest(str(made), CLASSES)}"
             )
