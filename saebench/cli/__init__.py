@@ -34,6 +34,7 @@ COMMANDS = {
         ("baseline", "list, show, check or remove stored baselines"),
         ("leaderboard", "build, check or show the leaderboard of the stored baselines"),
         ("repair", "undo feature suppression: fine-tune an SAE without its sparsity penalty"),
+        ("train", "train an SAE: on activations, or on the whole model's loss"),
         ("export", "turn a result file into CSV, JUnit, other tools' layouts, a model card"),
         ("doctor", "say what is installed, where the caches are, and what is missing"),
     )

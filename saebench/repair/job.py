@@ -44,6 +44,7 @@ from saebench.store.atomic import new_directory
 from saebench.store.environment import environment, harness
 from saebench.store.repair_file import write_repair
 from saebench.subjects.host import Host, load_host
+from saebench.subjects.host_patch import host_for
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
 from saebench.subjects.sae import Subject, load_subject
@@ -212,6 +213,7 @@ def _prepare(job: RepairJob, reference: SubjectReference) -> _Prepared:
     source, asked_by = model_of(settings, reference, subject)
     name = subject.metadata.model_name if reference.model == source else None
     host = load_host(source, device=device, dtype=job.dtype, asked_by=asked_by, name=name)
+    host = host_for(host, reference.directory)
     fitted, judged = _texts(job, demo=reference.is_demo)
     context = context_of(settings, subject, host)
     settings = settings_for(settings, sequences=job.sequences, context=context)
