@@ -70,9 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT, and start anew")
 
 
-def add_place(parser: argparse.ArgumentParser) -> None:
+def add_place(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Declare what is trained where, and on what."""
-    parser.add_argument("--hook", required=True, metavar="HOOK", help="where the SAE belongs")
+    parser.add_argument("--hook", required=True, metavar="HOOK", nargs="+" if several else None,
+                        help="where the SAE belongs")  # fmt: skip
     parser.add_argument("--loss", default="kl", choices=("kl", "next-token"),
                         help="of the model's output (default: kl, to the original)")  # fmt: skip
     parser.add_argument("--model", default="demo", metavar="PATH|NAME",

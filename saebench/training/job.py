@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saebench.data.documents import Documents, open_documents
-from saebench.data.packed import RowSource, Supply
+from saebench.data.packed import RowSource, Supply, split_documents
 from saebench.errors import DataError, OptionError
 from saebench.fitting.checkpoint import Checkpoint
 from saebench.fitting.loop import Check, Stream, fit
@@ -77,7 +77,7 @@ def train(job: TrainJob, *, progress: ProgressBar, say: Callable[[str], object])
         StoreError: where the result cannot be written.
     """
     checkpoint_path = check_out(job.out, force=job.force, resume=job.resume)
-    host = _host(job)
+    host = host_of(job)
     job = replace(job, context=min(job.context, host.context or job.context))
     job = _with_init(job, host, progress=progress, say=say)
     ready = _prepare(job, host)
@@ -112,7 +112,7 @@ def steps_of(job: TrainJob) -> tuple[Callable[[], object], int]:
     Args:
         job: the training; a place and an objective, begun at random.
     """
-    host = _host(job)
+    host = host_of(job)
     ready = _prepare(replace(job, context=min(job.context, host.context or job.context)), host)
     fitted = [p for p in ready.task.module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(fitted, lr=job.learning_rate)
@@ -128,7 +128,12 @@ def steps_of(job: TrainJob) -> tuple[Callable[[], object], int]:
     return step, _size(job, host)(batch)
 
 
-def _host(job: TrainJob) -> Host:
+def host_of(job: TrainJob) -> Host:
+    """Load the model that a training is on.
+
+    Raises:
+        HostError: where it cannot be loaded.
+    """
     from saebench.subjects.demo import recipe, zoo
 
     source = str(zoo.model_path()) if job.is_demo else job.model
@@ -160,7 +165,7 @@ def _with_init(
 def _prepare(job: TrainJob, host: Host) -> _Prepared:
     site = find_site(host, job.hook)
     context, bos = job.context, host.tokenizer.bos_token_id
-    rows = RowSource(_texts(job), host.tokenizer, context, bos, host.special_ids)
+    rows = RowSource(texts_of(job)[0], host.tokenizer, context, bos, host.special_ids)
     supply = rows.survey(job.tokens, passes=job.max_passes)
     sae, begun_from = _begun(job, host, site)
     sae = sae.to(host.device)
@@ -187,12 +192,18 @@ def _prepare(job: TrainJob, host: Host) -> _Prepared:
     return _Prepared(host, site, rows, supply, task, stream, begun_from, halves)
 
 
-def _texts(job: TrainJob) -> Documents:
-    if job.dataset is not None:
-        return open_documents(job.dataset)
-    if not job.is_demo:
-        raise DataError("no texts to train on; give a file or a data set: --dataset PATH|NAME")
-    return demo_documents("sae")
+def texts_of(job: TrainJob) -> tuple[Documents, Documents | None]:
+    """Return the texts to train on, and those that are kept apart for judging, if any.
+
+    Raises:
+        DataError: where none are named.
+    """
+    if job.dataset is None:
+        if not job.is_demo:
+            raise DataError("no texts to train on; give a file or a data set: --dataset PATH|NAME")
+        return demo_documents("sae"), demo_documents("heldout")
+    found = open_documents(job.dataset)
+    return split_documents(found, every=job.keep_apart) if job.keep_apart else (found, None)
 
 
 def _begun(job: TrainJob, host: Host, site: Site) -> tuple[Any, str]:

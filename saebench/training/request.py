@@ -26,6 +26,7 @@ class TrainJob:
         loss: how the whole model's output is held to account.
         model: a directory or name; ``demo`` is the embedded one.
         dataset: the texts; None takes the demo's own.
+        keep_apart: one document in so many is not trained on, to be judged on; 0 trains on all.
         expansion: features for each component of the activation.
         tokens: to train on, at most.
         init: an SAE's SPEC, ``identity`` or ``random``; None trains a standard SAE first, where
@@ -58,6 +59,7 @@ class TrainJob:
     loss: Loss = Loss.KL
     model: str = "demo"
     dataset: str | None = None
+    keep_apart: int = 0
     expansion: int = 8
     tokens: int = 2_000_000
     init: str | None = None

@@ -10,13 +10,17 @@ from pathlib import Path
 from saebench.errors import OptionError, StoreError
 from saebench.judging.progress import ProgressBar
 from saebench.store.atomic import write_file
+from saebench.store.training_file import read_training
 from saebench.training.job import steps_of, train
 from saebench.training.objectives import Objective, Sparsity
 from saebench.training.request import RANDOM, TrainJob
+from saebench.training.saving import RECORD_FILE
 
 TOKENS, TIME = "tokens", "time"
 TIMED_STEPS = 3
 RATES_FILE = "rates.json"
+SHAPING = ("tokens", "batch_rows", "learning_rate", "weight_decay", "without_sae", "tolerance",
+           "patience", "seed")  # fmt: skip
 Say = Callable[[str], object]
 
 
@@ -90,27 +94,47 @@ def train_all(job: SweepJob, *, progress: ProgressBar, say: Say) -> None:
     everything = list(points(job))
     for number, point in enumerate(everything, start=1):
         out = point.directory(job.base.out)
-        if out.exists():
-            continue
-        say(f"{number} of {len(everything)}: {out}")
-        begin = _init(job, point, progress=progress)
-        one = replace(_training(job, point, out=out), init=str(begin))
+        one = _training(job, point, out=out)
         if point.equal == TIME:
             slowest = max(rates[point.hook].values())
             faster = slowest / rates[point.hook][point.objective.value]
             one = replace(one, tokens=int(one.tokens * faster))
-        _go_on(one, progress=progress)
+        if out.exists():
+            _refuse_another(one)
+            continue
+        say(f"{number} of {len(everything)}: {out}")
+        begin = _init(job, point, progress=progress)
+        _go_on(replace(one, init=str(begin)), progress=progress)
 
 
 def _init(job: SweepJob, point: Point, *, progress: ProgressBar) -> Path:
     out = job.base.out / "init" / point.hook / _plain(point.sparsity)
-    if not out.exists():
-        standard = replace(
-            _training(job, point, out=out), objective=Objective.STANDARD, init=RANDOM,
-            tokens=job.init_tokens,
-        )  # fmt: skip
+    standard = replace(
+        _training(job, point, out=out), objective=Objective.STANDARD, init=RANDOM,
+        tokens=job.init_tokens,
+    )  # fmt: skip
+    if out.exists():
+        _refuse_another(standard)
+    else:
         _go_on(standard, progress=progress)
     return out
+
+
+def _refuse_another(one: TrainJob) -> None:
+    """Refuse an SAE that is there already, but was trained otherwise than is asked for now.
+
+    Raises:
+        OptionError: naming the first option that differs.
+    """
+    recipe = read_training(one.out / RECORD_FILE).recipe
+    wanted = {name: getattr(one, name) for name in SHAPING}
+    wanted |= {"objective": one.objective.value, "loss": one.loss.value}
+    for name, value in wanted.items():
+        if getattr(recipe, name) != value:
+            raise OptionError(
+                f"{one.out}: was trained with {name} {getattr(recipe, name)}, now it is {value}; "
+                "give the same options, or another -o"
+            )
 
 
 def _training(job: SweepJob, point: Point, *, out: Path) -> TrainJob:
