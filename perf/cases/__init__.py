@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from perf.cases import context, core, interventions, memory, one_hook, single_token, sweep
+from perf.cases import context, core, interventions, memory, one_hook, single_token, sweep, train
 from perf.outcome import Outcome
 from perf.workload import Workload
 
@@ -13,5 +13,6 @@ CASES: dict[str, Callable[[Workload], Outcome]] = {
     "sweep": sweep.run,
     "one_hook": one_hook.run,
     "single_token": single_token.run,
+    "train": train.run,
     "memory": memory.run,
 }

@@ -24,9 +24,10 @@ class Command:
     summary: str
 
 
+# A module called list would hide the builtin here; no module's name has a hyphen.
+MODULES = {"list": "listing", "train-sweep": "train_sweep"}
 COMMANDS = {
-    # A module called list would hide the builtin here.
-    name: Command(f"saebench.cli.{'listing' if name == 'list' else name}", summary)
+    name: Command(f"saebench.cli.{MODULES.get(name, name)}", summary)
     for name, summary in (
         ("run", "judge SAEs: pytest on the shipped benchmarks, with all of pytest's options"),
         ("report", "make a page for a browser of result files, or figures for papers"),
@@ -36,6 +37,8 @@ COMMANDS = {
         ("baseline", "list, show, check or remove stored baselines"),
         ("leaderboard", "build, check or show the leaderboard of the stored baselines"),
         ("repair", "undo feature suppression: fine-tune an SAE without its sparsity penalty"),
+        ("train", "train an SAE: on activations, or on the whole model's loss"),
+        ("train-sweep", "train objectives × sparsities, and judge their frontier of KL against L0"),
         ("export", "turn a result file into CSV, JUnit, other tools' layouts, a model card"),
         ("doctor", "say what is installed, where the caches are, and what is missing"),
     )

@@ -17,6 +17,7 @@ from saebench.store.boards import Leaderboard
 from saebench.store.leaderboard import FILE, read_leaderboard
 from saebench.store.repair_file import read_repair
 from saebench.store.result_file import check_writable, read_run
+from saebench.store.sweep_file import read_sweep
 
 if TYPE_CHECKING:
     from saebench.judging.comparison import Comparison
@@ -26,6 +27,7 @@ EXAMPLES = """
     saebench report before.json after.json -o report.html     what got worse comes first
     saebench report sweep-*.json -o sweep.html                several SAEs on one page
     saebench report run.json --repair out/repair.json -o report.html
+    saebench report run.json --training sweep/sweep.json -o report.html
     saebench report run.json --sae l2-topk -o topk.html
     saebench report run.json --figures figures --format svg   for papers; needs matplotlib
 """
@@ -43,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="compare this one, repeatable (default: the headlines)")  # fmt: skip
     parser.add_argument("--repair", metavar="FILE", action="append", default=[],
                         help="a repair.json to show too, repeatable")  # fmt: skip
+    parser.add_argument("--training", metavar="FILE", action="append", default=[],
+                        help="a sweep.json of trainings to show too, repeatable")  # fmt: skip
     add_baselines_option(parser)
 
 
@@ -70,7 +74,10 @@ def _write_page(
     path = Path(os.path.expanduser(options.output or "report.html"))
     check_writable(path, option="--output")
     repairs = [read_repair(Path(os.path.expanduser(file))) for file in options.repair]
-    page = run_page(run, leaderboard=leaderboard, comparisons=comparisons, repairs=repairs).encode()
+    sweeps = [read_sweep(Path(os.path.expanduser(file))) for file in options.training]
+    page = run_page(
+        run, leaderboard=leaderboard, comparisons=comparisons, repairs=repairs, sweeps=sweeps
+    ).encode()
     write_file(path, page)
     say(f"{shown_path(path)}: {len(run.saes)} SAEs, {len(page) / 1e6:.1f} MB")
 

@@ -23,17 +23,21 @@ def has_converged(losses: Sequence[float], *, patience: int, tolerance: float) -
     return before - after < tolerance * abs(before)
 
 
-def rate_at(tokens: int, *, rate: float, end: int, decay_tokens: int) -> float:
-    """Return the learning rate: constant, then falling in a straight line to the end.
+def rate_at(
+    tokens: int, *, rate: float, end: int, decay_tokens: int, warm_up_tokens: int = 0
+) -> float:
+    """Return the learning rate: rising, constant, then falling in a straight line to the end.
 
     Args:
         tokens: done so far.
         rate: the constant one.
         end: at which tokens the fit ends.
         decay_tokens: over how many of the last it falls.
+        warm_up_tokens: over how many of the first it rises.
 
     Example:
         >>> [rate_at(t, rate=1.0, end=100, decay_tokens=20) for t in (0, 80, 90)]
         [1.0, 1.0, 0.5]
     """
-    return rate * min(1.0, max(0, end - tokens) / max(1, decay_tokens))
+    rising = (tokens + 1) / max(1, warm_up_tokens)
+    return rate * min(1.0, rising, max(0, end - tokens) / max(1, decay_tokens))

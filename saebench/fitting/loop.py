@@ -47,11 +47,15 @@ class Plan:
 
     Attributes:
         tokens: how many at most.
-        learning_rate: of Adam.
+        learning_rate: of AdamW; Adam, without a weight decay.
         check_tokens: how many between two checks; each check writes the checkpoint.
         patience: how many checks without improvement end the fit.
         tolerance: the share that counts as improvement; 0 never ends it early.
         decay_share: of the tokens, over which the learning rate falls to 0 at the end.
+        warm_up_tokens: over which the learning rate rises at first.
+        clip: the norm of all gradients together that none may exceed; None leaves them.
+        weight_decay: AdamW's.
+        diverges_from: the check may not exceed ten times this, or ten times the first check.
     """
 
     tokens: int
@@ -60,6 +64,10 @@ class Plan:
     patience: int = 5
     tolerance: float = 1e-3
     decay_share: float = 0.2
+    warm_up_tokens: int = 0
+    clip: float | None = None
+    weight_decay: float = 0.0
+    diverges_from: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,9 @@ def fit(
     checkpoint: Checkpoint | None = None,
     resume: bool = False,
     progress: Callable[[int], object] = lambda _: None,
+    size: Callable[[Tensor], int] = len,
+    after_step: Callable[[], object] = lambda: None,
+    on_check: Callable[[Check], object] = lambda _: None,
 ) -> State:
     """Fit a task's parameters by Adam, until they converge or the tokens are used up.
 
@@ -119,10 +130,13 @@ def fit(
         checkpoint: where the state is kept between checks; nowhere where None.
         resume: go on from the checkpoint.
         progress: called with the number of tokens just finished.
+        size: how many tokens a batch has.
+        after_step: called once the parameters were changed.
+        on_check: called with what a check found.
 
     Raises:
-        NonFiniteValue: where a loss or a parameter is NaN or infinite; the checkpoint holds the
-            last state in which all were finite.
+        NonFiniteValue: where the check is far above where it began, or a loss or a parameter is
+            NaN or infinite; the checkpoint holds the last state in which all were well.
     """
     optimiser = _optimiser(task, plan)
     state = State(end=plan.tokens)
@@ -138,10 +152,13 @@ def fit(
     while state.tokens < state.end:
         batch, place = next(batches)
         _step(task, optimiser, batch, state, plan)
+        after_step()
+        state.tokens += size(batch)
         state.place = place
-        progress(len(batch))
+        progress(size(batch))
         if state.tokens >= due or state.tokens >= state.end:
             _look(task, state, plan)
+            on_check(state.checks[-1])
             due = state.tokens + plan.check_tokens
             if checkpoint is not None:
                 checkpoint.write(_state_dict(state, task, optimiser))
@@ -150,7 +167,9 @@ def fit(
 
 def _optimiser(task: Task, plan: Plan) -> torch.optim.Optimizer:
     fitted = [p for p in task.module.parameters() if p.requires_grad]
-    return torch.optim.Adam(fitted, lr=plan.learning_rate, betas=BETAS)
+    return torch.optim.AdamW(
+        fitted, lr=plan.learning_rate, betas=BETAS, weight_decay=plan.weight_decay
+    )
 
 
 def _step(
@@ -159,15 +178,18 @@ def _step(
     decay = int(plan.decay_share * plan.tokens)
     for group in optimiser.param_groups:
         group["lr"] = rate_at(
-            state.tokens, rate=plan.learning_rate, end=state.end, decay_tokens=decay
-        )
+            state.tokens, rate=plan.learning_rate, end=state.end, decay_tokens=decay,
+            warm_up_tokens=plan.warm_up_tokens,
+        )  # fmt: skip
     loss = task.loss(batch)
     value = loss.item()
     _refuse_non_finite(value, "the loss", state)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    if plan.clip is not None:
+        fitted = [p for group in optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(fitted, plan.clip)
     optimiser.step()
-    state.tokens += len(batch)
     state.since.append(value)
 
 
@@ -178,6 +200,7 @@ def _look(task: Task, state: State, plan: Plan) -> None:
             _refuse_non_finite(math.nan, f"parameter {name}", state)
     found = task.check()
     _refuse_non_finite(found, "the loss on the check's activations", state)
+    _refuse_divergence(found, state, plan)
     mean = sum(state.since) / len(state.since) if state.since else None
     state.checks.append(Check(state.tokens, mean, found))
     state.since.clear()
@@ -186,6 +209,19 @@ def _look(task: Task, state: State, plan: Plan) -> None:
         state.converged = has_converged(losses, patience=plan.patience, tolerance=plan.tolerance)
         if state.converged:
             state.end = min(state.end, state.tokens + int(plan.decay_share * plan.tokens))
+
+
+def _refuse_divergence(found: float, state: State, plan: Plan) -> None:
+    """Refuse a check that is finite, but far above where the fit began."""
+    if not state.checks or math.isinf(plan.diverges_from):
+        return
+    most = 10 * max(state.checks[0].check, plan.diverges_from)
+    if found > most:
+        raise NonFiniteValue(
+            f"the loss diverges: {found:.3g} after {state.tokens:,} tokens, "
+            f"{state.checks[0].check:.3g} at first; the fit was stopped there: try a smaller "
+            "--learning-rate"
+        )
 
 
 def _refuse_non_finite(value: float, what: str, state: State) -> None:

@@ -21,6 +21,7 @@ from saebench.judging.cases import CaseRequest
 from saebench.judging.controls import first_sequences, measure_controls
 from saebench.judging.pairs import measure_pairs
 from saebench.judging.progress import ProgressBar
+from saebench.judging.tax import measure_tax
 from saebench.measures.memory import peak_bytes
 from saebench.measures.stages import Stages
 from saebench.properties.base import (
@@ -31,6 +32,7 @@ from saebench.properties.base import (
     LONG,
     PAIRS,
     SEQUENCES,
+    TAX,
     ManyDraws,
     OneToken,
     Source,
@@ -178,7 +180,7 @@ class Bench:
         """Return each SAE's measurement by id; NotApplicable where there can be none.
 
         Args:
-            source: what to measure on: SEQUENCES, LONG, CLOZE, CONTROLS, COST, OneToken or
+            source: what to measure on: SEQUENCES, LONG, CLOZE, CONTROLS, TAX, COST, OneToken or
                 ManyDraws.
             wanted: the SAEs, each with the interventions it needs.
             keep: for SAEs by id, what is kept beyond sums.
@@ -193,6 +195,8 @@ class Bench:
                 found = engine.measure(wanted, progress=advance, keep=keep)
             self._count_cost(SEQUENCES, wanted, engine.stages, tokens=engine.tokens.ids)
             return found
+        if source == TAX:
+            return measure_tax(self.host, self.tokens, wanted, label=label, progress=progress)
         if source == LONG:
             return self._measure_long(wanted, label, progress)
         if source == CONTROLS:

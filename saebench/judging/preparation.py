@@ -15,6 +15,7 @@ from saebench.errors import DataError, HookError, HostError, OptionError, neares
 from saebench.judging.bench import Bench, Texts, take
 from saebench.settings import Settings
 from saebench.subjects.host import Host, load_host
+from saebench.subjects.host_patch import host_for
 from saebench.subjects.references import SubjectReference
 from saebench.subjects.sae import Subject, load_subject
 from saebench.substitution.engine import site_of
@@ -48,7 +49,8 @@ def prepare(settings: Settings, references: Iterable[SubjectReference]) -> tuple
                 asked_by=asked_by,
                 name=subject.metadata.model_name if own else None,
             )
-        placed.setdefault(reference.is_demo, []).append((subject, hosts[source]))
+        host = host_for(hosts[source], reference.directory)
+        placed.setdefault(reference.is_demo, []).append((subject, host))
     return tuple(
         bench for demo, some in placed.items() for bench in benches_of(settings, some, texts[demo])
     )

@@ -22,6 +22,7 @@ CLOZE = "cloze"
 COST = "cost"
 PAIRS = "pairs"
 CONTROLS = "controls"
+TAX = "tax"
 ACTIVE = "active"
 
 
@@ -131,8 +132,8 @@ class Property:
         interventions: what must be measured for it, given its parameters.
         findings: its metrics and plot series, from a measurement.
         source: what it is measured on: SEQUENCES of the training context, LONG ones, CLOZE
-            prompts, the sequences with PAIRS of SAEs, with an SAE's CONTROLS beside it, or a
-            batch that is timed for its COST.
+            prompts, the sequences with PAIRS of SAEs, with an SAE's CONTROLS beside it, with a
+            patched model's original for its TAX, or a batch that is timed for its COST.
         defaults: parameters that it has where none are given; they are part of a case's id.
         keeps: what is kept beyond sums: channels token by token, or ACTIVE, the features that
             are active on each prompt.

@@ -22,6 +22,7 @@ from saebench.repair.judgement import settings_for
 from saebench.repair.penalty import Penalty, penalty_of
 from saebench.settings import Settings
 from saebench.subjects.host import Host, load_host
+from saebench.subjects.host_patch import host_for
 from saebench.subjects.references import SubjectReference, find_subjects
 from saebench.subjects.sae import Subject, load_subject
 from saebench.substitution.engine import site_of
@@ -118,7 +119,8 @@ def prepare(job: RepairJob, reference: SubjectReference) -> Prepared:
 def _host(job: RepairJob, reference: SubjectReference, subject: Subject, *, device: str) -> Host:
     source, asked_by = model_of(job.settings, reference, subject)
     name = subject.metadata.model_name if reference.model == source else None
-    return load_host(source, device=device, dtype=job.dtype, asked_by=asked_by, name=name)
+    host = load_host(source, device=device, dtype=job.dtype, asked_by=asked_by, name=name)
+    return host_for(host, reference.directory)
 
 
 def _bench(

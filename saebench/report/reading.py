@@ -9,17 +9,19 @@ from saebench.repairs import RepairRecord
 from saebench.report.charts import Axis, Form, Layer
 from saebench.results import CaseResult, Metric, Run, SubjectRecord
 from saebench.store.boards import Leaderboard
+from saebench.sweeps import SweepRecord
 
 NO_INTERVAL = "means, without intervals"
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a report is made of: a run, the leaderboard to hold it beside, repairs, if any."""
+    """What a report is made of: a run, the leaderboard beside it, repairs and sweeps, if any."""
 
     run: Run
     leaderboard: Leaderboard | None = None
     repairs: tuple[RepairRecord, ...] = ()
+    sweeps: tuple[SweepRecord, ...] = ()
 
 
 def cases_of(run: Run, name: str, **params: Any) -> list[CaseResult]:

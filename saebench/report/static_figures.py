@@ -1,7 +1,7 @@
 """The main figures as files for papers, drawn by matplotlib: it needs no browser."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from saebench.errors import OptionError
@@ -28,6 +28,22 @@ def write_figures(
     Raises:
         OptionError: where matplotlib is not installed, or the directory cannot be made.
     """
+    return write_views(_main_views(Material(run, leaderboard)), directory, kind=kind)
+
+
+def write_views(
+    views: Iterable[tuple[Figure, View]], directory: Path, *, kind: str = "png"
+) -> list[Path]:
+    """Write views as files.
+
+    Args:
+        views: each with its figure.
+        directory: where to; made if it does not exist.
+        kind: png, svg or pdf.
+
+    Raises:
+        OptionError: where matplotlib is not installed, or the directory cannot be made.
+    """
     try:
         from matplotlib.figure import Figure as Canvas
     except ModuleNotFoundError as error:
@@ -40,7 +56,7 @@ def write_figures(
     except OSError as error:
         raise OptionError(f"--figures {directory}: {error.strerror}") from error
     written = []
-    for figure, view in _main_views(Material(run, leaderboard)):
+    for figure, view in views:
         path = directory / f"{_file_name(figure, view, written)}.{kind}"
         canvas = Canvas(figsize=(9, 4.5) if figure.wide else (6, 4.2), layout="constrained")
         draw(canvas.subplots(), view.chart)

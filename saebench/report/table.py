@@ -43,6 +43,8 @@ HEADLINES = (
     "helpfulness.share_harmful",
     "hard_tokens.correlation[cosine]",
     "controls.separated[kl_gap]",
+    "tax.kl",
+    "tax.kl_with_sae",
 )
 
 

@@ -29,6 +29,9 @@ class Host:
         tokenizer: its tokenizer.
         name: what the result file calls it.
 
+    Attributes:
+        original: the model that this one is a patched copy of; None for a model as it came.
+
     Raises:
         HostError: where the model has no list of blocks, or its logits are not what its final
             hidden state and output embedding give.
@@ -39,6 +42,7 @@ class Host:
         self.tokenizer = tokenizer
         self.name = name
         self.config = model.config.get_text_config()
+        self.original: Host | None = None
         self._check_logits()
 
     @property
@@ -115,7 +119,7 @@ class Host:
         return self.module_path(f"blocks.{layer}.{post_norm if post_norm in submodules else part}")
 
     def final_hidden(self, input_ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d"]:
-        """Run the model up to and including its final norm."""
+        """Run the model up to and including its final norm, with a gradient where one is kept."""
         with self._activations_in_blocks():
             return self.model.base_model(input_ids=input_ids, use_cache=False)[0]
 
@@ -126,7 +130,9 @@ class Host:
         transformers spells it out in eight operations: over a whole batch each of them goes
         through memory. In blocks the same operations give the same bits, in a third of the time.
         """
-        gelus = self._spelt_out_gelus if self.device.type == "cpu" else ()
+        # Blocks are written in place, which autograd does not follow.
+        in_blocks = self.device.type == "cpu" and not torch.is_grad_enabled()
+        gelus = self._spelt_out_gelus if in_blocks else ()
         for module in gelus:
             module.forward = functools.partial(_in_blocks, module.forward)
         try:
@@ -159,6 +165,20 @@ class Host:
             logits += bias
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+
+    def back_through_logits(
+        self, slope: Float[Tensor, "rows vocab"], logits: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows d"]:
+        """Return the gradient in hidden states of something whose gradient in logits is known.
+
+        Args:
+            slope: the gradient in the logits; may be overwritten.
+            logits: what :meth:`logits` gave for the hidden states.
+        """
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        if cap is not None:
+            slope = slope.mul_(1 - (logits / cap).square())
+        return slope @ self._unembedding[0]
 
     @cached_property
     def _unembedding(self) -> tuple[Tensor, Tensor | None]:

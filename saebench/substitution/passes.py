@@ -3,15 +3,22 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from saebench.subjects.hooks import Kind, Site
 from saebench.subjects.host import Host
+from saebench.substitution.patching import (
+    forward_replaced,
+    hand_on,
+    input_read,
+    input_written,
+    output_read,
+    output_written,
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class Passes:
                 self._capture(site, kept, patches)
             if stop_early:
                 for block in self.host.blocks[max(_blocks_needed(site) for site in sites) :]:
-                    patches.enter_context(_forward_replaced(block, _hand_on))
+                    patches.enter_context(forward_replaced(block, hand_on))
             final = self.host.final_hidden(ids)
         starts = {site: kept[site, "start"] for site in sites}
         activations = {site: _activation(site, kept) for site in sites}
@@ -213,12 +220,12 @@ class Passes:
             return lambda value: kept.__setitem__((site, what), value)
 
         if site.block < len(blocks):
-            patches.enter_context(_input_read(blocks[site.block], keep("start")))
+            patches.enter_context(input_read(blocks[site.block], keep("start")))
         else:
-            patches.enter_context(_output_read(blocks[-1], keep("start")))
+            patches.enter_context(output_read(blocks[-1], keep("start")))
         if site.module is not None:
             module = self.host.model.get_submodule(site.module)
-            read = _input_read if site.kind is Kind.MODULE_INPUT else _output_read
+            read = input_read if site.kind is Kind.MODULE_INPUT else output_read
             patches.enter_context(read(module, keep("module")))
 
     def _substitute(
@@ -228,11 +235,11 @@ class Passes:
         enter = changed if site.kind is Kind.BLOCK_INPUT else start
         if skip:
             for block in blocks[: site.block]:
-                patches.enter_context(_forward_replaced(block, _hand_on))
+                patches.enter_context(forward_replaced(block, hand_on))
         if site.block == 0:
-            patches.enter_context(_input_written(blocks[0], enter))
+            patches.enter_context(input_written(blocks[0], enter))
         else:
-            patches.enter_context(_output_written(blocks[site.block - 1], enter))
+            patches.enter_context(output_written(blocks[site.block - 1], enter))
         self._substitute_module(site, start, changed, patches)
 
     def _substitute_module(
@@ -242,11 +249,11 @@ class Passes:
             return
         module = self.host.model.get_submodule(site.module)
         if site.kind is Kind.MODULE_INPUT:
-            patches.enter_context(_input_written(module, changed))
+            patches.enter_context(input_written(module, changed))
         elif site.kind is Kind.RESID_MID:
-            patches.enter_context(_output_written(module, changed - start))
+            patches.enter_context(output_written(module, changed - start))
         else:
-            patches.enter_context(_output_written(module, changed))
+            patches.enter_context(output_written(module, changed))
 
 
 def _blocks_needed(site: Site) -> int:
@@ -259,58 +266,3 @@ def _activation(site: Site, kept: dict[tuple[Site, str], Tensor]) -> Tensor:
     if site.kind is Kind.RESID_MID:
         return kept[site, "start"] + kept[site, "module"]
     return kept[site, "module"]
-
-
-def _hand_on(*args: Any, **kwargs: Any) -> Tensor:
-    return args[0] if args else kwargs["hidden_states"]
-
-
-@contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    before = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
-
-
-@contextmanager
-def _input_read(module: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(_hand_on(*args, **kwargs))
-
-    with module.register_forward_pre_hook(hook, with_kwargs=True):
-        yield
-
-
-@contextmanager
-def _output_read(module: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
-    def hook(_: nn.Module, __: Any, output: Any) -> None:
-        keep(output[0] if isinstance(output, tuple) else output)
-
-    with module.register_forward_hook(hook):
-        yield
-
-
-@contextmanager
-def _input_written(module: nn.Module, value: Tensor) -> Iterator[None]:
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (value, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": value}
-
-    with module.register_forward_pre_hook(hook, with_kwargs=True):
-        yield
-
-
-@contextmanager
-def _output_written(module: nn.Module, value: Tensor) -> Iterator[None]:
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        return (value, *output[1:]) if isinstance(output, tuple) else value
-
-    with module.register_forward_hook(hook):
-        yield

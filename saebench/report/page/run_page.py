@@ -20,6 +20,7 @@ from saebench.report.sections import Section, sections
 from saebench.report.shapes import reading_series
 from saebench.results import SEVERITY, Run
 from saebench.store.boards import Leaderboard
+from saebench.sweeps import SweepRecord
 
 if TYPE_CHECKING:
     from saebench.judging.comparison import Comparison
@@ -39,6 +40,7 @@ def run_page(
     leaderboard: Leaderboard | None = None,
     comparisons: Sequence["Comparison"] = (),
     repairs: Sequence[RepairRecord] = (),
+    sweeps: Sequence[SweepRecord] = (),
 ) -> str:
     """Return one self-contained HTML file.
 
@@ -47,8 +49,9 @@ def run_page(
         leaderboard: to draw beside it.
         comparisons: differences from other runs, to be told first.
         repairs: of the run's SAEs, or of others.
+        sweeps: of trainings.
     """
-    parts = list(_parts(Material(run, leaderboard, tuple(repairs))))
+    parts = list(_parts(Material(run, leaderboard, tuple(repairs), tuple(sweeps))))
     saes = _chosen_first(run)
     compared = [comparison_table(comparisons)] if comparisons else []
     tables = [*compared, *_overview(run), *(table for _, _, found in parts for table in found)]

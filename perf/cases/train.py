@@ -1,0 +1,81 @@
+"""A step of frozen training, against the plain forward and backward pass that it needs."""
+
+import torch
+
+from perf.figures import Figures, Runner
+from perf.flops import Product, block_products
+from perf.outcome import Outcome, Target
+from perf.peers.plain_training import plain_step_runner
+from perf.side_by_side import SideBySide, here
+from perf.workload import Workload
+from saebench.subjects.hooks import find_site
+from saebench.training.objectives import Loss, Objective, Sparsity
+from saebench.training.resumed import ResumedPasses
+from saebench.training.sae import begin_from, make_sae
+from saebench.training.tasks import Weights, WholeModelTask
+
+ALONE, WITH_SAE = "plain pass, model alone", "plain pass, SAE too"
+# Theirs over ours: a step costs 1.3 times the plain pass at most.
+TARGETS = {ALONE: Target(at_least=0.77)}
+
+
+def run(workload: Workload) -> Outcome:
+    """Measure one step, its optimiser included."""
+    size = workload.size
+    peers = {
+        name: here(
+            plain_step_runner(
+                workload.host.model, workload.sae, workload.ids, size.hook_layer, with_sae=sae
+            )
+        )
+        for name, sae in ((ALONE, False), (WITH_SAE, True))
+    }
+    case = SideBySide(
+        case="train",
+        title=f"a step on the whole model's KL, {size.sequences} × {size.context} tokens",
+        ours=_our_step(workload),
+        peers=peers,
+        counted=_products(workload),
+        targets=TARGETS,
+    )
+    return case.run(workload.settings)
+
+
+def _our_step(workload: Workload) -> Runner:
+    size, host = workload.size, workload.host
+    sae = make_sae(
+        d_in=size.d_model, d_sae=size.d_sae, sparsity=Sparsity("l1", 0.0), metadata={}, seed=0
+    )
+    begin_from(sae, workload.sae, where="the SAE")
+    passes = ResumedPasses(host, find_site(host, size.hook))
+    task = WholeModelTask(
+        sae, passes, objective=Objective.FROZEN, loss=Loss.KL, held=workload.ids[:1],
+        weights=Weights(),
+    )  # fmt: skip
+    # A rate of zero: each step does the same, and its loss can be held against the peers'.
+    optimiser = torch.optim.AdamW(task.module.parameters(), lr=0.0, weight_decay=0.0)
+
+    def run() -> Figures:
+        loss = task.loss(workload.ids)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        task.stepped()
+        return Figures({"kl.sae": loss.item()})
+
+    return run
+
+
+def _products(workload: Workload) -> tuple[Product, ...]:
+    """Count the clean pass, the resumed one and its way back, the SAE's, and three unembeddings.
+
+    The way back through a frozen product is one more of its size; through the SAE's it is two.
+    """
+    size, shape = workload.size, workload.shape
+    sequences, context = workload.ids.shape
+    tokens, later = sequences * context, size.layers - size.hook_layer
+    return (
+        *block_products(shape, sequences=sequences, context=context, times=size.layers + 2 * later),
+        Product("sae", tokens, size.d_model, size.d_sae, 6),
+        Product("unembedding", tokens, size.d_model, size.vocab, 3),
+    )

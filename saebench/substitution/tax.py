@@ -1,0 +1,107 @@
+"""A model that was patched for its SAE, against the one it was made of, on the same tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from saebench.data.tokens import TokenSet
+from saebench.errors import NonFiniteValue
+from saebench.measures.sums import TokenSums
+from saebench.subjects.host import Host
+from saebench.subjects.sae import Subject
+from saebench.substitution.batches import Batch, cut, make_batch
+from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.memory import sequences_at_once
+from saebench.substitution.passes import Passes
+from saebench.substitution.reading import reading_site
+from saebench.substitution.readout import Readout
+from saebench.substitution.rows import read_rows, write_rows
+
+ORIGINAL, PATCHED, SAE, TAX = "original", "patched", "sae", "tax"
+KEPT = 6  # activations of a batch that are held at once, about
+
+
+@dataclass(frozen=True)
+class TaxMeasurement:
+    """Sums of the patched model against the original.
+
+    Channels: ``patched`` and ``sae`` (the patched model with the SAE in it) against the original
+    as P; ``tax.kl`` is KL(patched ‖ original).
+
+    Attributes:
+        sums: by channel.
+        path: how the model was run.
+    """
+
+    sums: TokenSums
+    path: str
+
+    def table(self) -> Mapping[str, np.ndarray]:
+        """Return the per-sequence sums of every channel."""
+        return self.sums.by_sequence
+
+
+class TaxEngine:
+    """Measures SAEs of a patched model against the model as it was.
+
+    Args:
+        host: the patched model; its ``original`` is the other.
+        tokens: the sequences.
+        batch_size: sequences at once; chosen from free memory where None.
+    """
+
+    def __init__(self, host: Host, tokens: TokenSet, *, batch_size: int | None = None) -> None:
+        assert host.original is not None
+        self._host, self._tokens = host, tokens
+        self._passes, self._before = Passes(host), Passes(host.original)
+        self._read_out, self._read_back = Readout(host.original), Readout(host)
+        self._batch_size = batch_size
+
+    def measure(self, subject: Subject, *, progress: Progress) -> TaxMeasurement:
+        """Return an SAE's measurement.
+
+        Raises:
+            NonFiniteValue: where the SAE's output, or a KL, is not finite.
+        """
+        sequences, context = self._tokens.ids.shape
+        sums = TokenSums(sequences, context)
+        site = site_of(self._host, subject)
+        size = self._batch_size or sequences_at_once(self._host, context=context, kept=KEPT)
+        for rows in cut(sequences, size):
+            batch = make_batch(self._tokens, rows, device=self._host.device)
+            if batch.counts:
+                self._add(batch, subject, sums)
+            progress(batch.ids.numel())
+        if not all(np.isfinite(v).all() for v in sums.by_sequence.values()):
+            raise NonFiniteValue(f"{subject.source}: the patched model's output is not finite")
+        return TaxMeasurement(sums, "resumed" if self._passes.is_exact(site) else "full")
+
+    def _add(self, batch: Batch, subject: Subject, sums: TokenSums) -> None:
+        site = site_of(self._host, subject)
+        reads = reading_site(self._host, subject, writes=site)
+        clean = self._passes.clean(batch.ids, list(dict.fromkeys((site, reads))))
+        before = self._before.clean(batch.ids, [site]).final
+        assert clean.final is not None
+        assert before is not None
+        x_hat = subject.reconstruct(read_rows(reads, clean.activations[reads], batch.at)).x_hat
+        changed = clean.activations[site].clone()
+        write_rows(site, changed, x_hat, batch.at)
+        with_sae = self._passes.resume(clean, site, changed[None])[0][batch.at]
+        original, patched = before[batch.at], clean.final[batch.at]
+        sides = {PATCHED: patched, SAE: with_sae}
+        ce, found = self._read_out(original, sides, targets=batch.targets)
+        _, back = self._read_back(patched, {TAX: original}, targets=batch.targets)
+
+        def add(channel: str, values: Tensor, mask: Tensor) -> None:
+            sums.add(channel, batch.spread(values), mask=mask, rows=batch.rows)
+
+        counted, has_target = batch.counted, batch.has_target & batch.counted
+        sums.count("n.scored", counted, rows=batch.rows)
+        sums.count("n.targets", has_target, rows=batch.rows)
+        add("original.ce", ce, has_target)
+        for name, one in found.items():
+            add(f"{name}.kl", one.kl, counted)
+            add(f"{name}.ce", one.ce, has_target)
+        add("tax.kl", back[TAX].kl, counted)

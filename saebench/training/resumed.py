@@ -1,0 +1,146 @@
+"""Passes of the host model that are resumed at a block, with a gradient from there on."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from saebench.subjects.hooks import Kind, Site, find_site
+from saebench.subjects.host import Host
+from saebench.substitution.passes import Passes
+from saebench.substitution.patching import (
+    computed_input,
+    computed_output,
+    forward_replaced,
+    hand_on,
+    input_written,
+    output_written,
+)
+from saebench.training.halves import HalfLayers
+
+Change = Callable[[Tensor], Tensor]
+CHECKPOINT_FROM_BYTES = 4 << 30
+KEPT_PER_TOKEN = 16  # widths of the residual stream that autograd keeps of one block, about
+
+
+@dataclass(frozen=True)
+class Original:
+    """What the unchanged model does on some rows.
+
+    Attributes:
+        ids: their tokens.
+        start: the input of the block that changed passes begin with.
+        final: hidden states after the final norm.
+    """
+
+    ids: Int[Tensor, "rows context"]
+    start: Float[Tensor, "rows context d"]
+    final: Float[Tensor, "rows context d"]
+
+
+class ResumedPasses:
+    """Runs the host as it is, then again from the block where a change begins.
+
+    That is the site's block, or that of a trained half-layer before it. Blocks before it are not
+    run again, and no gradient goes into them. A block that holds both a trained half-layer and
+    the half before that is run whole, without a gradient in the latter.
+
+    Args:
+        host: the model; its parameters get no gradient.
+        site: where activations are changed.
+        halves: trained half-layers, if any.
+        checkpointing: keep only the later blocks' inputs for the way back and run them again;
+            None decides by their size.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        site: Site,
+        *,
+        halves: HalfLayers | None = None,
+        checkpointing: bool | None = None,
+    ) -> None:
+        host.model.requires_grad_(False)
+        self.host, self.site, self._halves = host, site, halves
+        self._checkpointing = checkpointing
+        self._passes = Passes(host)
+        changed = {site.block} | (halves.blocks if halves is not None else set())
+        self.first, self._last_changed = min(changed), max(changed)
+        self._skips = self._passes.is_exact(site)
+        self._begin = self._site_at(self.first)
+
+    def _site_at(self, block: int) -> Site:
+        if block == len(self.host.blocks):
+            return find_site(self.host, f"blocks.{block - 1}.hook_resid_post")
+        return find_site(self.host, f"blocks.{block}.hook_resid_pre")
+
+    def original(self, ids: Int[Tensor, "rows context"]) -> Original:
+        """Run the unchanged model."""
+        clean = self._passes.clean(ids, [self._begin])
+        assert clean.final is not None
+        # Outside inference mode a copy is an ordinary tensor, which autograd may keep.
+        return Original(ids, clean.starts[self._begin].clone(), clean.final.clone())
+
+    def final(
+        self, original: Original, change: Change | None, *, patched: bool = True
+    ) -> Float[Tensor, "rows context d"]:
+        """Return the final hidden states with the activation at the site changed.
+
+        Args:
+            original: of the same rows.
+            change: computes the new activation from the old one; None leaves it.
+            patched: run the trained half-layers, where there are any.
+        """
+        with ExitStack() as patches:
+            if self._halves is not None and patched:
+                patches.enter_context(self._halves.in_place())
+            if self._skips:
+                for block in self.host.blocks[: self.first]:
+                    patches.enter_context(forward_replaced(block, hand_on))
+            self._begin_with(original.start, change, patches)
+            self._checkpoint_later(original.ids, patches)
+            return self.host.final_hidden(original.ids)
+
+    def _begin_with(self, start: Tensor, change: Change | None, patches: ExitStack) -> None:
+        """Put the start in, and have the change made on the way or at once."""
+        site, blocks = self.site, self.host.blocks
+        at_once = site.kind is Kind.BLOCK_INPUT and site.block == self.first
+        enter = change(start) if at_once and change is not None else start
+        if self.first == 0:
+            patches.enter_context(input_written(blocks[0], enter))
+        else:
+            patches.enter_context(output_written(blocks[self.first - 1], enter))
+        if change is None or at_once:
+            return
+        if site.kind is Kind.BLOCK_INPUT:
+            patches.enter_context(computed_output(blocks[site.block - 1], change))
+            return
+        assert site.module is not None
+        module = self.host.model.get_submodule(site.module)
+        if site.kind is Kind.MODULE_INPUT:
+            patches.enter_context(computed_input(module, change))
+        elif site.kind is Kind.MODULE_OUTPUT:
+            patches.enter_context(computed_output(module, change))
+        else:  # the residual stream between attention and MLP: of this block the start is known
+            patches.enter_context(computed_output(module, lambda out: change(start + out) - start))
+
+    def _checkpoint_later(self, ids: Tensor, patches: ExitStack) -> None:
+        """Checkpoint the blocks after all that is changed: on the way back that is gone."""
+        later = self.host.blocks[self._last_changed + 1 :]
+        wanted = self._checkpointing
+        if wanted is None:
+            kept = 4 * ids.numel() * self.host.d_model * KEPT_PER_TOKEN * len(later)
+            wanted = kept > CHECKPOINT_FROM_BYTES
+        if wanted and torch.is_grad_enabled():
+            for block in later:
+                patches.enter_context(forward_replaced(block, _checkpointed(block)))
+
+
+def _checkpointed(block: nn.Module) -> Callable[..., Tensor]:
+    return partial(checkpoint, block.forward, use_reentrant=False)
