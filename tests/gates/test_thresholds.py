@@ -107,6 +107,7 @@ REPORTED = {
     "hard_tokens",
     "single_token",
     "cost",
+    "tax",
 }  # nobody has published a limit
 
 
