@@ -107,6 +107,7 @@ REPORTED = {
     "helpfulness",
     "hard_tokens",
     "cost",
+    "tax",
 }  # nobody has published a limit
 
 
