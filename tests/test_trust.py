@@ -272,6 +272,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_not_waited_for(file, tmp_path)
         ({"architecture": "topk", "k": 9}, "k is 9, but there are 8 features"),
         ({"architecture": "topk", "k": 2.0}, "k must be a positive integer"),
         ({"architecture": "matching_pursuit", "max_iterations": 10**9}, "max_iterations"),
+        ({"metadata": {"hook_name": "h", "to_dict": 1}}, "metadata.to_dict is no fact"),
         ({"dtype": "int8"}, "dtype 'int8' is none of"),
         ({"metadata": [1]}, "metadata must be dict"),
         ({"metadata": {"hook_name": "a\x1b[2J"}}, "invisible characters"),

@@ -12,6 +12,7 @@ FIXED = {"sae": 1, "eps_random": 0, "clean": 6, "both": 2, "only_clean": 1, "onl
 MARKERS = "osD^Pvx*<>h"
 STYLES = ("-", "--", ":", "-.")
 CROWDED, NAMED = 60, 16
+LONGEST_TEXT = 70
 
 
 def draw(axes: Any, chart: Chart) -> None:
@@ -123,5 +124,7 @@ def _label(axes: Any, chart: Chart) -> None:
 
 
 def shown(text: str) -> str:
-    """Return a text that matplotlib takes for no formula."""
-    return visible(text).replace("$", r"\$")
+    """Return a text that matplotlib takes for no formula, and that leaves room for the figure."""
+    seen = visible(text)
+    seen = seen if len(seen) <= LONGEST_TEXT else f"{seen[:LONGEST_TEXT]}…"
+    return seen.replace("$", r"\$")

@@ -51,12 +51,13 @@ def read_repair(path: Path) -> RepairRecord:
     try:
         found = TypeAdapter(RepairRecord).validate_python(content)
         dump_repair(found)  # pydantic makes infinity of "1e999"
+        found.row("perplexity_gap")
         return found
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{path}: no saebench repair file: {place}: {first['msg']}") from error
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise StoreError(f"{path}: no saebench repair file: {error}") from error
 
 

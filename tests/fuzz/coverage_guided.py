@@ -6,6 +6,7 @@
 import sys
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import atheris
 
@@ -25,9 +26,10 @@ def main() -> None:
     def once(content: bytes) -> None:
         survives(target, content)
 
-    seeds = [str(path) for path in (CORPUS / name,) if path.is_dir()]
-    atheris.Setup([sys.argv[0], *options, *seeds], once)
-    atheris.Fuzz()
+    with TemporaryDirectory() as grown:  # libFuzzer writes what it finds into the first of them
+        seeds = [str(path) for path in (CORPUS / name,) if path.is_dir()]
+        atheris.Setup([sys.argv[0], *options, grown, *seeds], once)
+        atheris.Fuzz()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from saebench.subjects.loaders.files import (
     safetensors_shapes,
 )
 from saebench.subjects.loaders.pickles import check_tensors_alone
+from saebench.subjects.loaders.values import refuse_shadowing
 
 # Under which names configurations say how wide an SAE is.
 SIZES = ("d_in", "d_sae", "d_model", "act_size", "dict_size", "activation_dim", "num_latents")
@@ -67,6 +68,7 @@ def checked_downloads() -> Iterator[None]:
 
 def _check_sizes(path: Path) -> None:
     told = read_object(path)
+    refuse_shadowing(told, where=str(path))
     inside = [value for value in told.values() if isinstance(value, dict)]
     for table in (told, *inside):
         for key in SIZES:

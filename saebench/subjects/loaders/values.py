@@ -33,6 +33,7 @@ METADATA = (
     "hf_hook_name_out", "context_size", "prepend_bos", "model_name", "model_class_name",
     "model_from_pretrained_kwargs", "dataset_path",
 )  # fmt: skip
+SHADOWED = ("to_dict", "from_dict", "keys", "values", "items", "get")
 ALIKE = 0.9  # one letter of eleven; hook_name and hf_hook_name are less so
 
 
@@ -59,6 +60,19 @@ def check_values(config: Mapping[str, Any], *, where: str) -> None:
     _check_counts(config, where)
     _refuse_misspelt(config, (*TYPES, "architecture"), where)
     _refuse_misspelt(config.get("metadata") or {}, METADATA, f"{where}: metadata")
+    refuse_shadowing(config, where=where)
+
+
+def refuse_shadowing(config: Mapping[str, Any], *, where: str) -> None:
+    """Refuse metadata that would take the place of a method: SAELens makes attributes of its keys.
+
+    Raises:
+        SubjectError: naming the key.
+    """
+    metadata = config.get("metadata")
+    for key in metadata if isinstance(metadata, dict) else ():
+        if key in SHADOWED or key.startswith("_"):
+            raise SubjectError(f"{where}: metadata.{key} is no fact about an SAE")
 
 
 def _check_counts(config: Mapping[str, Any], where: str) -> None:
