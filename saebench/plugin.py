@@ -174,7 +174,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if benches.unusable is not None:
         return
     with _usage_errors(session.config):
-        benches.prepare()
+        benches.prepare(session.config.rootpath)
 
 
 @pytest.fixture
@@ -294,10 +294,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         config.workeroutput["saebench"] = dump_run(run)
         config.workeroutput["saebench_sums"] = dump_sums(benches.sums(), run_id=run.run.id)
     else:
-        benches.write(config.rootpath, complete=complete)
-        if benches.unusable is not None:
-            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-        benches.update_baselines(config.rootpath, complete=complete)
+        _write(session, benches, complete=complete)
+
+
+def _write(session: pytest.Session, benches: "BenchmarkSession", *, complete: bool) -> None:
+    """Write results and baselines; what could not be written is in the exit code."""
+    root = session.config.rootpath
+    benches.write(root, complete=complete)
+    if benches.unusable is not None:
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+    benches.update_baselines(root, complete=complete)
+    if benches.refused and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _session(config: pytest.Config) -> "BenchmarkSession":

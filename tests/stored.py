@@ -53,11 +53,23 @@ def make_subject(id, *, hook=HOOK, architecture="standard"):
     return SubjectRecord(id, f"dir/{id}", sha, "cd" * 32, architecture, hook, "resumed", 8, 32, 16)
 
 
-def store(root: Path, id, *, data=None, model=MODEL, seed=0, versions=None, without=(), **sums):
+def store(
+    root: Path,
+    id,
+    *,
+    data=None,
+    model=MODEL,
+    seed=0,
+    versions=None,
+    without=(),
+    weights=None,
+    **sums,
+):
     """Store a baseline of a made-up SAE; return its path."""
     data = data or make_data()
     about = {k: sums.pop(k) for k in ("hook", "architecture") if k in sums}
     subject = make_subject(id, **about)
+    subject = replace(subject, weights_sha256=weights or subject.weights_sha256)
     table = make_sums(**sums)
     cases = tuple(
         _case(subject, kind, table, versions or {}) for kind in CASES if kind not in without

@@ -4,14 +4,15 @@ import math
 from dataclasses import dataclass
 
 from saebench.errors import ThresholdError
-from saebench.gates.rules import Rule
+from saebench.gates.rules import Margin, Rule
 from saebench.gates.verdicts import further_sequences
 from saebench.results import Direction, GateResult, Interval, Metric, Verdict
 
 # What is left between two runs on the same tokens with the same seed: other batch sizes take
 # other matrix kernels, and fp32 sums differ in their last bits (tests/substitution/test_engine.py).
 RERUN_NOISE = 1e-6
-LEAST = 3 * RERUN_NOISE
+TIMES = 3
+LEAST = TIMES * RERUN_NOISE
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,12 @@ def decide_margin(rule: Rule, metric: Metric | None, against: Against | NotHeld)
     if isinstance(against, NotHeld):
         return _result(rule, metric, None, against.verdict, f"{rule.metric}: {against.reason}.")
     margin = rule.margin.by
-    if not rule.margin.relative and margin < LEAST * abs(against.baseline):
+    noise = _noise(rule.margin, against)
+    if margin < TIMES * noise:
         text = (
-            f"{rule.metric}: the margin of {margin:g} is within what running again changes "
-            f"({RERUN_NOISE:g} of {against.baseline:.4g}); allow more."
+            f"{rule.metric}: the margin of {rule.margin.shown} is less than {TIMES} times what "
+            f"running again changes, which is {_amount(noise, rule.margin)}: it would be decided "
+            "by chance; allow more."
         )
         return _result(rule, metric, against, Verdict.ERROR, text)
     ci = against.ci
@@ -110,6 +113,16 @@ def decide_margin(rule: Rule, metric: Metric | None, against: Against | NotHeld)
     )
     text = f"{_told(rule, metric, against)} straddles the margin of {rule.margin.shown}. {needed}"
     return _result(rule, metric, against, Verdict.INCONCLUSIVE, text)
+
+
+def _noise(margin: Margin, against: Against) -> float:
+    """Return what running again changes, in the margin's terms: as measured, or at the least."""
+    least = RERUN_NOISE if margin.relative else RERUN_NOISE * abs(against.baseline)
+    return max(least, against.noise or 0.0)
+
+
+def _amount(value: float, margin: Margin) -> str:
+    return f"{100 * value:.2g}%" if margin.relative else f"{value:.2g}"
 
 
 def _without_value(rule: Rule, metric: Metric | None) -> GateResult:

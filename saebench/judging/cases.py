@@ -62,6 +62,17 @@ def joined(subjects: Sequence[str]) -> str:
     return "→".join(subjects)
 
 
+def kind_of(id: str, subjects: Sequence[str]) -> str:
+    """Return a case's name without its SAE's; a pair's says which SAE is before it.
+
+    Example:
+        >>> kind_of("propagation@l0→l2", ("l0", "l2"))
+        'propagation after l0'
+    """
+    bare = id.removesuffix(f"@{joined(subjects)}")
+    return bare if len(subjects) == 1 else f"{bare} after {subjects[0]}"
+
+
 def case_request(
     sae: str | Sequence[str],
     name: str,

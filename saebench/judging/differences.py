@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -28,13 +28,15 @@ class Outcome(StrEnum):
 class SideCase:
     """One case of one SAE: its metrics, and the per-sequence sums where they are at hand.
 
-    ``level`` is that of the metrics' intervals.
+    ``level`` is that of the metrics' intervals; ``noise`` what they change by where they are
+    measured again, as far as that was measured.
     """
 
     basis: Basis | None
     metrics: Mapping[str, Score]
     table: Table | None = None
     level: float = LEVEL
+    noise: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.errors import MeasurementError, NotApplicable
 from saebench.gates.rules import Role
-from saebench.judging.cases import CaseRequest, case_request, fingerprint
+from saebench.judging.cases import CaseRequest, case_request, fingerprint, kind_of
 from saebench.judging.differences import SideCase
 from saebench.judging.gating import Found, gates_of, verdict_of
 from saebench.judging.margins import Baselines, scores
 from saebench.judging.measuring import Maker, Measurements
 from saebench.judging.progress import ProgressBar, no_progress
+from saebench.judging.rerun import rerun_noise
 from saebench.judging.rules import RunRules
 from saebench.judging.secondary import corrected
 from saebench.properties import Property, find_property
@@ -101,12 +102,19 @@ class Judge:
         """
         self.rules.check_asked(self._requests)
 
-    def adopt(self, benches: "Iterable[Bench]", *, maker: Maker | None = None) -> None:
+    def adopt(
+        self,
+        benches: "Iterable[Bench]",
+        *,
+        maker: Maker | None = None,
+        project: Path | None = None,
+    ) -> None:
         """Take the prepared benches, and the baselines of their SAEs.
 
         Args:
             benches: with everything loaded.
             maker: measures them; where None, it is done here in one go.
+            project: where baselines are looked for too, after the current directory.
 
         Raises:
             OptionError: where a baseline that was asked for is missing or damaged.
@@ -122,7 +130,7 @@ class Judge:
         if given is None:
             return
         self._baselines = Baselines()
-        with open_baselines(given, directory=Path.cwd()) as source:
+        with open_baselines(given, directory=Path.cwd(), project=project) as source:
             for bench in self._benches:
                 for subject in bench.subjects:
                     self._baselines.read(source, bench.describe(subject, path=""), bench.model)
@@ -168,6 +176,7 @@ class Judge:
                 left_out = (COST, CONTROLS)
                 stored = {id for id, (_, s) in measured_on.items() if s not in left_out}
                 cases = tuple(case for case in self.cases if case.id in stored)
+                noise = {r.id: self._noise(r, bench) for r in mine if r.id in stored}
                 yield Measured(
                     sae=bench.describe(subject, path=self._measurements.path(subject.id)),
                     model=bench.model,
@@ -175,7 +184,13 @@ class Judge:
                     cases=cases,
                     tables=dict(made.values()),
                     table_of={c: made[key][0] for c, key in measured_on.items() if key in made},
+                    noise=noise,
                 )
+
+    def _noise(self, request: CaseRequest, bench: "Bench") -> Mapping[str, float]:
+        """Return how much each of a case's metrics changes where it is measured again."""
+        twice = self._measurements.twice(request, bench)
+        return rerun_noise(find_property(request.property_name).metrics, *twice) if twice else {}
 
     def run(self, *, complete: bool) -> Run:
         """Return the run's record as it stands."""
@@ -271,7 +286,7 @@ class Judge:
         findings = declared.findings(measurement, self._params(request))
         found = Found(
             sae=request.subjects[-1],
-            kind=request.id.removesuffix(f"@{request.sae}"),
+            kind=kind_of(request.id, request.subjects),
             now=SideCase(basis, scores(findings.metrics), table, current_level()),
             metrics=findings.metrics,
             controls=lambda: self._among_controls(request, bench, progress),

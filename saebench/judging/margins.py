@@ -74,7 +74,10 @@ def against(
         if not isinstance(found, str):
             stored = before.metrics[rule.metric].value
             assert stored is not None
-            told = Against(side.label, stored, found.value, found.ci, found.paired)
+            noise = before.noise.get(rule.metric)
+            if noise is not None and rule.margin.relative:
+                noise /= abs(stored)
+            told = Against(side.label, stored, found.value, found.ci, found.paired, noise)
             return told, found.sampled
         reason = found
     why = (

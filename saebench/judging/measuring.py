@@ -1,18 +1,23 @@
 """What cases read: every SAE and every pair of a bench measured once, for all announced cases."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from saebench.judging.cases import CaseRequest
-from saebench.judging.progress import ProgressBar
+from saebench.judging.progress import ProgressBar, no_progress
 from saebench.properties import find_property
-from saebench.properties.base import PAIRS, SEQUENCES, Among, Source
+from saebench.properties.base import LONG, PAIRS, SEQUENCES, Among, OneToken, Source
 
 if TYPE_CHECKING:
     from saebench.judging.bench import Bench, Keep, Wanted
 
 Key = tuple[str, Source]
 """Whose measurement it is, an SAE's or a pair's, and what it was made on."""
+
+
+AGAIN_SEQUENCES = 32
+AGAIN_BATCHES = (3, 8)  # sizes of which other matrix kernels come
 
 
 class Maker(Protocol):
@@ -77,6 +82,7 @@ class Measurements:
         self._shares: Mapping[str, int] = {}
         self._requests: tuple[CaseRequest, ...] = ()
         self._made: dict[Key, Any] = {}
+        self._again: dict[Key, tuple[Any, Any]] = {}
         self._maker: Maker = Whole()
 
     def made_by(self, maker: Maker) -> None:
@@ -102,6 +108,34 @@ class Measurements:
                 found = self._of_each(bench, request, progress)
             self._made |= {(name, source): made for name, made in found.items()}
         return self._made[request.sae, source]
+
+    def twice(self, request: CaseRequest, bench: "Bench") -> tuple[Any, Any] | None:
+        """Measure a case's first sequences twice more, in batches of two sizes.
+
+        None where that says nothing: other sources do not depend on the size of a batch, or
+        would cost as much as the run.
+        """
+        source = self._source(request)
+        if not (source in (SEQUENCES, LONG) or isinstance(source, OneToken)):
+            return None
+        key = (request.sae, source)
+        if key not in self._again:
+            if isinstance(self._made.get(key), Exception):
+                return None
+            found = [self._again_in(bench, request, size) for size in AGAIN_BATCHES]
+            self._again[key] = (found[0], found[1])
+        both = self._again[key]
+        return None if any(isinstance(each, Exception) for each in both) else both
+
+    def _again_in(self, bench: "Bench", request: CaseRequest, batch_size: int) -> Any:
+        part = bench.within(slice(0, AGAIN_SEQUENCES))
+        part.settings = replace(part.settings, batch_size=batch_size)
+        source = self._source(request)
+        mine = [r for r in self._beside(request) if request.sae in r.needs]
+        names = tuple(dict.fromkeys(name for r in mine for name in self._interventions(r)))
+        wanted = [(s, names) for s in part.subjects if s.id == request.sae]
+        found = part.measure(source, wanted, keep={}, progress=no_progress)[request.sae]
+        return found.settled() if hasattr(found, "settled") else found
 
     def among(self, request: CaseRequest, bench: "Bench", own: Any) -> Among:
         """Return an SAE's measurement among those of its peers."""

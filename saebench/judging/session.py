@@ -99,6 +99,7 @@ class BenchmarkSession:
         self._shares: dict[str, int] = {}
         self._outputs = Outputs(self._options)
         self.unusable: str | None = None
+        self.refused = False
         self.updates: list[str] = []
         self.places: list[str] = []
         try:
@@ -170,7 +171,7 @@ class BenchmarkSession:
         self.judge.announce(requests)
         self.judge.check_rules_are_asked()
 
-    def prepare(self) -> None:
+    def prepare(self, rootdir: Path) -> None:
         """Load what the announced cases need.
 
         Raises:
@@ -183,7 +184,8 @@ class BenchmarkSession:
         chosen = [r for r in self._references if r.id in wanted]
         if chosen:
             benches = prepare(self.judge.settings, chosen)
-            self.judge.adopt(benches, maker=self._shared_out(benches, chosen))
+            maker = self._shared_out(benches, chosen)
+            self.judge.adopt(benches, maker=maker, project=rootdir)
 
     def close(self) -> None:
         """Let go of workers and of the run directory."""
@@ -272,7 +274,8 @@ class BenchmarkSession:
         if not everything and not _flag("update_new", self._options.get("update_new")):
             return
         if self._elsewhere or not (complete and self.judge.is_done):
-            self.updates = ["baselines not updated: they need a complete run in one process"]
+            self.updates = ["ERROR: baselines not updated: they need a complete run in one process"]
+            self.refused = True
             return
         root = baselines_root(rootdir)
         self.updates = [f"baselines in {root}:"]
@@ -281,6 +284,7 @@ class BenchmarkSession:
                 changes = update_baseline(root, measured, only_new=not everything)
             except StoreError as error:
                 self.updates.append(f"ERROR: {error}")
+                self.refused = True
                 continue
             gated = {gate.metric for case in measured.cases for gate in case.gates}
             shown = [c for c in changes if c.metric in gated]

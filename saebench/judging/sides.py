@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from saebench.errors import StoreError
+from saebench.judging.cases import kind_of
 from saebench.judging.comparison import Side
 from saebench.judging.differences import SideCase
 from saebench.properties import properties
@@ -73,10 +74,12 @@ def side_of_baseline(content: Mapping[str, Any], path: Path) -> Side:
     cases = {}
     for id, case in content["cases"].items():
         fingerprint, seed = basis_of(case, content, path)
-        cases[id.removesuffix(f"@{sae['id']}")] = SideCase(
+        first = case["params"].get("first")
+        cases[kind_of(id, (sae["id"],) if first is None else (first, sae["id"]))] = SideCase(
             Basis(model["weights_sha256"], model["dtype"], fingerprint, seed),
             {name: _stored(metric) for name, metric in case["metrics"].items()},
             _table(content["arrays"], case["sums"]),
+            noise={n: m["noise"] for n, m in case["metrics"].items() if "noise" in m},
         )
     return Side(f"{sae['id']}@{sae['weights_sha256'][:8]}", cases)
 

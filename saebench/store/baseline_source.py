@@ -1,6 +1,7 @@
 """Where the baselines come from that a run is held against: a file, a directory, a git ref."""
 
 import io
+import json
 import os
 import subprocess
 import tarfile
@@ -41,11 +42,12 @@ class BaselineSource:
     def of(self, sae: SubjectRecord, model: ModelRecord) -> Path:
         """Return the file to hold an SAE against.
 
-        The same weights come first, then the one stored SAE of that name, hook and model: what
-        was released before under the name is what a retrained SAE is held against.
+        The same weights come first, then what is stored under that name, hook and model: what
+        was released before under the name is what a retrained SAE is held against, and of several
+        the one that was stored last.
 
         Raises:
-            OptionError: where there is none, or several.
+            OptionError: where there is none, or several of which it is not known which is newer.
         """
         if self.path.is_file():
             return self.path
@@ -58,13 +60,15 @@ class BaselineSource:
             for path in (exact.parent.iterdir() if exact.parent.is_dir() else ())
             if path.suffix == ".json" and path.stem.rpartition("@")[0] == name
         )
-        if len(found) == 1:
-            return found[0]
         if found:
-            files = ", ".join(path.name for path in found)
+            dates = [_date_of(path) for path in found]
+            newest = [path for path, date in zip(found, dates, strict=True) if date == max(dates)]
+            if len(newest) == 1:
+                return newest[0]
+            files = ", ".join(path.name for path in newest)
             raise OptionError(
                 f"--sae-baseline {self.shown}: several SAEs are stored as {sae.id} at {sae.hook} "
-                f"of {model.name}: {files}; give the file"
+                f"of {model.name}, and none says that it is the newest: {files}; give the file"
             )
         raise OptionError(
             f"--sae-baseline {self.shown}: no baseline of {sae.id} at {sae.hook} of {model.name}; "
@@ -72,19 +76,30 @@ class BaselineSource:
         )
 
 
-def open_baselines(given: str, *, directory: Path) -> BaselineSource:
+def _date_of(path: Path) -> str:
+    """Return when a baseline was stored; an older schema, or a damaged file, does not say."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8")).get("stored", ""))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
+
+
+def open_baselines(given: str, *, directory: Path, project: Path | None = None) -> BaselineSource:
     """Return the baselines that ``--sae-baseline`` names.
 
     Args:
         given: a path, a git ref, or ``REF:PATH`` of a directory or a file in it.
         directory: where to look; a ref is one of the repository that this lies in.
+        project: where to look next: baselines are written below pytest's root directory, which
+            may be another one.
 
     Raises:
         OptionError: where it is neither a path nor a ref, or the ref has no baselines.
     """
-    path = directory / os.path.expanduser(given)
-    if path.exists():
-        return BaselineSource(given, path)
+    for root in (directory, *([project] if project else [])):
+        path = root / os.path.expanduser(given)
+        if path.exists():
+            return BaselineSource(given, path)
     ref, _, inside = given.partition(":")
     verify = ("rev-parse", "--verify", "--quiet", "--end-of-options")
     commit = _git(directory, *verify, f"{ref}^{{commit}}")

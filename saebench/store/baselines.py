@@ -10,8 +10,9 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from math import prod
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from saebench.store.atomic import locked, replace_file
 from saebench.store.file_names import file_part
 from saebench.store.strict_json import HALVES, loads
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, SCHEMA_VERSION)
+HEAD = ("stored", "sae", "model", "datasets")
 LARGEST_ARRAY_BYTES = 1 << 28  # 33 million sequences; a run has thousands
 _HEADERS = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}
 Tables = Mapping[str, Mapping[str, np.ndarray]]
@@ -35,7 +38,8 @@ class Measured:
 
     ``tables`` are per-sequence sums by channel, keyed by what they were measured on: sums of
     other tokens or another seed have another key, so that an update never mixes them.
-    ``table_of`` says by case id which of them the case was made of.
+    ``table_of`` says by case id which of them the case was made of. ``noise`` is by case id and
+    metric how much the value changes where the same is measured again.
     """
 
     sae: SubjectRecord
@@ -44,6 +48,7 @@ class Measured:
     cases: tuple[CaseResult, ...]
     tables: Tables
     table_of: Mapping[str, str]
+    noise: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,12 @@ def update_baseline(root: Path, measured: Measured, *, only_new: bool) -> list[C
         only_new: leave cases that are stored already.
 
     Raises:
-        StoreError: where a case is an ERROR, or the files cannot be read or written.
+        StoreError: where a case is an ERROR, a number is not finite, or the files cannot be read
+            or written; nothing of this SAE's is then changed.
     """
-    broken = [case.id for case in measured.cases if case.verdict is Verdict.ERROR]
-    if broken:
-        raise StoreError(f"baseline of {measured.sae.id} not updated: {broken[0]} is an ERROR")
+    dirty = _why_dirty(measured)
+    if dirty:
+        raise StoreError(f"baseline of {measured.sae.id} not updated: {dirty}")
     path = baseline_path(root, measured.sae, measured.model)
     if all(case.verdict is Verdict.SKIPPED for case in measured.cases):
         return []
@@ -97,6 +103,23 @@ def update_baseline(root: Path, measured: Measured, *, only_new: bool) -> list[C
     # remove the sums that the first one's JSON names.
     with locked(path.parent):
         return _update(path, measured, only_new=only_new)
+
+
+def _why_dirty(measured: Measured) -> str | None:
+    """Say why a measurement is none to hold others against: an ERROR, or what is not finite."""
+    for case in measured.cases:
+        if case.verdict is Verdict.ERROR:
+            return f"{case.id} is an ERROR"
+        for metric in case.metrics:
+            numbers = [metric.value, *((metric.ci.low, metric.ci.high) if metric.ci else ())]
+            if not all(n is None or isfinite(n) for n in numbers):
+                return f"{metric.name} of {case.id} is {metric.value}, or its interval is no number"
+    used = {measured.table_of[case.id] for case in measured.cases if case.id in measured.table_of}
+    for name in used & set(measured.tables):
+        for channel, values in measured.tables[name].items():
+            if not np.isfinite(values).all():
+                return f"{channel} is not finite in {int((~np.isfinite(values)).sum())} sequences"
+    return None
 
 
 def _update(path: Path, measured: Measured, *, only_new: bool) -> list[Change]:
@@ -108,14 +131,15 @@ def _update(path: Path, measured: Measured, *, only_new: bool) -> list[Change]:
         if case.verdict is Verdict.SKIPPED or (only_new and case.id in cases):
             continue
         changes += _changes(case, cases.get(case.id))
-        cases[case.id] = _stored(case) | {"sums": measured.table_of.get(case.id)}
+        noise = measured.noise.get(case.id, {})
+        cases[case.id] = _stored(case, noise) | {"sums": measured.table_of.get(case.id)}
     if changes:
         used = {case["sums"] for case in cases.values()}
         arrays = dict(old["arrays"]) | dict(_flat(measured.tables))
         arrays = {name: a for name, a in arrays.items() if name.rpartition("/")[0] in used}
         datasets = {data["fingerprint"]: data for data in old["datasets"]}
         datasets |= {data.fingerprint: asdict(data) for data in measured.datasets}
-        _write(path, measured, Content(cases, list(datasets.values()), arrays))
+        _write(path, measured, Content(cases, list(datasets.values()), arrays), old)
     return changes
 
 
@@ -128,9 +152,14 @@ def read_baseline(path: Path) -> dict[str, Any]:
     try:
         content = loads(path.read_text(encoding="utf-8"))
         version = content["schema_version"]
-        if version != SCHEMA_VERSION or isinstance(version, bool):
-            raise StoreError(f"{path}: schema_version {version}, expected {SCHEMA_VERSION}")
-        numbers_are_theirs = content["cases_sha256"] == _cases_sha256(content["cases"])
+        if version not in READ_VERSIONS or isinstance(version, bool):
+            raise StoreError(
+                f"{path}: schema_version {version}, this saebench reads "
+                f"{' and '.join(map(str, READ_VERSIONS))}; measure it again: --sae-update-baselines"
+            )
+        numbers_are_theirs = content["cases_sha256"] == _sha256(content["cases"])
+        # Version 1 had neither a date nor a checksum of what was measured.
+        head_is_theirs = version == 1 or content["head_sha256"] == _head_sha256(content)
         data = (path.parent / Path(content["arrays"]["file"]).name).read_bytes()
         sums_are_theirs = content["arrays"]["sha256"] == hashlib.sha256(data).hexdigest()
     except OSError as error:
@@ -139,9 +168,14 @@ def read_baseline(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: no saebench baseline ({error!r}); measure it again") from error
     if not numbers_are_theirs or not isinstance(content["cases"], dict):
         raise StoreError(f"{path}: its numbers were edited by hand; measure it again")
+    if not head_is_theirs:
+        raise StoreError(
+            f"{path}: what it says of the SAE, the model or the data was edited by hand; measure "
+            "it again"
+        )
     if not sums_are_theirs:
         raise StoreError(f"{path}: its per-sequence sums were altered; measure it again")
-    return content | {"arrays": _arrays(path, data)}
+    return {"stored": ""} | content | {"arrays": _arrays(path, data)}
 
 
 def _arrays(path: Path, data: bytes) -> dict[str, np.ndarray]:
@@ -170,23 +204,35 @@ def _check_sizes(data: bytes) -> None:
                     raise ValueError(f"{member.filename}: {told} bytes by its header")
 
 
-def _cases_sha256(cases: Any) -> str:
-    return hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest()
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _write(path: Path, measured: Measured, parts: "Content") -> None:
+def _head_sha256(content: Mapping[str, Any]) -> str:
+    return _sha256({name: content[name] for name in HEAD})
+
+
+def _write(path: Path, measured: Measured, parts: "Content", old: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **parts.arrays)  # pyright: ignore[reportArgumentType]
     data = buffer.getvalue()
     digest = hashlib.sha256(data).hexdigest()
     sums = path.with_name(f"{path.stem}.{digest[:8]}.npz")
-    content = {
-        "schema_version": SCHEMA_VERSION,
+    head = {
+        "stored": datetime.now(UTC).isoformat(timespec="microseconds"),
         "sae": asdict(measured.sae),
         "model": asdict(measured.model),
         "datasets": parts.datasets,
+    }
+    told = json.loads(json.dumps(head | {"cases": parts.cases}))
+    if all(old.get(n) == value for n, value in told.items() if n != "stored") and old["stored"]:
+        head["stored"] = old["stored"]  # the same measurement is no newer
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        **head,
+        "head_sha256": _head_sha256(json.loads(json.dumps(head))),
         "cases": dict(sorted(parts.cases.items())),
-        "cases_sha256": _cases_sha256(parts.cases),
+        "cases_sha256": _sha256(parts.cases),
         "arrays": {"file": sums.name, "sha256": digest},
     }
     text = json.dumps(content, allow_nan=False, indent=1, ensure_ascii=False) + "\n"
@@ -201,17 +247,17 @@ def _write(path: Path, measured: Measured, parts: "Content") -> None:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _stored(case: CaseResult) -> dict[str, Any]:
+def _stored(case: CaseResult, noise: Mapping[str, float]) -> dict[str, Any]:
     return {
         "property": case.property,
         "params": case.params,
         "fingerprint": case.fingerprint,
         "verdict": case.verdict.value,
-        "metrics": {metric.name: _number(metric) for metric in case.metrics},
+        "metrics": {m.name: _number(m, noise.get(m.name)) for m in case.metrics},
     }
 
 
-def _number(metric: Metric) -> dict[str, Any]:
+def _number(metric: Metric, noise: float | None) -> dict[str, Any]:
     ci = metric.ci
     return {
         "version": metric.version,
@@ -219,7 +265,7 @@ def _number(metric: Metric) -> dict[str, Any]:
         "ci": [ci.low, ci.high] if ci else None,
         "unit": metric.unit,
         "sequences": metric.n.sequences,
-    }
+    } | ({} if noise is None else {"noise": noise})
 
 
 def _changes(case: CaseResult, stored: dict[str, Any] | None) -> Iterator[Change]:

@@ -11,7 +11,7 @@ from saebench.results import SCHEMA_VERSION, Run
 from saebench.store.atomic import write_file
 from saebench.store.strict_json import HALVES, loads
 
-READ_VERSIONS = (1, 2, SCHEMA_VERSION)
+READ_VERSIONS = (1, 2, 3, SCHEMA_VERSION)
 
 
 def write_run(run: Run, path: Path) -> None:

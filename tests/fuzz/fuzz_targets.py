@@ -20,7 +20,7 @@ from saebench.cli.metrics import known_facts
 from saebench.data.documents import open_documents
 from saebench.data.prompts import open_prompts
 from saebench.errors import SaebenchError
-from saebench.gates.rules import parse_rule
+from saebench.gates.grammar import parse_rule
 from saebench.gates.thresholds import read_thresholds
 from saebench.judging.sides import sides_of_file
 from saebench.properties import metric_names

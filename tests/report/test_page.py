@@ -157,3 +157,15 @@ def test_packed_data_hold_no_letter_that_a_parser_of_html_reads(name):
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", packed)
     content = json.loads(gzip.decompress(base64.b64decode(packed)))
     assert content == {"name": visible(name), "value": None, "more": 0.1235}
+
+
+def test_a_secondary_gate_says_so_and_stands_behind_those_that_decide():
+    from saebench.report.page.gates import gates_table
+
+    run = make_run(saes=("one",))
+    case = make_case("one", "fidelity", Verdict.PASS)
+    failed = replace(case.gates[0], verdict=Verdict.FAIL, secondary=True)
+    run = replace(run, cases=(replace(case, gates=(failed, *case.gates)),))
+    rows = gates_table(run).rows
+    assert [row[-2:] for row in rows] == [("", "PASS"), ("secondary", "FAIL")]
+    assert "secondary" in run_page(run)

@@ -45,13 +45,29 @@ def test_a_retrained_sae_is_held_against_the_one_stored_under_its_name(tmp_path)
     store(tmp_path / "other", "one")
 
 
-def test_several_stored_under_one_name_are_named_and_none_is_chosen(tmp_path):
+def test_of_several_stored_under_one_name_the_newest_is_chosen(tmp_path):
+    store(tmp_path, "one")
+    newest = store(tmp_path, "one", weights="f" * 64)
+    source = open_baselines(str(tmp_path), directory=tmp_path)
+    retrained = replace(make_subject("one"), weights_sha256="a" * 64)
+    assert source.of(retrained, MODEL) == newest
+
+
+def test_where_none_says_that_it_is_the_newest_none_is_chosen(tmp_path):
     path = store(tmp_path, "one")
     (path.parent / "one@ffffffff.json").write_bytes(path.read_bytes())
     source = open_baselines(str(tmp_path), directory=tmp_path)
     assert source.of(make_subject("one"), MODEL) == path
     with pytest.raises(OptionError, match=r"several SAEs.*one@ffffffff\.json"):
         source.of(replace(make_subject("one"), weights_sha256="a" * 64), MODEL)
+
+
+def test_what_was_written_below_pytests_root_is_found_from_elsewhere(tmp_path):
+    path = store(tmp_path / "baselines", "one")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    source = open_baselines("baselines", directory=elsewhere, project=tmp_path)
+    assert source.of(make_subject("one"), MODEL) == path
 
 
 def test_a_file_is_every_saes_baseline(tmp_path):

@@ -321,7 +321,7 @@ def test_a_value_edited_by_hand_is_refused(stored):
 def test_a_schema_of_another_version_is_refused_and_not_overwritten(stored, tmp_path):
     _edited(stored, schema_version=99)
     before = stored.read_bytes()
-    with pytest.raises(StoreError, match="schema_version 99, expected 1"):
+    with pytest.raises(StoreError, match="schema_version 99, this saebench reads 1 and 2"):
         _update(tmp_path, _measured())
     assert stored.read_bytes() == before
 

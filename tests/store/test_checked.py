@@ -6,7 +6,7 @@ import pytest
 from stored import store
 
 from saebench.errors import StoreError
-from saebench.store.baselines import read_baseline
+from saebench.store.baselines import _head_sha256, read_baseline
 from saebench.store.checked import read_checked_baseline
 
 
@@ -16,7 +16,9 @@ def path(tmp_path):
 
 
 def _edit(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    """Change a file's records with their checksum, as no hand does by chance."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(content | {"head_sha256": _head_sha256(content)}))
 
 
 def test_what_was_stored_is_read_as_it_is(path):
@@ -52,3 +54,12 @@ def test_every_command_refuses_it_without_a_traceback(path, tmp_path, capsys, co
     _edit(path, sae={"id": "one"})
     assert main([*command.split(), "--baselines", str(tmp_path)]) == 4
     assert "no saebench baseline" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sae", "model", "datasets", "stored"])
+def test_a_record_edited_by_hand_is_refused(path, name):
+    content = json.loads(path.read_text())
+    changed = "2030-01-01" if name == "stored" else []
+    path.write_text(json.dumps(content | {name: changed}))
+    with pytest.raises(StoreError, match="edited by hand"):
+        read_baseline(path)

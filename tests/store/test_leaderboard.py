@@ -149,7 +149,7 @@ def test_a_case_that_does_not_say_its_tokens_stops_the_build(root, facts, monkey
     (path,) = root.glob("*/*/good@*.json")
     content = json.loads(path.read_text())
     content["cases"]["fidelity@good"]["sums"] = None
-    content["cases_sha256"] = baselines._cases_sha256(content["cases"])
+    content["cases_sha256"] = baselines._sha256(content["cases"])
     path.write_text(json.dumps(content))
     with pytest.raises(StoreError, match="which tokens"):
         build(root, facts)

@@ -7,16 +7,21 @@ from saebench.report.table import ARROWS
 from saebench.results import SEVERITY, CaseResult, GateResult, Metric, Run, Verdict
 
 NONE = Cell("–")
+SECONDARY = "secondary"
 
 
 def gates_table(run: Run) -> Table:
     """Return every gate of the run, and every case that has none, the worst first."""
     undecided = (Verdict.NEW, Verdict.SKIPPED)  # nothing is held against them: they come last
     rows = sorted(
-        _decisions(run), key=lambda row: (row[-1] in undecided, -SEVERITY[Verdict(row[-1])])
+        _decisions(run),
+        key=lambda row: (row[-1] in undecided, row[-2] == SECONDARY, -SEVERITY[Verdict(row[-1])]),
     )
-    columns = ("SAE", "case", "metric", "value", "CI", "limit", "baseline", "Δ", "verdict")
-    note = "↓ lower is better, ↑ higher, → a target; Δ is against the baseline"
+    columns = ("SAE", "case", "metric", "value", "CI", "limit", "baseline", "Δ", "role", "verdict")
+    note = (
+        "↓ lower is better, ↑ higher, → a target; Δ is against the baseline; secondary gates are "
+        "corrected for how many there are, and decide nothing"
+    )
     return Table("gates", "Every decision", columns, tuple(rows), note=note, filters=("verdict",))
 
 
@@ -31,7 +36,7 @@ def _decisions(run: Run) -> Iterator[tuple[str | Cell, ...]]:
     for case in run.cases:
         if not case.gates:
             why = case.reason if case.error else ""
-            yield case.sae, case.kind, why, NONE, NONE, "", NONE, NONE, case.verdict.value
+            yield case.sae, case.kind, why, NONE, NONE, "", NONE, NONE, "", case.verdict.value
         for gate in case.gates:
             metric = next((m for m in case.metrics if m.name == gate.metric), None)
             yield _gate_row(case, gate, metric)
@@ -49,7 +54,8 @@ def _gate_row(case: CaseResult, gate: GateResult, metric: Metric | None) -> tupl
         gate.limit,
         number(gate.baseline, unit),
         number(change(gate), unit, signed=True),
-        gate.shown,
+        SECONDARY if gate.secondary else "",
+        gate.verdict.value,
     )
 
 
