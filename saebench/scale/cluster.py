@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import OptionError, StoreError
+from saebench.privacy import switch_telemetry_off
 from saebench.scale.worker import Job, Recipe, Worker, load_worker
 
 TRIES = 4
@@ -210,8 +211,7 @@ def _cause(error: Any) -> BaseException:
 
 
 def _imported() -> Any:
-    # Asked before Ray is imported: it reports its use to its makers otherwise.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    switch_telemetry_off()  # before Ray is imported: it reports its use otherwise
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
