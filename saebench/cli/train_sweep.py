@@ -34,8 +34,8 @@ Every SAE of a hook and sparsity is begun from one standard SAE, trained on --in
 objective goes on from there, the standard one too. In equal time each gets as many tokens as it
 manages while the slowest does --tokens.
 
-OUT holds the SAEs, sweep.json, frontier.csv, and frontier PNGs where matplotlib is installed. Run
-again after a kill, it goes on where it was.
+OUT holds the SAEs, sweep.json, frontier.csv, frontier.md, and PNGs where matplotlib is installed.
+Run again after a kill, it goes on where it was.
 
 exit codes: 0 trained and judged, 1 a loss became NaN or diverged, 2 interrupted (run it again),
             4 it could not be done: the message says why
@@ -104,7 +104,7 @@ def execute(options: argparse.Namespace) -> int:
         return 1
     for table in frontier_tables(record, width=console().width):
         say(table)
-    say(f"written: {base.out} (sweep.json, frontier.csv{_drawn(record, base.out)})")
+    say(f"written: {base.out} (sweep.json, frontier.csv, frontier.md{_drawn(record, base.out)})")
     return 0
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from saebench.judging.progress import ProgressBar
-from saebench.store.atomic import locked
+from saebench.report.frontier_markdown import frontier_markdown
+from saebench.store.atomic import locked, write_file
 from saebench.store.environment import environment, harness
 from saebench.store.sweep_file import write_points, write_sweep
 from saebench.store.training_file import read_training
@@ -14,14 +15,14 @@ from saebench.training.judgement import Judging, judge_all
 from saebench.training.saving import RECORD_FILE
 from saebench.training.sweep import SweepJob, points, train_all
 
-SWEEP_FILE, POINTS_FILE = "sweep.json", "frontier.csv"
+SWEEP_FILE, POINTS_FILE, TABLE_FILE = "sweep.json", "frontier.csv", "frontier.md"
 KEPT_APART = 10  # one document in so many, where no judged texts are named
 
 
 def sweep(
     job: SweepJob, how: Judging, *, progress: ProgressBar, say: Callable[[str], object]
 ) -> SweepRecord:
-    """Train and judge a sweep, and write sweep.json and frontier.csv into its directory.
+    """Train and judge a sweep, and write its JSON, CSV and Markdown into its directory.
 
     Killed and run again, it goes on where it was.
 
@@ -59,4 +60,5 @@ def sweep(
         )
         write_sweep(record, out / SWEEP_FILE)
         write_points(record, out / POINTS_FILE)
+        write_file(out / TABLE_FILE, frontier_markdown(record).encode())
     return record

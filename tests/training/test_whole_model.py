@@ -220,3 +220,20 @@ def test_the_chunked_gradient_is_autograds(host, at_once, soft_cap, monkeypatch)
         torch.testing.assert_close(ours, theirs)
         (a,), (b,) = (torch.autograd.grad(2 * x, changed) for x in (ours, theirs))
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_next_token_loss_is_the_cross_entropy_of_true_tokens_that_count(host, ids):
+    hook = "blocks.1.hook_resid_pre"
+    task = _task(host, hook, loss=Loss.NEXT_TOKEN, l1=0.0)
+    counted = counted_of(ids, host.special_ids)
+
+    def swap(_, __, output):
+        x = output[0] if isinstance(output, tuple) else output
+        changed = torch.where(counted[..., None], task.trained.sae(x), x)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    with host.model.model.layers[0].register_forward_hook(swap), torch.no_grad():
+        logits = host.model(input_ids=ids, use_cache=False).logits
+    scored = counted[:, :-1]
+    plain = F.cross_entropy(logits[:, :-1][scored], ids[:, 1:][scored])
+    torch.testing.assert_close(task.loss(ids), plain)
