@@ -198,10 +198,17 @@ class BenchmarkSession:
         """Return who measures in shards, where that was asked for."""
         assert self._scale is not None
         if self._scale.shares_out:
-            from saebench.scale.sharing import Sharing, recipe_of
+            from saebench.scale.sharing import Sharing
+            from saebench.scale.worker import Recipe
 
-            recipe = recipe_of(
-                self._scale,
+            if self._shares:
+                raise OptionError(
+                    "-n shares out the SAEs; --sae-workers, --sae-engine and --sae-run-dir the "
+                    "sequences: give one or the other"
+                )
+            recipe = Recipe(
+                directory=str(Path.cwd()),
+                threads=self._scale.worker_threads,
                 settings=self.judge.settings,
                 saes=tuple(_listed(self._options, "sae", separator="\n")),
                 ids=tuple(reference.id for reference in chosen),

@@ -1,6 +1,5 @@
 """Measures a bench in shards, wherever they are measured, and puts them together again."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from saebench.data.tokens import token_text
-from saebench.errors import OptionError, StoreError
+from saebench.errors import StoreError
 from saebench.judging.progress import ProgressBar
 from saebench.properties.base import PAIRS, Source
 from saebench.results import Cost
@@ -269,17 +268,3 @@ def _told(group: Group) -> str:
     what = "pairs" if group.source == PAIRS else "SAEs"
     name = group.wanted[0][0] if count == 1 else f"{count} {what}"
     return f"{name} ({group.source})"
-
-
-def recipe_of(scale: Scale, **given: Any) -> Recipe:
-    """Return what workers load.
-
-    Raises:
-        OptionError: where this process is itself one of several that share the run.
-    """
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        raise OptionError(
-            "-n shares out the SAEs, and --sae-workers, --sae-engine, --sae-run-dir the sequences: "
-            "give one or the other"
-        )
-    return Recipe(directory=os.getcwd(), threads=scale.worker_threads, **given)
