@@ -10,7 +10,7 @@ from torch import nn
 
 from saebench.data.documents import Documents
 from saebench.errors import DataError, HostError, SubjectError, nearest
-from saebench.judging.bench import Bench, Texts
+from saebench.judging.bench import Bench
 from saebench.judging.judge import Judge
 from saebench.judging.preparation import (
     benches_of,
@@ -20,6 +20,7 @@ from saebench.judging.preparation import (
     texts_of,
 )
 from saebench.judging.progress import progress_bar
+from saebench.judging.readings import Texts
 from saebench.judging.requests import Given, Requests
 from saebench.properties import find_property
 from saebench.properties import properties as all_properties

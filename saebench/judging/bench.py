@@ -2,25 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from saebench.data.cloze import ClozeTokens, tokenise
-from saebench.data.documents import Documents
-from saebench.data.names import Packing
-from saebench.data.prompts import NAMED, Prompts
-from saebench.data.tokens import TokenSet, take_sequences
-from saebench.errors import DataError, NotApplicable
+from saebench.data.tokens import TokenSet
 from saebench.judging.cases import CaseRequest
+from saebench.judging.cloze import measure_cloze
 from saebench.judging.controls import first_sequences, measure_controls
+from saebench.judging.long_texts import measure_long
 from saebench.judging.pairs import measure_pairs
 from saebench.judging.progress import ProgressBar
+from saebench.judging.readings import Readings, Texts
+from saebench.judging.single_tokens import measure_tokens
 from saebench.judging.tax import measure_tax
 from saebench.measures.memory import peak_bytes
 from saebench.measures.stages import Stages
@@ -37,37 +35,20 @@ from saebench.properties.base import (
     OneToken,
     Source,
 )
-from saebench.properties.context_length import FARTHEST, bin_edges
 from saebench.results import Cost, DatasetRecord, ModelRecord, SubjectRecord
 from saebench.settings import Settings
 from saebench.subjects.depth import same_place
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
-from saebench.substitution.cloze import ClozeEngine
-from saebench.substitution.draws import DrawsEngine
 from saebench.substitution.engine import Engine, site_of
 from saebench.substitution.places import Places
 from saebench.substitution.reading import reading_site
 from saebench.substitution.reference import Reference
-from saebench.substitution.single import SingleEngine
 from saebench.substitution.workload import Workload
 
 Wanted = Sequence[tuple[Subject, Sequence[str]]]
 Keep = Mapping[str, Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What a bench's SAEs are measured on.
-
-    Attributes:
-        documents: running texts.
-        prompts: cloze prompts, or None where there are none.
-    """
-
-    documents: Documents
-    prompts: Prompts | None = None
 
 
 @dataclass
@@ -99,21 +80,22 @@ class Bench:
     def __post_init__(self) -> None:
         """Describe the model and the sequences."""
         self.model: ModelRecord = self.host.record()
-        self.data[SEQUENCES] = self._record(self.tokens)
-        self._read: dict[Any, Any] = {}
+        bos = self.subjects[0].metadata.prepend_bos
+        self.readings = Readings(self.host, self.texts, self.settings, prepend_bos=bos)
+        self.data[SEQUENCES] = self.readings.record(self.tokens)
         self._references: dict[str, dict[Site, Reference]] = {}
 
     def within(self, rows: slice) -> "Bench":
         """Return the bench that measures only some of the sequences; they know of the whole."""
         part = copy(self)
         part.rows, part.costs = rows, []
-        part.__dict__.pop("_places", None)
+        part.__dict__.pop("places", None)
         return part
 
     def corpora(self, source: Source, wanted: Wanted) -> list[TokenSet]:
         """Return the sequences of which statistics are needed to measure parts of a source."""
         if source == LONG:
-            sets = self._long_sets(s for s, _ in wanted)
+            sets = self.readings.long_sets(s for s, _ in wanted)
             return list({each.fingerprint: each for each in sets}.values())
         whole = source == SEQUENCES or isinstance(source, OneToken | ManyDraws)
         return [self.tokens] if whole else []
@@ -126,7 +108,7 @@ class Bench:
 
     def statistics(self, tokens: TokenSet, wanted: Wanted) -> dict[Site, Reference]:
         """Return the statistics of a corpus at the SAEs' places."""
-        return self._engine(tokens).references_at(self.sites(wanted))
+        return self.engine(tokens).references_at(self.sites(wanted))
 
     def learn(self, tokens: TokenSet, statistics: Mapping[Site, Reference]) -> None:
         """Take the statistics of a corpus, found elsewhere."""
@@ -147,10 +129,10 @@ class Bench:
             # A draw is run from its token on: as much work as one token.
             return count, source.draws, tokens.fingerprint
         if source == CLOZE and self.texts.prompts is not None:
-            prompts = self._prompts(self.texts.prompts)
+            prompts = self.readings.prompts()
             return len(prompts.ids), prompts.ids.shape[1], prompts.fingerprint
         if source == LONG:
-            found = list(self._long_sets(s for s, _ in wanted))
+            found = list(self.readings.long_sets(s for s, _ in wanted))
             identity = " ".join(each.fingerprint for each in found)
             sizes = [each.ids.shape for each in found] or [(0, 1)]
             return max(n for n, _ in sizes), max(t for _, t in sizes), identity
@@ -190,27 +172,27 @@ class Bench:
         if source == COST:
             return {s.id: Workload(self.host, self.tokens, s) for s, _ in wanted}
         if source == SEQUENCES:
-            engine = self._places.engine
+            engine = self.places.engine
             with progress(label, engine.tokens.ids.numel()) as advance:
                 found = engine.measure(wanted, progress=advance, keep=keep)
-            self._count_cost(SEQUENCES, wanted, engine.stages, tokens=engine.tokens.ids)
+            self.count_cost(SEQUENCES, wanted, engine.stages, tokens=engine.tokens.ids)
             return found
         if source == TAX:
             return measure_tax(self.host, self.tokens, wanted, label=label, progress=progress)
         if source == LONG:
-            return self._measure_long(wanted, label, progress)
+            return measure_long(self, wanted, label=label, progress=progress)
         if source == CONTROLS:
             part = first_sequences(self.tokens)
-            self.parts[CONTROLS] = self._record(part)
-            engine = self._engine(part)
+            self.parts[CONTROLS] = self.readings.record(part)
+            engine = self.engine(part)
             with progress(f"{label}, controls", part.ids.numel()) as advance:
                 found = measure_controls(engine, wanted, progress=advance)
-            self._count_cost(CONTROLS, wanted, engine.stages, tokens=part.ids)
+            self.count_cost(CONTROLS, wanted, engine.stages, tokens=part.ids)
             return found
         if isinstance(source, OneToken | ManyDraws):
-            return self._measure_tokens(source, wanted, label, progress)
+            return measure_tokens(self, source, wanted, label=label, progress=progress)
         active = {sae for sae, kept in keep.items() if ACTIVE in kept}
-        return self._measure_cloze([s for s, _ in wanted], active, label, progress)
+        return measure_cloze(self, wanted, active=active, label=label, progress=progress)
 
     def measure_pairs(
         self, pairs: Iterable[tuple[str, ...]], *, progress: ProgressBar
@@ -223,13 +205,13 @@ class Bench:
         """
         by_id = {subject.id: subject for subject in self.subjects}
         chosen = [[by_id[sae] for sae in pair] for pair in pairs]
-        tokens = self._part(self.tokens)
+        tokens = self.part(self.tokens)
         found, stages = measure_pairs(
             self.host, tokens, chosen, settings=self.settings, progress=progress
         )
         if stages is not None:
             wanted = [(s, ()) for s in dict.fromkeys(s for pair in chosen for s in pair)]
-            self._count_cost(PAIRS, wanted, stages, tokens=tokens.ids)
+            self.count_cost(PAIRS, wanted, stages, tokens=tokens.ids)
         return dict(found)
 
     def data_of(self, source: Source, measurement: Any) -> DatasetRecord:
@@ -256,7 +238,8 @@ class Bench:
             notes=subject.metadata.notes + self._notes(subject),
         )
 
-    def _count_cost(self, source: str, wanted: Wanted, stages: Stages, *, tokens: Tensor) -> None:
+    def count_cost(self, source: str, wanted: Wanted, stages: Stages, *, tokens: Tensor) -> None:
+        """Keep what a measurement took."""
         self.costs.append(
             Cost(
                 measured_on=source,
@@ -268,165 +251,25 @@ class Bench:
             )
         )
 
-    def _engine(self, tokens: TokenSet) -> Engine:
+    def engine(self, tokens: TokenSet) -> Engine:
+        """Return the engine of some of the run's tokens: of the bench's rows of them."""
         return Engine(
             self.host,
-            self._part(tokens),
+            self.part(tokens),
             seed=self.settings.seed,
             batch_size=self.settings.batch_size,
             corpus=tokens,
             references=self._references.setdefault(tokens.fingerprint, {}),
         )
 
-    def _part(self, tokens: TokenSet) -> TokenSet:
+    def part(self, tokens: TokenSet) -> TokenSet:
+        """Return the bench's rows of some tokens."""
         return tokens if self.rows is None else tokens.part(self.rows)
 
     @cached_property
-    def _places(self) -> Places:
+    def places(self) -> Places:
         """The SAEs at their places, with the engine of the SEQUENCES: all sources share them."""
-        return Places(self._engine(self.tokens))
-
-    def _measure_tokens(
-        self, source: OneToken | ManyDraws, wanted: Wanted, label: str, progress: ProgressBar
-    ) -> dict[str, Any]:
-        """Measure single tokens of the SEQUENCES."""
-        elsewhere = _transcoders(wanted)
-        if elsewhere:
-            plain = [(s, names) for s, names in wanted if s.id not in elsewhere]
-            rest = self._measure_tokens(source, plain, label, progress) if plain else {}
-            return rest | elsewhere
-        size, subjects = self.settings.batch_size, [subject for subject, _ in wanted]
-        n = len(self._part(self.tokens).ids)
-        try:
-            if isinstance(source, OneToken):
-                engine = SingleEngine(self._places, batch_size=size)
-                total = n * (1 + source.offsets)
-                with progress(f"{label}, token {source.position}", total) as advance:
-                    found = dict(engine.measure(wanted, **asdict(source), progress=advance))
-            else:
-                engine = DrawsEngine(self._places, batch_size=size)
-                total = min(n, source.sequences) * source.draws * len(subjects)
-                with progress(f"{label}, {source.draws} draws", total) as advance:
-                    found = dict(engine.measure(subjects, **asdict(source), progress=advance))
-        except NotApplicable as error:
-            return dict.fromkeys((subject.id for subject in subjects), error)
-        tokens = self._part(self.tokens).ids
-        self._count_cost(str(source), wanted, engine.stages, tokens=tokens)
-        return found
-
-    def _measure_long(self, wanted: Wanted, label: str, progress: ProgressBar) -> dict[str, Any]:
-        """Measure beyond the training context, the SAEs of one training context together."""
-        found: dict[str, Any] = {}
-        together: dict[int, list[tuple[Subject, Sequence[str]]]] = {}
-        for subject, names in wanted:
-            try:
-                context = self._long_tokens(subject).ids.shape[1]
-            except NotApplicable as error:
-                found[subject.id] = error
-            else:
-                together.setdefault(context, []).append((subject, names))
-        for context, some in together.items():
-            tokens = self._long_tokens(some[0][0])
-            self.data[f"{LONG}/{context}"] = self._record(tokens)
-            edges = {s.id: bin_edges(s.metadata.training_context or 1, context) for s, _ in some}
-            engine = self._engine(tokens)
-            with progress(f"{label}, {context} tokens", engine.tokens.ids.numel()) as advance:
-                found |= engine.measure(some, progress=advance, edges=edges)
-            self._count_cost(LONG, some, engine.stages, tokens=engine.tokens.ids)
-        return found
-
-    def _long_tokens(self, subject: Subject) -> TokenSet:
-        """Return the sequences beyond an SAE's training context, read once.
-
-        Raises:
-            NotApplicable: where there is nothing beyond it, or no text is so long.
-        """
-        context = self._long_context(subject)
-        key = (context, subject.metadata.prepend_bos)
-        if key not in self._read:
-            try:
-                self._read[key] = self._take(context, bos=subject.metadata.prepend_bos)
-            except DataError as error:
-                reason = str(error).partition("; give")[0]
-                self._read[key] = NotApplicable(
-                    f"context_length: {reason}; give longer texts (--sae-dataset)"
-                )
-        found = self._read[key]
-        if isinstance(found, NotApplicable):
-            raise found
-        return found
-
-    def _long_context(self, subject: Subject) -> int:
-        trained = subject.metadata.training_context
-        if self.settings.packing is Packing.PACKED:
-            raise NotApplicable(
-                "context_length: packing puts short documents at high positions; "
-                "it needs --sae-packing documents"
-            )
-        if trained is None:
-            raise NotApplicable(
-                "context_length: the metadata has no context_size; "
-                "--sae-training-context N gives it"
-            )
-        context = min(FARTHEST * trained, self.host.context or FARTHEST * trained)
-        if context <= trained + 1:
-            raise NotApplicable(
-                f"context_length: the SAE was trained on {trained} tokens and {self.host.name} "
-                f"takes {self.host.context}: there is nothing beyond to measure"
-            )
-        return context
-
-    def _measure_cloze(
-        self, subjects: Sequence[Subject], active: set[str], label: str, progress: ProgressBar
-    ) -> dict[str, Any]:
-        if self.texts.prompts is None:
-            missing = NotApplicable(
-                "cloze: no prompts; --sae-cloze FILE.jsonl gives them, or one of "
-                f"{', '.join(NAMED)} from the Hugging Face cache"
-            )
-            return {s.id: missing for s in subjects}
-        prompts = self._prompts(self.texts.prompts)
-        self.data[CLOZE] = DatasetRecord(
-            name=self.texts.prompts.name,
-            split=self.texts.prompts.split,
-            revision=self.texts.prompts.revision,
-            fingerprint=prompts.fingerprint,
-            sequences=len(prompts.ids),
-            context=prompts.ids.shape[1],
-            packing="prompts",
-            documents_read=len(prompts.ids),
-            documents_skipped=0,
-            policies={"substituted": "the prompt but position 0 and special tokens"},
-        )
-        prompts = prompts if self.rows is None else prompts.part(self.rows)
-        with progress(f"{label}, cloze", prompts.tokens) as advance:
-            engine = ClozeEngine(self.host, prompts)
-            found = dict(engine.measure(subjects, active=active, progress=advance))
-        self._count_cost(CLOZE, [(s, ()) for s in subjects], engine.stages, tokens=prompts.ids)
-        return found
-
-    def _prompts(self, prompts: Prompts) -> ClozeTokens:
-        """Return the prompts' tokens, read once."""
-        if CLOZE not in self._read:
-            self._read[CLOZE] = tokenise(
-                prompts,
-                self.host.tokenizer,
-                context=self.host.context or 10**6,
-                prepend_bos=self.subjects[0].metadata.prepend_bos,
-                special_ids=self.host.special_ids,
-            )
-        return self._read[CLOZE]
-
-    def _long_sets(self, subjects: Iterable[Subject]) -> Iterator[TokenSet]:
-        for subject in subjects:
-            with suppress(NotApplicable):
-                yield self._long_tokens(subject)
-
-    def _take(self, context: int, *, bos: bool) -> TokenSet:
-        return take(self.settings, self.host, self.texts.documents, context=context, bos=bos)
-
-    def _record(self, tokens: TokenSet) -> DatasetRecord:
-        return tokens.record(self.texts.documents, score_bos=self.settings.score_bos)
+        return Places(self.engine(self.tokens))
 
     def _notes(self, subject: Subject) -> tuple[str, ...]:
         trained_on = subject.metadata.dataset_path
@@ -444,35 +287,3 @@ class Bench:
 
 def _named(subjects: Sequence[Subject]) -> str:
     return subjects[0].id if len(subjects) == 1 else f"{len(subjects)} SAEs"
-
-
-def _transcoders(wanted: Wanted) -> dict[str, NotApplicable]:
-    """Say of each transcoder why it cannot be measured on single tokens."""
-    return {
-        s.id: NotApplicable(
-            f"single tokens: {s.id} is a transcoder, which reads at {s.metadata.input_hook}; "
-            "only what is put where it reads is measured so"
-        )
-        for s, _ in wanted
-        if s.metadata.input_hook is not None
-    }
-
-
-def take(
-    settings: Settings, host: Host, documents: Documents, *, context: int, bos: bool
-) -> TokenSet:
-    """Return the run's sequences of a length.
-
-    Raises:
-        DataError: where no document is long enough.
-    """
-    return take_sequences(
-        documents,
-        host.tokenizer,
-        sequences=settings.sequence_count,
-        context=context,
-        prepend_bos=bos,
-        special_ids=host.special_ids,
-        packing=settings.packing,
-        score_bos=settings.score_bos,
-    )

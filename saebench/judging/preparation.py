@@ -12,7 +12,8 @@ from saebench.data.documents import Documents, open_documents
 from saebench.data.prompts import Prompts, open_prompts
 from saebench.data.tokens import TokenSet
 from saebench.errors import DataError, HookError, HostError, OptionError, nearest
-from saebench.judging.bench import Bench, Texts, take
+from saebench.judging.bench import Bench
+from saebench.judging.readings import Texts, take
 from saebench.settings import Settings
 from saebench.subjects.host import Host, load_host
 from saebench.subjects.host_patch import host_for

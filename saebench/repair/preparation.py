@@ -8,7 +8,7 @@ from saebench.data.documents import Documents, open_documents
 from saebench.data.packed import RowSource, Supply, refuse_overlap, split_documents
 from saebench.errors import DataError, OptionError, SubjectError
 from saebench.fitting.stream import ActivationStream
-from saebench.judging.bench import Bench, Texts
+from saebench.judging.bench import Bench
 from saebench.judging.preparation import (
     benches_of,
     chosen_device,
@@ -16,6 +16,7 @@ from saebench.judging.preparation import (
     demo_documents,
     model_of,
 )
+from saebench.judging.readings import Texts
 from saebench.repair.eligible import check_repairable
 from saebench.repair.job import RepairJob
 from saebench.repair.judgement import settings_for

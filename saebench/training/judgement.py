@@ -13,10 +13,11 @@ import numpy as np
 from saebench.data.documents import Documents, open_documents
 from saebench.data.names import Packing
 from saebench.errors import StoreError
-from saebench.judging.bench import Bench, Texts
+from saebench.judging.bench import Bench
 from saebench.judging.judge import Judge
 from saebench.judging.preparation import benches_of
 from saebench.judging.progress import ProgressBar
+from saebench.judging.readings import Texts
 from saebench.judging.requests import Given, Requests
 from saebench.properties.controls import PRIMARY
 from saebench.repairs import Ranged

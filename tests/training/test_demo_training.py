@@ -4,9 +4,9 @@ import pytest
 
 from saebench.cli import main
 from saebench.data.names import Packing
-from saebench.judging.bench import Texts
 from saebench.judging.preparation import benches_of, demo_documents
 from saebench.judging.progress import no_progress
+from saebench.judging.readings import Texts
 from saebench.properties.base import SEQUENCES
 from saebench.settings import Settings
 from saebench.statistics.bootstrap import estimate
