@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
+BENCHMARKS = HERE.parent / "benchmarks"
 LAYERS, WIDTH, VOCAB, CONTEXT, FEATURES = 8, 384, 8192, 128, 4096
 
 
@@ -115,7 +116,7 @@ def _timed(root: Path, engine: str, workers: int, sequences: int, saes: int) -> 
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory)
         command = [
-            sys.executable, "-m", "saebench", "run", "-q", "--sae-dataset",
+            sys.executable, "-m", "pytest", str(BENCHMARKS), "-q", "--sae-dataset",
             str(root / "texts.jsonl"), "--sae-engine", engine, "--sae-workers", str(workers),
             "--sae-sequences", str(sequences), "--sae-run-dir", str(run), "--sae-inconclusive",
             "warn", "-k", "kl_gap and not single", "--sae-shard-sequences", "16",
