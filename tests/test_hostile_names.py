@@ -28,7 +28,7 @@ from saebench.report.style import Plain
 from saebench.report.table import render, sentences, told
 from saebench.results import Verdict
 from saebench.shown import plain_lines
-from saebench.store.baselines import baseline_path
+from saebench.store.baselines import _head_sha256, baseline_path
 from saebench.store.file_names import file_part
 from saebench.store.result_file import write_run
 
@@ -229,6 +229,7 @@ def test_a_baseline_of_a_stranger_is_shown_as_text(tmp_path, capsys):
     path = store(tmp_path, "one", sequences=4)
     told_ = json.loads(path.read_text())
     told_["sae"]["id"] = told_["model"]["name"] = "\x1b[2J\n::error::x"
+    told_["head_sha256"] = _head_sha256(told_)  # a stranger can do that too
     path.write_text(json.dumps(told_))
     for arguments in (["list"], ["show", str(path)]):
         assert main(["baseline", *arguments, "--baselines", str(tmp_path)]) == 0

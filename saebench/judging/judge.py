@@ -158,10 +158,13 @@ class Judge:
         self.cases.append(result)
         return result
 
-    def measured(self) -> Iterator[Measured]:
+    def measured(self, *, again: bool = False) -> Iterator[Measured]:
         """Give what was found of each SAE, with the per-sequence sums, for its baseline.
 
         A pair belongs to its second SAE.
+
+        Args:
+            again: measure some sequences again, to say what that changes; it takes a while.
         """
         for bench in self._benches:
             for subject in bench.subjects:
@@ -176,7 +179,8 @@ class Judge:
                 left_out = (COST, CONTROLS)
                 stored = {id for id, (_, s) in measured_on.items() if s not in left_out}
                 cases = tuple(case for case in self.cases if case.id in stored)
-                noise = {r.id: self._noise(r, bench) for r in mine if r.id in stored}
+                noisy = [r for r in mine if r.id in stored] if again else []
+                noise = {r.id: self._noise(r, bench) for r in noisy}
                 yield Measured(
                     sae=bench.describe(subject, path=self._measurements.path(subject.id)),
                     model=bench.model,

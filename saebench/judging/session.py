@@ -286,7 +286,7 @@ class BenchmarkSession:
             return
         root = baselines_root(rootdir)
         self.updates = [f"baselines in {root}:"]
-        for measured in self.judge.measured():
+        for measured in self.judge.measured(again=True):
             try:
                 changes = update_baseline(root, measured, only_new=not everything)
             except StoreError as error:

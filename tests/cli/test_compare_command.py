@@ -49,7 +49,7 @@ def two_runs(tiny, tmp_path_factory):
         session = BenchmarkSession(options | {"json": here / f"{name}.json"}, argv=())
         requests = [session.request(name, each, {}) for each in ("fidelity", "sparsity")]
         session.announce(requests)
-        session.prepare()
+        session.prepare(here)
         for request in requests:
             session.case(request, progress=no_progress)
         session.write(here, complete=True)

@@ -1,6 +1,7 @@
 """What is timed, when it is timed, and where the times go."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -41,6 +42,9 @@ def test_cost_alone_is_timed(timed, tiny):
     assert found["cost.peak_memory"] > 10**7
 
 
+@pytest.mark.skipif(
+    "PYTEST_XDIST_WORKER" in os.environ, reason="pytest-benchmark times nothing there"
+)
 def test_the_benchmark_file_carries_the_metrics(timed, tiny, tmp_path):
     out = tmp_path / "benchmark.json"
     timed.judge("--sae", tiny.good, "-k", "cost", f"--benchmark-json={out}")
