@@ -7,7 +7,7 @@ from saebench.report.table import ARROWS
 from saebench.results import SEVERITY, CaseResult, GateResult, Metric, Run, Verdict
 
 NONE = Cell("–")
-SECONDARY = "secondary"
+SECONDARY = ", secondary"
 
 
 def gates_table(run: Run) -> Table:
@@ -15,9 +15,13 @@ def gates_table(run: Run) -> Table:
     undecided = (Verdict.NEW, Verdict.SKIPPED)  # nothing is held against them: they come last
     rows = sorted(
         _decisions(run),
-        key=lambda row: (row[-1] in undecided, row[-2] == SECONDARY, -SEVERITY[Verdict(row[-1])]),
+        key=lambda row: (
+            row[-1] in undecided,
+            str(row[1]).endswith(SECONDARY),
+            -SEVERITY[Verdict(row[-1])],
+        ),
     )
-    columns = ("SAE", "case", "metric", "value", "CI", "limit", "baseline", "Δ", "role", "verdict")
+    columns = ("SAE", "case", "metric", "value", "CI", "limit", "baseline", "Δ", "verdict")
     note = (
         "↓ lower is better, ↑ higher, → a target; Δ is against the baseline; secondary gates are "
         "corrected for how many there are, and decide nothing"
@@ -36,7 +40,7 @@ def _decisions(run: Run) -> Iterator[tuple[str | Cell, ...]]:
     for case in run.cases:
         if not case.gates:
             why = case.reason if case.error else ""
-            yield case.sae, case.kind, why, NONE, NONE, "", NONE, NONE, "", case.verdict.value
+            yield case.sae, case.kind, why, NONE, NONE, "", NONE, NONE, case.verdict.value
         for gate in case.gates:
             metric = next((m for m in case.metrics if m.name == gate.metric), None)
             yield _gate_row(case, gate, metric)
@@ -47,14 +51,13 @@ def _gate_row(case: CaseResult, gate: GateResult, metric: Metric | None) -> tupl
     arrow = f" {ARROWS[metric.direction]}" if metric else ""
     return (
         case.sae,
-        case.kind,
+        case.kind + (SECONDARY if gate.secondary else ""),
         gate.metric + arrow,
         number(gate.observed, unit),
         Cell(f"[{gate.ci.low:.4g}, {gate.ci.high:.4g}]", gate.ci.low) if gate.ci else NONE,
         gate.limit,
         number(gate.baseline, unit),
         number(change(gate), unit, signed=True),
-        SECONDARY if gate.secondary else "",
         gate.verdict.value,
     )
 
