@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan += [("local", 1, some, 1), ("local", 1, some * options.growth, 1)]
         plan += [("local", 1, some, options.growth)]
         found = []
-        for engine, workers, sequences, saes in plan:
+        for engine, workers, sequences, saes in dict.fromkeys(plan):
             found.append(_timed(root, engine, workers, sequences, saes))
             Console(stderr=True).print(found[-1])
     Console().print(_table(found))
