@@ -82,18 +82,28 @@ class Processes:
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
+        pool = ProcessPoolExecutor(
             self._workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_watch,
             initargs=(os.getpid(),),
         )
+        # A process starts with a job that finds none idle: so all load at once, and not when
+        # the first pass over the corpus is over. What goes wrong, the jobs will tell.
+        for _ in range(self._workers):
+            pool.submit(_loaded, self._recipe)
+        return pool
 
 
-def _do(recipe: Recipe, job: Job, corpus: Path | None) -> bytes:
+def _loaded(recipe: Recipe) -> None:
     global _worker
     if _worker is None:
         _worker = load_worker(recipe)
+
+
+def _do(recipe: Recipe, job: Job, corpus: Path | None) -> bytes:
+    _loaded(recipe)
+    assert _worker is not None
     return _worker.do(job, None if corpus is None else _payload(corpus))
 
 
