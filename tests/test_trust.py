@@ -125,6 +125,7 @@ def test_a_state_dict_that_was_converted_is_read_instead_of_the_pickle(tmp_path)
     save_file({n: torch.zeros(s) for n, s in shapes.items()}, directory / "ae.safetensors")
     (directory / "ae.pt").write_bytes(BOMBS["a pickle"])
     _load(directory)
+    assert not (tmp_path / "exploded").exists()
 
 
 @pytest.mark.parametrize("bomb", ["a pickle", "torch.save", "numpy.savez"])

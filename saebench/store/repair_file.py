@@ -7,7 +7,8 @@ from typing import Any
 from saebench.errors import StoreError
 from saebench.repairs import REPAIR_SCHEMA_VERSION, RepairRecord
 from saebench.store.atomic import write_file
-from saebench.store.strict_json import HALVES, loads
+from saebench.store.record_file import read_record
+from saebench.store.strict_json import HALVES
 
 
 def write_repair(record: RepairRecord, path: Path) -> None:
@@ -34,31 +35,13 @@ def read_repair(path: Path) -> RepairRecord:
     Raises:
         StoreError: where it is missing, no such file, or of another schema version.
     """
-    from pydantic import TypeAdapter, ValidationError
-
+    found = read_record(path, RepairRecord, version=REPAIR_SCHEMA_VERSION, what="repair")
     try:
-        content = loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise StoreError(f"{path}: not valid JSON: {error}") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != REPAIR_SCHEMA_VERSION or isinstance(version, bool):
-        raise StoreError(
-            f"{path}: schema_version of a repair is {version}, this saebench reads "
-            f"{REPAIR_SCHEMA_VERSION}"
-        )
-    try:
-        found = TypeAdapter(RepairRecord).validate_python(content)
         dump_repair(found)  # pydantic makes infinity of "1e999"
         found.row("perplexity_gap")
-        return found
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{path}: no saebench repair file: {place}: {first['msg']}") from error
     except (ValueError, KeyError) as error:
         raise StoreError(f"{path}: no saebench repair file: {error}") from error
+    return found
 
 
 def repair_schema() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from saebench.store.atomic import write_file
-from saebench.store.training_file import read_record
+from saebench.store.record_file import read_record
 from saebench.sweeps import SWEEP_SCHEMA_VERSION, SweepRecord
 
 PLACE = ("equal", "hook", "sparsity", "objective", "tokens", "seconds", "converged")
