@@ -8,6 +8,7 @@ from typing import Any
 
 from saebench.errors import OptionError, StoreError
 from saebench.privacy import switch_telemetry_off
+from saebench.scale.rundir import payload
 from saebench.scale.worker import Job, Recipe, Worker, load_worker
 
 TRIES = 4
@@ -136,8 +137,7 @@ class Cluster:
         if job.corpus is None:
             return None
         if job.corpus not in self._handed:
-            data = corpora[job.corpus].read_bytes().partition(b"\n")[2]
-            self._handed[job.corpus] = self._ray.put(data)
+            self._handed[job.corpus] = self._ray.put(payload(corpora[job.corpus]))
         return self._handed[job.corpus]
 
     def _one_of(self, refs: list[Any], *, idle: bool) -> Any:

@@ -104,11 +104,7 @@ def _loaded(recipe: Recipe) -> None:
 def _do(recipe: Recipe, job: Job, corpus: Path | None) -> bytes:
     _loaded(recipe)
     assert _worker is not None
-    return _worker.do(job, None if corpus is None else _payload(corpus))
-
-
-def _payload(path: Path) -> bytes:
-    return path.read_bytes().partition(b"\n")[2]
+    return _worker.do_with(job, corpus)
 
 
 def _watch(parent: int) -> None:

@@ -83,7 +83,7 @@ class RunDirectory:
         """Return a finished shard's bytes; None where there is none, or it is damaged."""
         path = self.file(key)
         try:
-            head, _, data = path.read_bytes().partition(b"\n")
+            head, data = _split(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -106,6 +106,16 @@ class RunDirectory:
     def file(self, key: str) -> Path:
         """Return where a shard lies, or would."""
         return self.path / SHARDS / f"{key}.shard"
+
+
+def payload(path: Path) -> bytes:
+    """Return what a shard's file holds, behind its first line."""
+    return _split(path)[1]
+
+
+def _split(path: Path) -> tuple[bytes, bytes]:
+    head, _, data = path.read_bytes().partition(b"\n")
+    return head, data
 
 
 def _is_whole(head: bytes, data: bytes, key: str) -> bool:

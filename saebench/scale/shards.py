@@ -82,10 +82,12 @@ def ranges_of(sequences: int, width: int, *, size: int | None) -> list[tuple[int
     return [(i, min(i + step, sequences)) for i in range(0, sequences, step)]
 
 
-def identity(bench: "Bench", group: Group, *, threads: int, data: str) -> str:
+def identity(bench: "Bench", group: Group, *, threads: int) -> str:
     """Return everything that the bits of a group's measurement depend on, as text."""
     settings = bench.settings
-    saes = [bench.describe(s, path="") for s, _ in group.subjects(bench)]
+    subjects = group.subjects(bench)
+    _, _, data = bench.extent(group.source, subjects)
+    saes = [bench.describe(s, path="") for s, _ in subjects]
     facts: dict[str, Any] = {
         "format": FORMAT,
         "versions": [__version__, torch.__version__],

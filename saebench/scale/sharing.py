@@ -117,12 +117,12 @@ class Sharing:
 
     def _group(self, bench: "Bench", group: Group, progress: ProgressBar) -> dict[str, Any] | None:
         """Return what a group's shards give together; None where it is not divided."""
-        sequences, width, data = bench.extent(group.source, group.subjects(bench))
+        sequences, width, _ = bench.extent(group.source, group.subjects(bench))
         if sequences == 0:
             return None
-        own = identity(bench, group, threads=self._recipe.threads, data=data)
+        own = identity(bench, group, threads=self._recipe.threads)
         ranges = ranges_of(sequences, width, size=self._scale.shard_sequences)
-        jobs = [Job(i, group, rows, data, own) for i, rows in enumerate(ranges)]
+        jobs = [Job(i, group, rows, own) for i, rows in enumerate(ranges)]
         keys = [shard_key(own, rows) for rows in ranges]
         label = f"{_told(group)} on {bench.host.name}, {len(jobs)} shards"
         with progress(label, sequences * width) as advance:
@@ -199,11 +199,9 @@ class Here:
     def run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
         """Give each job with what it found."""
         for job in jobs:
-            data = None
-            if job.corpus is not None:
-                data = corpora[job.corpus].read_bytes().partition(b"\n")[2]
+            path = corpora[job.corpus] if job.corpus else None
             with _threads(self.threads):
-                found = self.worker.do(job, data)
+                found = self.worker.do_with(job, path)
             yield job, found
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import HostError
@@ -10,6 +11,7 @@ from saebench.judging.progress import no_progress
 from saebench.properties.base import PAIRS
 from saebench.scale.codec import encode
 from saebench.scale.corpus import gathered, learn
+from saebench.scale.rundir import payload
 from saebench.scale.shards import Group, identity
 from saebench.settings import Settings
 
@@ -46,7 +48,6 @@ class Job:
         number: its place among the jobs of one call.
         group: the SAEs.
         rows: the range of sequences.
-        data: fingerprint of the data that it is a range of.
         identity: what the one who asks takes for the same measurement.
         corpus: names what the first pass found; None where nothing needs it.
     """
@@ -54,7 +55,6 @@ class Job:
     number: int
     group: Group
     rows: tuple[int, int] | None
-    data: str
     identity: str
     corpus: str | None = None
 
@@ -72,6 +72,11 @@ class Worker:
         self._threads = threads
         self._learned: set[str] = set()
 
+    def do_with(self, job: Job, corpus: Path | None) -> bytes:
+        """Return what a job finds; what the first pass found is read from a file, once."""
+        known = corpus is None or job.corpus in self._learned
+        return self.do(job, None if known else payload(corpus))
+
     def do(self, job: Job, corpus: bytes | None = None) -> bytes:
         """Return what a job finds, as bytes.
 
@@ -83,7 +88,7 @@ class Worker:
             HostError: where this machine has another model, other SAEs, data or versions.
         """
         bench = self._benches[job.group.bench]
-        here = identity(bench, job.group, threads=self._threads, data=job.data)
+        here = identity(bench, job.group, threads=self._threads)
         if here != job.identity:
             raise HostError(
                 f"{socket.gethostname()} has another model, SAE, text or version of saebench or "
