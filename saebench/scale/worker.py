@@ -74,8 +74,9 @@ class Worker:
 
     def do_with(self, job: Job, corpus: Path | None) -> bytes:
         """Return what a job finds; what the first pass found is read from a file, once."""
-        known = corpus is None or job.corpus in self._learned
-        return self.do(job, None if known else payload(corpus))
+        if corpus is None or job.corpus in self._learned:
+            return self.do(job)
+        return self.do(job, payload(corpus))
 
     def do(self, job: Job, corpus: bytes | None = None) -> bytes:
         """Return what a job finds, as bytes.
