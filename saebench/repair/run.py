@@ -6,13 +6,14 @@ from typing import Any
 
 from saebench.fitting.checkpoint import Checkpoint
 from saebench.fitting.loop import State, fit
+from saebench.fitting.output import check_out
 from saebench.judging.progress import ProgressBar
 from saebench.repair.baseline import BaselineTask
 from saebench.repair.job import RepairJob
 from saebench.repair.methods import Method
 from saebench.repair.preparation import Prepared, one_sae, prepare
 from saebench.repair.record import course_of, recipe_of, record_of
-from saebench.repair.saving import RECORD_FILE, check_out, load_saved, save_repaired
+from saebench.repair.saving import RECORD_FILE, load_saved, save_repaired
 from saebench.repair.scaled import ScaledTask
 from saebench.repairs import RepairRecord
 from saebench.store.atomic import new_directory
@@ -34,7 +35,7 @@ def repair(job: RepairJob, *, progress: ProgressBar, say: Callable[[str], object
     """
     reference = one_sae(job.sae)
     checkpoint_path = check_out(
-        job.out, source=reference.directory, force=job.force, resume=job.resume
+        job.out, what="repair", source=reference.directory, force=job.force, resume=job.resume
     )
     ready = prepare(job, reference)
     for line in ready.notes:

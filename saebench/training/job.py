@@ -14,6 +14,7 @@ from saebench.data.packed import RowSource, Supply, split_documents
 from saebench.errors import DataError, OptionError
 from saebench.fitting.checkpoint import Checkpoint
 from saebench.fitting.loop import Check, Stream, fit
+from saebench.fitting.output import check_out
 from saebench.fitting.rows import RowStream, counted_of
 from saebench.fitting.stream import ActivationStream
 from saebench.judging.preparation import chosen_device, demo_documents
@@ -34,7 +35,7 @@ from saebench.training.objectives import Objective
 from saebench.training.request import IDENTITY, RANDOM, TrainJob
 from saebench.training.resumed import ResumedPasses
 from saebench.training.sae import begin_from, begin_near_identity, make_sae
-from saebench.training.saving import RECORD_FILE, check_out, save_trained, write_log
+from saebench.training.saving import RECORD_FILE, save_trained, write_log
 from saebench.training.tasks import StandardTask, Weights, WholeModelTask
 from saebench.trainings import (
     TRAINING_SCHEMA_VERSION,
@@ -76,7 +77,7 @@ def train(job: TrainJob, *, progress: ProgressBar, say: Callable[[str], object])
         NonFiniteValue: where the loss became NaN or diverged; the checkpoint before is kept.
         StoreError: where the result cannot be written.
     """
-    checkpoint_path = check_out(job.out, force=job.force, resume=job.resume)
+    checkpoint_path = check_out(job.out, what="training", force=job.force, resume=job.resume)
     host = host_of(job)
     job = replace(job, context=min(job.context, host.context or job.context))
     job = _with_init(job, host, progress=progress, say=say)

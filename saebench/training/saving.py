@@ -1,45 +1,15 @@
-"""Where a trained SAE goes: an ordinary SAELens directory, never over another by accident."""
+"""A trained SAE as an ordinary SAELens directory, with the log of its training."""
 
 import csv
 import io
 from pathlib import Path
 from typing import Any
 
-from saebench.errors import OptionError
 from saebench.store.atomic import write_file
-from saebench.store.result_file import check_writable
 from saebench.subjects.loaders.saelens import inference_sae
 from saebench.trainings import TrainingCheck
 
 RECORD_FILE, LOG_FILE = "training.json", "log.csv"
-
-
-def check_out(out: Path, *, force: bool, resume: bool) -> Path:
-    """Refuse, before anything is loaded, what must not or cannot be written.
-
-    Args:
-        out: the directory that is asked for.
-        force: what is there may be replaced.
-        resume: a checkpoint is gone on from.
-
-    Returns:
-        Where the checkpoint is.
-
-    Raises:
-        OptionError: naming the place.
-    """
-    if out.exists() and not force:
-        raise OptionError(f"-o {out}: exists already; give another directory, or --force")
-    checkpoint = out.with_name(f"{out.name}.checkpoint")
-    if resume and not checkpoint.exists():
-        raise OptionError(f"--resume: there is no {checkpoint}: no such training was begun")
-    if checkpoint.exists() and not (resume or force):
-        raise OptionError(
-            f"-o {out}: a training was begun there ({checkpoint}); go on with --resume, or start "
-            "anew with --force"
-        )
-    check_writable(checkpoint.with_name(f"{out.name}.probe"), option="-o")
-    return checkpoint
 
 
 def save_trained(sae: Any, directory: Path, *, recipe: dict[str, Any]) -> Any:
