@@ -152,6 +152,15 @@ def test_what_cannot_be_is_refused_saying_why(options, tmp_path, more, said, cap
     assert not (tmp_path / "out").exists()
 
 
+def test_force_removes_no_directory_that_holds_more_than_an_sae(options, tmp_path, capsys):
+    notes = tmp_path / "out" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    assert main([*options, "--objective", "standard", "--sparsity", "topk:4", "--force"]) == 4
+    assert "--force replaces an SAE's directory, but there is notes.txt" in capsys.readouterr().err
+    assert notes.read_text() == "mine"
+
+
 def test_out_that_exists_is_refused_without_force(options, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     command = [*options, "--objective", "standard", "--sparsity", "topk:4"]
