@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from saebench.errors import SubjectError
 from saebench.measures.stages import DECODE, ENCODE, Stages
 from saebench.subjects.controls import make_control
+from saebench.subjects.features import INDEPENDENT, Active, tiles_of
 from saebench.subjects.hashing import tensors_sha256
 from saebench.subjects.hub import fetched
 from saebench.subjects.loaders.downloads import checked_downloads
@@ -31,6 +33,7 @@ from saebench.subjects.references import SubjectReference
 
 ROWS_AT_ONCE = 256  # of d_sae features each: 25 MB at 24,576 features
 FEATURES_AT_ONCE = 1 << 23  # 34 MB: SAEs of more features take fewer rows at once
+TILE_ROWS = 1024  # where features are taken by tiles: 8 MB of them at once
 SPARSE_FROM = 4096  # features; below, the dense product is as fast as gathering
 SPARSE_SHARE = 0.05  # of features that fire; above, the dense product is as fast
 
@@ -90,6 +93,7 @@ class Subject:
         self._decoder = decoder_of(self.sae)
         self._decoder_norm = decoder_norm(self.sae, self._decoder)
         self._sparse = self.d_sae >= SPARSE_FROM and self._decodes_sparsely()
+        self._tiled = self._sparse and self._encodes_by_tiles()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -147,7 +151,7 @@ class Subject:
             stages: counts the time of encoding and of decoding.
         """
         stages = stages or Stages(x.device)
-        parts = [self._reconstruct(rows, stages) for rows in x.split(self._rows_at_once)]
+        parts = list(self._parts(x, stages))
         unit = [p.l1_unit for p in parts if p.l1_unit is not None]
         return Reconstruction(
             x_hat=torch.cat([p.x_hat for p in parts]),
@@ -168,6 +172,45 @@ class Subject:
         # Some TopK classes return sparse tensors.
         return features.to_dense() if features.is_sparse else features
 
+    def _parts(self, x: Tensor, stages: Stages) -> Iterator[Reconstruction]:
+        if self._tiled and x.device.type == "cpu":
+            for rows in x.split(TILE_ROWS):
+                active = self._active_by_tiles(rows, stages)
+                if active is None:
+                    yield from self._whole(rows, stages)
+                else:
+                    with stages(DECODE):
+                        found = self._gathered(active, rows)
+                        yield self._with_skip(found, rows.to(self.sae.dtype))
+        else:
+            yield from self._whole(x, stages)
+
+    def _whole(self, x: Tensor, stages: Stages) -> Iterator[Reconstruction]:
+        for rows in x.split(self._rows_at_once):
+            yield self._reconstruct(rows, stages)
+
+    def _active_by_tiles(self, x: Tensor, stages: Stages) -> Active | None:
+        """Return the features that fire, or None where they are too many to be gathered.
+
+        Features of many tokens that go through memory cost a third of the encoder's product; a
+        tile of them stays in the cache until those that fire are picked out.
+        """
+        found: list[Active] = []
+        starts: list[int] = []
+        left = SPARSE_SHARE * len(x) * self.d_sae
+        for start, tile in tiles_of(self.sae, self.d_sae):
+            with stages(ENCODE):
+                features = tile.encode(x.to(self.sae.dtype))
+            with stages(DECODE):
+                found.append(Active.of(features))
+                starts.append(start)
+                left -= len(found[-1].token)
+            if left <= 0:
+                return None
+        with stages(DECODE):
+            self._features_seen = self.d_sae
+            return Active.joined(found, starts)
+
     def _reconstruct(self, x: Tensor, stages: Stages) -> Reconstruction:
         with stages(ENCODE):
             features = self._features(x)
@@ -176,7 +219,7 @@ class Subject:
             sparse = (
                 self._sparse and int(features.count_nonzero()) < SPARSE_SHARE * features.numel()
             )
-            found = self._gathered(features, x) if sparse else self._dense(features, x)
+            found = self._gathered(Active.of(features), x) if sparse else self._dense(features, x)
             return self._with_skip(found, x.to(features.dtype))
 
     def _with_skip(self, found: Reconstruction, x: Tensor) -> Reconstruction:
@@ -205,8 +248,7 @@ class Subject:
             return 0
         return weight.shape[side]
 
-    def _gathered(self, features: Tensor, x: Tensor) -> Reconstruction:
-        active = _Active.of(features)
+    def _gathered(self, active: Active, x: Tensor) -> Reconstruction:
         size = active.value.abs()
         norm = self._decoder_norm
         return Reconstruction(
@@ -217,7 +259,7 @@ class Subject:
             fired=torch.bincount(active.feature, minlength=self._features_seen),
         )
 
-    def _summed(self, active: "_Active") -> Float[Tensor, "tokens d"]:
+    def _summed(self, active: Active) -> Float[Tensor, "tokens d"]:
         """Sum the decoder rows of the features that fired, instead of multiplying by zeros."""
         weight, bias = self.sae.W_dec, self.sae.b_dec
         value = active.value
@@ -246,28 +288,20 @@ class Subject:
         parameter = next(self.sae.parameters())
         features = features.to(parameter.device, parameter.dtype)
         dense = self.sae.decode(features)
-        return torch.allclose(self._summed(_Active.of(features)), dense, rtol=1e-4, atol=1e-5)
+        return torch.allclose(self._summed(Active.of(features)), dense, rtol=1e-4, atol=1e-5)
 
-
-@dataclass(frozen=True)
-class _Active:
-    """The features that fired, token by token."""
-
-    token: Int[Tensor, "active"]
-    feature: Int[Tensor, "active"]
-    value: Float[Tensor, "active"]
-    counts: Int[Tensor, "tokens"]
-
-    @classmethod
-    def of(cls, features: Float[Tensor, "tokens features"]) -> "_Active":
-        """Return them."""
-        token, feature = features.nonzero(as_tuple=True)
-        counts = torch.bincount(token, minlength=len(features))
-        return cls(token, feature, features[token, feature], counts)
-
-    def by_token(self, values: Float[Tensor, "active"]) -> Float[Tensor, "tokens"]:
-        """Sum values over each token's features."""
-        return values.new_zeros(len(self.counts)).index_add_(0, self.token, values)
+    @torch.inference_mode()
+    def _encodes_by_tiles(self) -> bool:
+        """True where tiles give what the whole encoder gives, tried on made-up activations."""
+        theirs = type(self.sae).__module__.startswith("sae_lens.")
+        known = theirs and self.architecture in INDEPENDENT
+        if not known or self.d_in == self.d_sae or self.d_out == self.d_sae:
+            return False
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(4, self.d_in, generator=generator).to(next(self.sae.parameters()))
+        tiles = torch.cat([tile.encode(x) for _, tile in tiles_of(self.sae, self.d_sae)], dim=-1)
+        whole = self.sae.encode(x)
+        return tiles.shape == whole.shape and torch.allclose(tiles, whole, rtol=1e-4, atol=1e-5)
 
 
 def wrap_sae(sae: Any, *, id: str, overrides: Overrides) -> Subject:

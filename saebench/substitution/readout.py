@@ -58,7 +58,7 @@ class Readout:
         """
         ce: list[Tensor] = []
         parts: dict[str, list[RowReadout]] = {name: [] for name in changed}
-        for rows in _cut(len(clean), self._at_once(PRODUCT) / _sides(changed.values())):
+        for rows in _cut(len(clean), self._rows_at_once(changed.values())):
             hidden = [clean[rows], *(_hidden(side, rows) for side in changed.values())]
             base, *others = self._logits(hidden)
             for block in _cut(len(base), self._at_once(BLOCK)):
@@ -70,6 +70,12 @@ class Readout:
                     parts[name].append(compare(side, here, targets=goals))
         return torch.cat(ce), {name: _joined(chunks) for name, chunks in parts.items()}
 
+    def _rows_at_once(self, changed: Iterable[Changed]) -> float:
+        """Return how many rows of the clean pass to unembed together: whole blocks of them."""
+        rows = int(self._at_once(PRODUCT) / _sides(changed))
+        block = int(self._at_once(BLOCK))
+        return rows if rows < block else rows - rows % max(1, block)
+
     def _at_once(self, logits: Mapping[str, int]) -> float:
         """Return how many rows have about that many logits on the host's device."""
         most = logits.get(self._host.device.type, logits["cuda"])
@@ -80,8 +86,7 @@ class Readout:
         sizes = [len(part) for part in hidden]
         together = torch.cat(list(hidden))
         if len(self._memory) < len(together):
-            shape = (len(together), self._host.config.vocab_size)
-            self._memory = torch.empty(shape, device=together.device)
+            self._memory = self._host.logits_memory(len(together))
         return self._host.logits(together, out=self._memory[: len(together)]).split(sizes)
 
 
@@ -115,11 +120,15 @@ def _hidden(side: Changed, rows: slice) -> Float[Tensor, "different d"]:
 
 
 def _places(side: Changed, rows: slice, block: slice) -> slice | Int[Tensor, "rows"]:
-    """Return where the logits of a block of those rows are."""
+    """Return where the logits of a block of those rows are; one place where all are the same."""
     if not isinstance(side, Repeated):
         return block
+    before = rows.start // side.times
+    first, last = ((rows.start + row) // side.times for row in (block.start, block.stop - 1))
+    if first == last:
+        return slice(first - before, first - before + 1)
     row = torch.arange(block.start, block.stop, device=side.hidden.device) + rows.start
-    return row // side.times - rows.start // side.times
+    return row // side.times - before
 
 
 def _joined(chunks: list[RowReadout]) -> RowReadout:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor
 
-from saebench.measures.divergence import PART, clean_rows, compare, cross_entropy, top1
+from saebench.measures.divergence import PART, clean_rows, compare, cross_entropy, maximum
 
 ROWS, VOCAB = 12, 50
 
@@ -138,7 +138,18 @@ def test_kl_and_tv_are_never_negative_and_pinskers_inequality_holds(seed: int, s
     vocab=st.sampled_from([1, 2, PART - 1, PART, PART + 1, 3 * PART + 7]),
     levels=st.integers(1, 6),
 )
-def test_top1_is_the_first_of_several_equal_maxima(seed: int, vocab: int, levels: int):
+def test_the_maximum_is_the_first_of_several_equal_maxima(seed: int, vocab: int, levels: int):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randint(levels, (5, vocab), generator=generator).float()
-    assert top1(logits).tolist() == logits.numpy().argmax(axis=-1).tolist()
+    most, where = maximum(logits)
+    assert where.tolist() == logits.numpy().argmax(axis=-1).tolist()
+    assert most.tolist() == logits.numpy().max(axis=-1).tolist()
+
+
+@pytest.mark.parametrize("scale", [3.0, 400.0])  # the larger overflows, and goes through float64
+def test_one_row_of_logits_stands_for_all(scale: float):
+    clean, one = clean_rows(_logits(0)), _logits(1, scale=scale, rows=1)
+    found = compare(clean, one, targets=_targets())
+    expected = compare(clean, one.repeat(ROWS, 1), targets=_targets())
+    for name in ("kl", "ce", "tv", "agrees"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name

@@ -51,6 +51,30 @@ def test_a_bfloat16_model_is_read_out_in_float32():
     assert _kl(half, noise) == pytest.approx(exact, rel=0.02)
 
 
+@pytest.mark.parametrize("vocab", [61, 64, 1024, 2500])
+def test_rows_of_logits_begin_at_cache_lines_and_are_the_plain_product(vocab: int):
+    model = make_model("llama", vocab_size=vocab)
+    host = Host(model, StubTokenizer(), name="m")
+    hidden = torch.randn(5, host.d_model, generator=torch.Generator().manual_seed(0))
+    memory = host.logits_memory(7).fill_(torch.nan)
+    assert memory.shape == (7, vocab)
+    assert memory.stride(0) % 16 == 0
+    assert memory.stride(0) % 1024
+    found = host.logits(hidden, out=memory[:5])
+    expected = hidden @ model.get_output_embeddings().weight.T
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert memory[5:].isnan().all()
+
+
+@torch.inference_mode()
+def test_gpt2s_gelu_in_one_operation_is_the_one_that_is_spelt_out():
+    host, ids = make_host("gpt2"), random_ids(2, 12)
+    [activation, *_] = host._spelt_out_gelus
+    expected = host.model.base_model(input_ids=ids, use_cache=False)[0]
+    torch.testing.assert_close(host.final_hidden(ids), expected, rtol=1e-5, atol=1e-5)
+    assert "forward" not in vars(activation)  # the model is left as it was
+
+
 def test_a_model_that_scales_its_logits_is_refused():
     model = make_model("llama")
     inner = model.lm_head.forward

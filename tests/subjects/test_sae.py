@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from saebench.errors import SubjectError
+from saebench.subjects.features import INDEPENDENT
 from saebench.subjects.hooks import find_site
 from saebench.subjects.host import Host
 from saebench.subjects.metadata import Overrides
@@ -119,6 +120,38 @@ def test_the_gathering_decode_gives_what_decode_gives(name: str):
     assert subject._decodes_sparsely()
     subject._sparse = True
     _assert_reconstructs(subject, sae)
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+@pytest.mark.parametrize("tile", [7, FEATURES, 2 * FEATURES])
+def test_features_by_tiles_are_those_of_the_whole_encoder(name: str, tile: int, monkeypatch):
+    monkeypatch.setattr("saebench.subjects.features.TILE", tile)
+    monkeypatch.setattr("saebench.subjects.sae.SPARSE_SHARE", 1.1)
+    sae = _made(name)
+    subject = wrap_sae(sae, id="sae", overrides=Overrides())
+    assert subject._encodes_by_tiles()
+    subject._tiled = True
+    monkeypatch.setattr(subject, "_whole", None)  # would fail if it were taken
+    _assert_reconstructs(subject, sae)
+
+
+def test_many_active_features_are_not_gathered_by_tiles(monkeypatch):
+    monkeypatch.setattr("saebench.subjects.features.TILE", 7)
+    sae = _made("standard")  # half of the features fire
+    subject = wrap_sae(sae, id="sae", overrides=Overrides())
+    subject._tiled = True
+    monkeypatch.setattr(subject, "_gathered", None)
+    _assert_reconstructs(subject, sae)
+
+
+@pytest.mark.parametrize("name", ["topk", "abstopk"])
+def test_features_that_depend_on_one_another_are_not_taken_by_tiles(name: str):
+    assert not wrap_sae(_made(name), id="sae", overrides=Overrides())._encodes_by_tiles()
+
+
+def test_an_sae_with_as_many_features_as_components_is_not_cut_into_tiles():
+    sae = _made("standard", d_sae=D)
+    assert not wrap_sae(sae, id="sae", overrides=Overrides())._encodes_by_tiles()
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -27,6 +27,9 @@ class _Host(SimpleNamespace):
         weight = torch.randn(VOCAB, WIDTH, generator=torch.Generator().manual_seed(99))
         super().__init__(device=device, config=config, weight=weight, rows=0)
 
+    def logits_memory(self, rows: int) -> Tensor:
+        return torch.empty(rows, VOCAB)
+
     def logits(self, hidden: Tensor, *, out: Tensor | None = None) -> Tensor:
         self.rows += len(hidden)
         made = hidden @ self.weight.T

@@ -1,0 +1,79 @@
+"""The features that fire, found without holding all features of many tokens at once."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+INDEPENDENT = ("standard", "jumprelu", "gated")  # no feature looks at another
+TILE = 2048  # features
+
+
+@dataclass(frozen=True)
+class Active:
+    """The features that fired, token by token."""
+
+    token: Int[Tensor, "active"]
+    feature: Int[Tensor, "active"]
+    value: Float[Tensor, "active"]
+    counts: Int[Tensor, "tokens"]
+
+    @classmethod
+    def of(cls, features: Float[Tensor, "tokens features"]) -> "Active":
+        """Return them.
+
+        Example:
+            >>> Active.of(torch.tensor([[0.0, 2.0], [0.0, 0.0]])).counts
+            tensor([1, 0])
+        """
+        token, feature = features.nonzero(as_tuple=True)
+        counts = torch.bincount(token, minlength=len(features))
+        return cls(token, feature, features[token, feature], counts)
+
+    @classmethod
+    def joined(cls, tiles: Sequence["Active"], starts: Sequence[int]) -> "Active":
+        """Return those of all tiles; the features of each are counted from its start.
+
+        Example:
+            >>> tile = Active.of(torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
+            >>> Active.joined([tile, tile], [0, 2]).feature
+            tensor([1, 3, 0, 2])
+        """
+        token = torch.cat([tile.token for tile in tiles])
+        feature = torch.cat([t.feature + start for t, start in zip(tiles, starts, strict=True)])
+        # Tiles come in order: so do the features of each token.
+        order = token.argsort(stable=True)
+        value = torch.cat([tile.value for tile in tiles])
+        counts = torch.stack([tile.counts for tile in tiles]).sum(dim=0)
+        return cls(token[order], feature[order], value[order], counts)
+
+    def by_token(self, values: Float[Tensor, "active"]) -> Float[Tensor, "tokens"]:
+        """Sum values over each token's features."""
+        return values.new_zeros(len(self.counts)).index_add_(0, self.token, values)
+
+
+def tiles_of(sae: Any, d_sae: int) -> Iterator[tuple[int, Any]]:
+    """Give SAEs of a few features each, which share the weights, and where their features begin.
+
+    Args:
+        sae: a SAELens SAE of an architecture in ``INDEPENDENT``.
+        d_sae: its number of features, other than any other size of it.
+    """
+    for start in range(0, d_sae, TILE):
+        tile = copy.copy(sae)
+        chosen = slice(start, start + TILE)
+        tile._parameters = {
+            name: None if value is None else _cut(value, chosen, d_sae)
+            for name, value in sae._parameters.items()
+        }
+        yield start, tile
+
+
+def _cut(value: Tensor, features: slice, d_sae: int) -> Tensor:
+    if value.shape[-1:] == (d_sae,):
+        return value.detach()[..., features]
+    return value.detach()[features] if value.shape[:1] == (d_sae,) else value
