@@ -154,12 +154,12 @@ def test_many_features_are_taken_in_fewer_rows_and_change_nothing(monkeypatch):
     monkeypatch.setattr(
         subject, "_reconstruct", lambda x, *rest: rows.append(len(x)) or inner(x, *rest)
     )
-    monkeypatch.setattr(module, "FEATURES_AT_ONCE", 7 * FEATURES)
+    monkeypatch.setattr(module, "FEATURES_AT_ONCE", {"cpu": 7 * FEATURES})
     few = subject.reconstruct(_x())
     assert max(rows) == 7
     torch.testing.assert_close(few.x_hat, whole.x_hat, rtol=1e-5, atol=1e-5)
     assert torch.equal(few.fired, whole.fired)
-    monkeypatch.setattr(module, "FEATURES_AT_ONCE", 1)
+    monkeypatch.setattr(module, "FEATURES_AT_ONCE", {"cpu": 1})
     assert torch.equal(subject.reconstruct(_x(3)).l0, whole.l0[:3])
 
 

@@ -1,6 +1,6 @@
 """KL, cross-entropy, total variation and top-1 agreement of logits, one row a token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +28,11 @@ class RowReadout:
     tv: Float[Tensor, "rows"]
     agrees: Bool[Tensor, "rows"]
 
+    @property
+    def overflowed(self) -> Bool[Tensor, "rows"]:
+        """Rows whose logits moved by more than exp can hold."""
+        return ~(torch.isfinite(self.kl) & torch.isfinite(self.tv))
+
 
 def clean_rows(logits: Float[Tensor, "rows vocab"]) -> CleanRows:
     """Return what of the clean distribution P every intervention needs.
@@ -48,7 +53,11 @@ def cross_entropy(clean: CleanRows, targets: Int[Tensor, "rows"]) -> Float[Tenso
 
 
 def compare(
-    clean: CleanRows, logits: Float[Tensor, "#rows vocab"], *, targets: Int[Tensor, "rows"]
+    clean: CleanRows,
+    logits: Float[Tensor, "#rows vocab"],
+    *,
+    targets: Int[Tensor, "rows"],
+    settle: bool = True,
 ) -> RowReadout:
     """Return KL(P‖Q), -ln Q(target), ½Σ|p - q| and argmax agreement of each row.
 
@@ -61,6 +70,8 @@ def compare(
         clean: the clean side, from :func:`clean_rows`.
         logits: fp32 logits of the changed model; one row where they are the same in all.
         targets: the true next tokens.
+        settle: compute rows whose divergence fp32 cannot hold again, in float64. To know whether
+            there are any, a GPU must be waited for: False leaves it to the caller.
 
     Source:
         METRICS.md 3 (fidelity); seed 002.
@@ -81,10 +92,10 @@ def compare(
     ce = mean_shift + kl - target_score
     # q/p = (ratio + 1)/e^kl, hence q - p = p·(ratio - expm1(kl))/e^kl.
     tv = 0.5 * torch.linalg.vecdot(p, ratio.sub_(kl.expm1()[:, None]).abs_()) / kl.exp()
-    overflowed = ~(torch.isfinite(kl) & torch.isfinite(tv))
-    if overflowed.any():
-        kl, ce, tv = _in_float64(clean.logits, every, targets=targets)
-    return RowReadout(kl, ce, tv, maximum(logits)[1] == clean.top1)
+    found = RowReadout(kl, ce, tv, maximum(logits)[1] == clean.top1)
+    if settle and found.overflowed.any():
+        return replace(found, **in_float64(clean.logits, every, targets=targets))
+    return found
 
 
 def maximum(
@@ -111,16 +122,24 @@ def maximum(
     return most[:, 0], start[:, 0] + logits.gather(1, places).argmax(dim=-1)
 
 
-def _in_float64(
+def in_float64(
     clean_logits: Float[Tensor, "rows vocab"],
     logits: Float[Tensor, "rows vocab"],
     *,
     targets: Int[Tensor, "rows"],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return kl, ce, tv by log-softmax: for logits that moved by more than exp can hold."""
+) -> dict[str, Float[Tensor, "rows"]]:
+    """Return kl, ce, tv by log-softmax: for logits that moved by more than exp can hold.
+
+    Example:
+        >>> z = torch.tensor([[0.0, 1000.0]])
+        >>> in_float64(z, -z, targets=torch.tensor([1]))["kl"].item()
+        1000.0
+    """
     log_p = clean_logits.double().log_softmax(dim=-1)
     log_q = logits.double().log_softmax(dim=-1)
     p = log_p.exp()
-    kl = (p * (log_p - log_q)).sum(dim=-1)
-    tv = 0.5 * (p - log_q.exp()).abs().sum(dim=-1)
-    return kl, -log_q.gather(1, targets[:, None])[:, 0], tv
+    return {
+        "kl": (p * (log_p - log_q)).sum(dim=-1),
+        "ce": -log_q.gather(1, targets[:, None])[:, 0],
+        "tv": 0.5 * (p - log_q.exp()).abs().sum(dim=-1),
+    }

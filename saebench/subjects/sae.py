@@ -31,8 +31,9 @@ from saebench.subjects.modules import (
 )
 from saebench.subjects.references import SubjectReference
 
-ROWS_AT_ONCE = 256  # of d_sae features each: 25 MB at 24,576 features
-FEATURES_AT_ONCE = 1 << 23  # 34 MB: SAEs of more features take fewer rows at once
+# Rows of d_sae features each: on a CPU 25 MB at 24,576 features; SAEs of more take fewer rows.
+ROWS_AT_ONCE = {"cpu": 256, "cuda": 4096}
+FEATURES_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
 TILE_ROWS = 1024  # where features are taken by tiles: 8 MB of them at once
 SPARSE_FROM = 4096  # features; below, the dense product is as fast as gathering
 SPARSE_SHARE = 0.05  # of features that fire; above, the dense product is as fast
@@ -136,9 +137,9 @@ class Subject:
             self._decoder_norm = decoder_norm(self.sae, self._decoder)
         return self
 
-    @property
-    def _rows_at_once(self) -> int:
-        return max(1, min(ROWS_AT_ONCE, FEATURES_AT_ONCE // max(1, self.d_sae)))
+    def _rows_at_once(self, device: torch.device) -> int:
+        kind = device.type if device.type in ROWS_AT_ONCE else "cuda"
+        return max(1, min(ROWS_AT_ONCE[kind], FEATURES_AT_ONCE[kind] // max(1, self.d_sae)))
 
     @torch.inference_mode()
     def reconstruct(
@@ -164,7 +165,9 @@ class Subject:
     @torch.inference_mode()
     def active(self, x: Float[Tensor, "tokens d"]) -> Bool[Tensor, "tokens features"]:
         """Return which features are not zero at each token."""
-        return torch.cat([self._features(rows) != 0 for rows in x.split(self._rows_at_once)])
+        return torch.cat(
+            [self._features(rows) != 0 for rows in x.split(self._rows_at_once(x.device))]
+        )
 
     def _features(self, x: Tensor) -> Float[Tensor, "tokens features"]:
         dtype = next((p.dtype for p in self.sae.parameters()), torch.float32)
@@ -173,7 +176,7 @@ class Subject:
         return features.to_dense() if features.is_sparse else features
 
     def _parts(self, x: Tensor, stages: Stages) -> Iterator[Reconstruction]:
-        if self._tiled and x.device.type == "cpu":
+        if self._tiled and self._on_cpu(x):
             for rows in x.split(TILE_ROWS):
                 active = self._active_by_tiles(rows, stages)
                 if active is None:
@@ -186,7 +189,7 @@ class Subject:
             yield from self._whole(x, stages)
 
     def _whole(self, x: Tensor, stages: Stages) -> Iterator[Reconstruction]:
-        for rows in x.split(self._rows_at_once):
+        for rows in x.split(self._rows_at_once(x.device)):
             yield self._reconstruct(rows, stages)
 
     def _active_by_tiles(self, x: Tensor, stages: Stages) -> Active | None:
@@ -221,6 +224,15 @@ class Subject:
             )
             found = self._gathered(Active.of(features), x) if sparse else self._dense(features, x)
             return self._with_skip(found, x.to(features.dtype))
+
+    @staticmethod
+    def _on_cpu(x: Tensor) -> bool:
+        """True where picking out what fired pays: a GPU would have to be waited for."""
+        return x.device.type == "cpu"
+
+    @staticmethod
+    def _few(features: Tensor) -> bool:
+        return int(features.count_nonzero()) < SPARSE_SHARE * features.numel()
 
     def _with_skip(self, found: Reconstruction, x: Tensor) -> Reconstruction:
         """Add what a skip transcoder passes on beside its features."""

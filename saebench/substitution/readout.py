@@ -1,13 +1,19 @@
 """From final hidden states to KL, CE, TV and top-1, without ever holding all the logits."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saebench.measures.divergence import RowReadout, clean_rows, compare, cross_entropy
+from saebench.measures.divergence import (
+    RowReadout,
+    clean_rows,
+    compare,
+    cross_entropy,
+    in_float64,
+)
 from saebench.subjects.host import Host
 
 # Logits at once. A matrix product wants many rows, of the clean pass and of every intervention
@@ -67,8 +73,28 @@ class Readout:
                 ce.append(cross_entropy(side, goals))
                 for (name, of), logits in zip(changed.items(), others, strict=True):
                     here = logits[_places(of, rows, block)]
-                    parts[name].append(compare(side, here, targets=goals))
-        return torch.cat(ce), {name: _joined(chunks) for name, chunks in parts.items()}
+                    parts[name].append(compare(side, here, targets=goals, settle=False))
+        found = {name: _joined(chunks) for name, chunks in parts.items()}
+        settled = {
+            name: self._settled(of, clean, changed[name], targets) for name, of in found.items()
+        }
+        return torch.cat(ce), settled
+
+    def _settled(
+        self, found: RowReadout, clean: Tensor, changed: Changed, targets: Tensor
+    ) -> RowReadout:
+        """Compute rows that fp32 could not hold again; one look for the whole batch."""
+        rows = found.overflowed.nonzero()[:, 0]
+        for some in rows.split(max(1, int(self._at_once(BLOCK)))) if len(rows) else ():
+            place = some // changed.times if isinstance(changed, Repeated) else some
+            states = changed.hidden if isinstance(changed, Repeated) else changed
+            sides = (self._host.logits(clean[some]), self._host.logits(states[place]))
+            for name, values in in_float64(*sides, targets=targets[some]).items():
+                # They may be beyond fp32 too: then all are kept in float64.
+                column = getattr(found, name).to(values.dtype)
+                column[some] = values
+                found = replace(found, **{name: column})
+        return found
 
     def _rows_at_once(self, changed: Iterable[Changed]) -> float:
         """Return how many rows of the clean pass to unembed together: whole blocks of them."""

@@ -73,6 +73,23 @@ def test_states_that_rows_share_give_what_each_row_for_itself_gives(times, produ
     _assert_all_at_once(_states(0), changed, found)
 
 
+@pytest.mark.parametrize("times", [1, 5])
+def test_rows_beyond_what_exp_holds_are_computed_again_alone(times: int, monkeypatch):
+    monkeypatch.setattr(readout, "BLOCK", dict.fromkeys(("cpu", "cuda"), 2 * VOCAB))
+    states = _states(1, -(-ROWS // times))
+    states[[0, 2, 3]] *= 500  # logits that move by thousands
+    every = states.repeat_interleave(times, dim=0)[:ROWS]
+    given_ = {"far": Repeated(states, times) if times > 1 else states}
+    _, found = read_out(_Host(), _states(0), given_, targets=TARGETS)
+    log_p, log_q = (
+        _Host().logits(side).double().log_softmax(dim=-1) for side in (_states(0), every)
+    )
+    kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    assert kl.max() > 100
+    torch.testing.assert_close(found["far"].kl.double(), kl, rtol=1e-5, atol=1e-6)
+    assert torch.isfinite(found["far"].tv).all()
+
+
 def test_states_that_rows_share_are_unembedded_once():
     host = _Host()
     read_out(host, _states(0, 20), {"shared": Repeated(_states(1, 4), 5)}, targets=TARGETS[:20])
