@@ -14,6 +14,7 @@ import saebench.errors
 from saebench.errors import SaebenchError, StoreError
 from saebench.measures.histogram import LogHistogram
 from saebench.measures.sums import TokenSums
+from saebench.properties.base import Among
 from saebench.results import Cost, DatasetRecord
 from saebench.substitution.cloze import Answers, ClozeMeasurement
 from saebench.substitution.draws import DrawsMeasurement
@@ -22,13 +23,14 @@ from saebench.substitution.measurement import Measurement, PairMeasurement, Toke
 from saebench.substitution.options import OptionAnswers
 from saebench.substitution.single import SingleMeasurement
 from saebench.substitution.spread import Moves
+from saebench.substitution.tax import TaxMeasurement
 
 CLASSES = {
     kind.__name__: kind
     for kind in (
-        Answers, ClozeMeasurement, Cost, DatasetRecord, DrawsMeasurement, Example, LogHistogram,
-        Measurement, Moves, OptionAnswers, PairMeasurement, SingleMeasurement, TokenMeasurement,
-        TokenSums,
+        Among, Answers, ClozeMeasurement, Cost, DatasetRecord, DrawsMeasurement, Example,
+        LogHistogram, Measurement, Moves, OptionAnswers, PairMeasurement, SingleMeasurement,
+        TaxMeasurement, TokenMeasurement, TokenSums,
     )
 }  # fmt: skip
 TREE = "tree"
