@@ -1,18 +1,12 @@
 """Workers that are processes of this machine; one that dies is replaced."""
 
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -20,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saebench.errors import StoreError
+from saebench.scale.forking import context_for
 from saebench.scale.jobs import Job, Recipe
 
 if TYPE_CHECKING:
@@ -33,6 +28,8 @@ _worker: "Worker | None" = None
 
 class Processes:
     """Does jobs in processes of this machine.
+
+    Making it takes as long as importing torch here, which is done beside.
 
     Args:
         recipe: what each of them loads.
@@ -105,13 +102,13 @@ class Processes:
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
+        context = context_for(self._recipe.settings.device)
         until, self._end = context.Pipe(duplex=False)
         pool = ProcessPoolExecutor(
             self._workers,
             mp_context=context,
             initializer=_watch,
-            initargs=(until, os.getpid()),
+            initargs=(until,),
         )
         # A process starts with a job that finds none idle: so all load at once, and not when
         # the first pass over the corpus is over. What goes wrong, the jobs will tell.
@@ -136,8 +133,9 @@ def _do(recipe: Recipe, job: Job, corpus: Path | None) -> bytes:
     return _worker.do_with(job, corpus)
 
 
-def _watch(until: Connection, parent: int) -> None:
+def _watch(until: Connection) -> None:
     """End when the process that started this one says so, or ends, however that may be."""
+    parent = os.getppid()  # a fork server's end is an end too
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that shares out ends the run
 
     def look() -> None:

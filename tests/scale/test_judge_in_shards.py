@@ -82,9 +82,9 @@ def test_objects_are_kept_in_a_run_directory_and_not_given_to_workers(
 def test_a_damaged_shard_is_told_as_a_warning(tiny: "TinyWorld", local: Any, tmp_path: Path):
     given = (tiny.good, tiny.model, tiny.texts)
     _judged(*given, **SHARDS, run_dir=tmp_path)
-    shard = min((tmp_path / "shards").iterdir())
-    shard.write_bytes(shard.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="1 damaged shard"):
+    for shard in (tmp_path / "shards").iterdir():
+        shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match=r"\d damaged shards in .* measured again"):
         found = _judged(*given, **SHARDS, run_dir=tmp_path)
     assert found == local
 

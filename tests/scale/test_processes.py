@@ -26,15 +26,20 @@ GROUP = Group(0, SEQUENCES, (("good", ("sae",)),))
 
 
 def _workers() -> list[psutil.Process]:
-    found = psutil.Process().children()
-    return [p for p in found if "spawn_main" in " ".join(p.cmdline())]
+    """Return the processes that measure: neither the fork server nor the tracker of resources."""
+    found = psutil.Process().children(recursive=True)
+    return [p for p in found if p.ppid() != os.getpid() or "spawn_main" in " ".join(p.cmdline())]
 
 
 def _nothing(tmp_path: Path) -> Recipe:
     return recipe_of(Scale(workers=1), Settings(), [str(tmp_path / "nothing")], [])
 
 
-def test_a_process_that_still_loads_ends_with_its_crew(tmp_path: Path):
+def test_a_process_that_still_imports_torch_ends_with_its_crew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where the environment is not that of the fork server, it begins with nothing."""
+    monkeypatch.setattr("saebench.scale.forking._server", {"OTHER": "environment"})
     before = set(_workers())
     crew = Processes(_nothing(tmp_path), workers=1)
     (worker,) = set(_workers()) - before

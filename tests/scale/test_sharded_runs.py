@@ -325,8 +325,8 @@ def commands(tiny: "TinyWorld", tmp_path: Path) -> Commands:
 
 def _workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return the processes that measure: not multiprocessing's tracker of resources."""
-    found = psutil.Process(process.pid).children()
-    return [p for p in found if "spawn_main" in " ".join(p.cmdline())]
+    found = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in found if p.ppid() != process.pid]  # they are the fork server's
 
 
 @pytest.mark.slow
