@@ -23,7 +23,7 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 BENCHMARKS = HERE.parent / "benchmarks"
-LAYERS, WIDTH, VOCAB, CONTEXT, FEATURES = 8, 384, 8192, 128, 4096
+LAYERS, WIDTH, VOCAB, CONTEXT, FEATURES, ACTIVE = 8, 384, 8192, 128, 4096, 32
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Timed:
         saes: measured.
         engine: local or ray.
         seconds: of the whole run, from the command to its end.
-        starting: of that, from the command to the first job: imports, model, SAEs.
-        measuring: of that, from the first worker's job to the last shard.
+        starting: of that, until the first pass over the corpus was done: imports, model, SAEs.
+        measuring: of that, from then to the last shard.
         driver_mb: the most memory that the process which shares out held.
         shards_mb: what was written.
     """
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _make_world(root: Path, *, saes: int, sequences: int) -> None:
     """Save a random GPT-2, a tokenizer, SAEs on it and texts."""
     import torch
-    from sae_lens import StandardSAE, StandardSAEConfig
+    from sae_lens import TopKSAE, TopKSAEConfig
     from sae_lens.saes.sae import SAEMetadata
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -110,23 +110,23 @@ def _make_world(root: Path, *, saes: int, sequences: int) -> None:
             model_name=str(root / "model"), hook_name="blocks.4.hook_resid_pre",
             context_size=CONTEXT, prepend_bos=True,
         )  # fmt: skip
-        sae = StandardSAE(StandardSAEConfig(d_in=WIDTH, d_sae=FEATURES, metadata=told))
+        sae = TopKSAE(TopKSAEConfig(d_in=WIDTH, d_sae=FEATURES, k=ACTIVE, metadata=told))
         with torch.no_grad():
             rows = torch.randn(FEATURES, WIDTH, generator=generator)
             sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
             sae.W_enc.copy_(sae.W_dec.T)
-            sae.b_enc.fill_(-0.5)
         sae.save_model(root / f"sae{number}")
 
 
 def _timed(root: Path, engine: str, workers: int, sequences: int, saes: int) -> Timed:
     with tempfile.TemporaryDirectory() as directory:
-        run = Path(directory)
+        run, result = Path(directory), Path(directory) / "result.json"
         command = [
             sys.executable, "-m", "pytest", str(BENCHMARKS), "-q", "--sae-dataset",
             str(root / "texts.jsonl"), "--sae-engine", engine, "--sae-worker-threads", "1",
             "--sae-sequences", str(sequences), "--sae-run-dir", str(run), "--sae-inconclusive",
             "warn", "-k", "kl_gap and not single", "--sae-shard-sequences", "16",
+            "--sae-json", str(result),
         ]  # fmt: skip
         command += ["--sae-workers", str(workers)] if workers else []
         for number in range(saes):
@@ -140,20 +140,18 @@ def _timed(root: Path, engine: str, workers: int, sequences: int, saes: int) -> 
         files = sorted(run.glob("shards/*"), key=lambda file: file.stat().st_mtime)
         if process.returncode not in (0, 1) or len(files) < 2:
             raise RuntimeError(f"exit code {process.returncode}: {' '.join(command)}")
+        if any(case["error"] for case in json.loads(result.read_text())["cases"]):
+            raise RuntimeError(f"something could not be measured: {' '.join(command)}")
         times = [file.stat().st_mtime for file in files]
-        # Each worker's first job begins when it has loaded: half the time of the first shards.
-        each = (times[-1] - times[1]) / max(1, len(times) - 2)
         written = sum(file.stat().st_size for file in files)
-    measuring = times[-1] - times[0] + each
-    starting = times[0] - each - began
     return Timed(
         engine,
         workers,
         sequences,
         saes,
         seconds=seconds,
-        starting=starting,
-        measuring=measuring,
+        starting=times[0] - began,
+        measuring=times[-1] - times[0],
         driver_mb=peak.most / 1e6,
         shards_mb=written / 1e6,
     )
