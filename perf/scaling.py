@@ -132,6 +132,8 @@ def _timed(root: Path, engine: str, workers: int, sequences: int, saes: int) -> 
         for number in range(saes):
             command += ["--sae", str(root / f"sae{number}")]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        # Else every process compiles saebench anew, which it does once where it is installed.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         began = time.time()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
         peak = _Peak(process.pid)
