@@ -62,7 +62,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--sae-workers": ("processes, or Ray actors, that share the sequences", {"type": int}),
     "--sae-ray-address": ("of a running Ray cluster, or auto (default: one on this machine)", {}),
     "--sae-run-dir": ("keep finished shards here: the same command goes on where it stopped", {}),
-    "--sae-rerun": ("shards of the run directory: missing (default), always, never", {}),
+    "--sae-rerun": ("shards of the run directory: missing (default), failed, always, never", {}),
     "--sae-shard-sequences": ("sequences of a shard (default: 8192 tokens' worth)", {"type": int}),
     "--sae-worker-threads": ("threads of each worker (default 1)", {"type": int}),
     "--sae-worker-gpus": ("GPUs of each Ray worker, 0.25 for a quarter", {}),

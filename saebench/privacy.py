@@ -5,6 +5,7 @@ import os
 OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, transformers, datasets
     "RAY_USAGE_STATS_ENABLED": "0",
+    "WANDB_ERROR_REPORTING": "false",  # SAELens imports wandb
 }
 
 

@@ -102,6 +102,12 @@ def test_no_subcommand_imports_torch_before_it_is_asked_to(command: str):
     assert not _modules_after(f"import saebench.cli.{command}") & {"pytest", "torch", *LENSES}
 
 
+def test_workers_are_hired_before_torch_is_imported():
+    """They then load while pytest's own process still does."""
+    statement = "import saebench.scale.workplace, saebench.scale.processes"
+    assert not _modules_after(statement) & {"torch", "transformers", *LENSES}
+
+
 def test_only_subjects_repair_and_training_import_the_lenses():
     importing = {
         path.relative_to(PACKAGE).parts[0]

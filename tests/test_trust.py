@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from saebench.errors import HostError, SaebenchError, SubjectError
+from saebench.privacy import OFF
 from saebench.subjects.host import load_host
 from saebench.subjects.loaders.downloads import WEIGHTS_ONLY, checked_downloads
 from saebench.subjects.loaders.recognition import BUILT_IN
@@ -314,12 +315,13 @@ assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
 from huggingface_hub import constants
 assert constants.HF_HUB_DISABLE_TELEMETRY
 assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+assert os.environ["WANDB_ERROR_REPORTING"] == "false"
 print("asked:", asked)
 """
 
 
 def test_a_run_asks_no_network_and_the_libraries_are_told_to_report_nothing(tmp_path):
-    names = ("HF_HUB_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED", "HF_HUB_OFFLINE")
+    names = {*OFF, "HF_HUB_OFFLINE"}
     clean = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", QUIET], capture_output=True,
                           text=True, env=clean, cwd=tmp_path)  # fmt: skip

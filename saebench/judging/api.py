@@ -1,15 +1,17 @@
 """Judging from Python: notebooks and training scripts."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from saebench.data.documents import Documents
-from saebench.errors import DataError, HostError, SubjectError, nearest
+from saebench.errors import DataError, HostError, OptionError, SubjectError, nearest
 from saebench.judging.bench import Bench
 from saebench.judging.judge import Judge
 from saebench.judging.preparation import (
@@ -28,11 +30,15 @@ from saebench.properties.base import COST
 from saebench.report.notebook import to_html, to_pandas
 from saebench.report.table import render
 from saebench.results import Run
+from saebench.scale.jobs import recipe_of
+from saebench.scale.options import Scale
+from saebench.scale.sharing import Sharing
+from saebench.scale.workplace import Workplace
 from saebench.settings import Settings
 from saebench.shown import is_unicode
 from saebench.subjects.host import Host, load_host
 from saebench.subjects.metadata import Overrides
-from saebench.subjects.references import find_subjects
+from saebench.subjects.references import SubjectReference, find_subjects
 from saebench.subjects.sae import Subject, load_subject, wrap_sae
 
 if TYPE_CHECKING:
@@ -68,6 +74,9 @@ def judge(
     prepend_bos: bool | None = None,
     hook_out: str | None = None,
     name: str = "sae",
+    workers: int | None = None,
+    engine: str = "local",
+    run_dir: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> JudgedRun:
     """Judge an SAE as ``pytest benchmarks`` does.
@@ -88,10 +97,16 @@ def judge(
         prepend_bos: whether it was trained with BOS first, if its metadata does not say.
         hook_out: a transcoder's output hook, if its metadata does not say.
         name: what results call an SAE object.
-        **options: further fields of :class:`saebench.settings.Settings`, such as ``seed``.
+        workers: processes, or Ray actors, that share the sequences. They load everything
+            themselves: SAEs, model and data are then given as SPECs.
+        engine: ``local`` or ``ray``.
+        run_dir: keep finished shards here: the same call goes on where it stopped.
+        **options: further fields of :class:`saebench.settings.Settings`, such as ``seed``, and of
+            :class:`saebench.scale.options.Scale`, such as ``shard_sequences``.
 
     Raises:
         UsageError: for anything that cannot be judged as given.
+        StoreError: where shards cannot be written, or workers were lost again and again.
 
     Example::
 
@@ -101,6 +116,7 @@ def judge(
     """
     model, data = (os.fspath(x) if isinstance(x, os.PathLike) else x for x in (model, data))
     saes = _named(sae, name)
+    scale = _scale(options, workers=workers, engine=engine, run_dir=run_dir)
     settings = _settings(
         options,
         sequences=sequences,
@@ -109,31 +125,75 @@ def judge(
         dataset=data if isinstance(data, str) else None,
         overrides=Overrides(hook, training_context, prepend_bos, hook_out),
     )
+    if settings.stop_early:
+        scale.refuse_rounds()
     asked = [properties] if isinstance(properties, str) else properties
     chosen = [find_property(p).name for p in asked or _untimed()]
     judge = Judge(settings)
+    named = isinstance(saes, list) and all(x is None or isinstance(x, str) for x in (model, data))
+    specs = saes if named and isinstance(saes, list) else []
     with _mode_restored(*(saes.values() if isinstance(saes, dict) else ()), model):
-        if isinstance(saes, list) and all(x is None or isinstance(x, str) for x in (model, data)):
-            benches = prepare(settings, find_subjects(saes))
-        else:
-            subjects = _subjects(saes, settings)
-            host = _host(model, tokenizer, settings, subjects[0])
-            benches = benches_of(settings, [(s, host) for s in subjects], _texts(data, settings))
-        judge.adopt(benches)
-        judge.announce(Requests(_given(benches)).every(chosen))
-        judge.check_rules_are_asked()
-        for request in judge.requests:
-            judge.case(request, progress=progress_bar)
+        references = find_subjects(specs)
+        with _workplace(scale, settings, specs, references) as place:
+            if named:
+                benches = prepare(settings, references)
+            else:
+                subjects = _subjects(saes, settings)
+                host = _host(model, tokenizer, settings, subjects[0])
+                benches = benches_of(
+                    settings, [(s, host) for s in subjects], _texts(data, settings)
+                )
+            sharing = Sharing(place, benches) if place is not None else None
+            judge.adopt(benches, maker=sharing)
+            judge.announce(Requests(_given(benches)).every(chosen))
+            judge.check_rules_are_asked()
+            for request in judge.requests:
+                case = judge.case(request, progress=progress_bar)
+                if sharing is not None:
+                    sharing.note(case, judge.reads(request), failed=judge.fails(case))
     run = judge.run(complete=True)
     return JudgedRun(**{f.name: getattr(run, f.name) for f in fields(run)})
+
+
+@contextmanager
+def _workplace(
+    scale: Scale, settings: Settings, specs: Sequence[str], references: Iterable[SubjectReference]
+) -> Iterator[Workplace | None]:
+    """Give where the run is measured in shards, where that was asked for.
+
+    Raises:
+        OptionError: for workers that have nothing to load.
+    """
+    if not scale.shares_out:
+        yield None
+        return
+    if scale.hires and not specs:
+        raise OptionError(
+            "judge(workers=…, engine=…): workers load everything themselves, so give the SAEs, "
+            "model=… and data=… as SPECs (directories, files or names), not as objects; for "
+            "objects there is run_dir=… alone"
+        )
+    with closing(Workplace(scale, recipe_of(scale, settings, specs, references))) as place:
+        yield place
+        for note in place.notes:
+            warnings.warn(note, stacklevel=2)
 
 
 def _untimed() -> list[str]:
     return [name for name, declared in all_properties().items() if declared.source != COST]
 
 
+def _scale(options: dict[str, Any], **given: Any) -> Scale:
+    """Take out of the options what says how to share the run out."""
+    own = {f.name for f in fields(Scale)} & set(options)
+    chosen = given | {name: options.pop(name) for name in own}
+    if chosen["run_dir"] is not None:
+        chosen["run_dir"] = Path(chosen["run_dir"]).absolute()
+    return Scale(**chosen)
+
+
 def _settings(options: dict[str, Any], **given: Any) -> Settings:
-    known = {f.name for f in fields(Settings)}
+    known = {f.name for kind in (Settings, Scale) for f in fields(kind)}
     unknown = sorted(set(options) - known)
     if unknown:
         raise TypeError(f"judge() has no option {unknown[0]!r}{nearest(unknown[0], known)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from saebench.data.tokens import TokenSet
 from saebench.judging.cases import CaseRequest
 from saebench.judging.cloze import measure_cloze
-from saebench.judging.controls import first_sequences, measure_controls
+from saebench.judging.controls import TOGETHER, first_sequences, measure_controls
 from saebench.judging.long_texts import measure_long
 from saebench.judging.pairs import measure_pairs
 from saebench.judging.progress import ProgressBar
@@ -97,6 +97,8 @@ class Bench:
         if source == LONG:
             sets = self.readings.long_sets(s for s, _ in wanted)
             return list({each.fingerprint: each for each in sets}.values())
+        if source == CONTROLS:
+            return [first_sequences(self.tokens)]
         whole = source == SEQUENCES or isinstance(source, OneToken | ManyDraws)
         return [self.tokens] if whole else []
 
@@ -136,6 +138,14 @@ class Bench:
             identity = " ".join(each.fingerprint for each in found)
             sizes = [each.ids.shape for each in found] or [(0, 1)]
             return max(n for n, _ in sizes), max(t for _, t in sizes), identity
+        if source == CONTROLS:
+            first = first_sequences(tokens)
+            # Each SAE is measured with its controls beside it.
+            return len(first.ids), first.ids.shape[1] * TOGETHER, first.fingerprint
+        if source == TAX and self.host.original is not None:
+            original = self.host.original.record().weights_sha256
+            identity = f"{tokens.fingerprint} {original}"
+            return len(tokens.ids), tokens.ids.shape[1], identity
         return 0, 1, tokens.fingerprint
 
     @property
@@ -178,16 +188,17 @@ class Bench:
             self.count_cost(SEQUENCES, wanted, engine.stages, tokens=engine.tokens.ids)
             return found
         if source == TAX:
-            return measure_tax(self.host, self.tokens, wanted, label=label, progress=progress)
+            tokens = self.part(self.tokens)
+            return measure_tax(self.host, tokens, wanted, label=label, progress=progress)
         if source == LONG:
             return measure_long(self, wanted, label=label, progress=progress)
         if source == CONTROLS:
-            part = first_sequences(self.tokens)
-            self.parts[CONTROLS] = self.readings.record(part)
-            engine = self.engine(part)
-            with progress(f"{label}, controls", part.ids.numel()) as advance:
+            first = first_sequences(self.tokens)
+            self.parts[CONTROLS] = self.readings.record(first)
+            engine = self.engine(first)
+            with progress(f"{label}, controls", engine.tokens.ids.numel()) as advance:
                 found = measure_controls(engine, wanted, progress=advance)
-            self.count_cost(CONTROLS, wanted, engine.stages, tokens=part.ids)
+            self.count_cost(CONTROLS, wanted, engine.stages, tokens=engine.tokens.ids)
             return found
         if isinstance(source, OneToken | ManyDraws):
             return measure_tokens(self, source, wanted, label=label, progress=progress)

@@ -15,6 +15,7 @@ from saebench.substitution.reading import reading_site
 
 # Five more SAEs on an eighth of the sequences cost less than one on all of them.
 SHARE, FEWEST, MOST = 8, 16, 64
+TOGETHER = 1 + len(CONTROLS)  # the SAE and its controls
 
 
 def first_sequences(tokens: TokenSet) -> TokenSet:

@@ -31,7 +31,7 @@ from saebench.results import (
     Verdict,
     overall,
 )
-from saebench.settings import Settings
+from saebench.settings import OnInconclusive, Settings
 from saebench.statistics.level import LEVEL, at_level, current_level
 from saebench.statistics.looks import Look
 from saebench.store.baseline_source import open_baselines
@@ -157,6 +157,20 @@ class Judge:
         )
         self.cases.append(result)
         return result
+
+    def fails(self, case: CaseResult) -> bool:
+        """True where a case fails the run."""
+        tolerated = {Verdict.PASS, Verdict.NEW, Verdict.SKIPPED}
+        if self.settings.inconclusive is OnInconclusive.WARN:
+            tolerated.add(Verdict.INCONCLUSIVE)
+        return case.verdict not in tolerated
+
+    def reads(self, request: CaseRequest) -> Iterator[tuple[str, Source]]:
+        """Give the measurements that a case is read from: whose, and on what."""
+        source = self._source(request)
+        yield from ((name, source) for name in (request.sae, *request.peers))
+        if self.rules.needs_controls(request):
+            yield request.sae, CONTROLS
 
     def measured(self, *, again: bool = False) -> Iterator[Measured]:
         """Give what was found of each SAE, with the per-sequence sums, for its baseline.

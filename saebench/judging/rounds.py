@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.judging.cases import joined as pair_name
 from saebench.judging.progress import ProgressBar
-from saebench.properties.base import PAIRS, Source
+from saebench.properties.base import CONTROLS, PAIRS, TAX, Source
 from saebench.scale.joining import InOrder
 from saebench.statistics.looks import Look, looks
 
@@ -48,7 +48,8 @@ class Rounds:
     ) -> dict[str, Any]:
         """Return each SAE's measurement by id, as the bench itself would of fewer sequences."""
         sequences, _, _ = bench.extent(source, wanted)
-        if sequences == 0:  # not divided: timed, or beside controls
+        # Controls are few sequences already, and what is timed is not divided.
+        if sequences == 0 or source in (CONTROLS, TAX):
             return bench.measure(source, wanted, keep=keep, progress=progress)
 
         def part(some: "Bench", names: Sequence[str]) -> Mapping[str, Any]:

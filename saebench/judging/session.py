@@ -37,8 +37,8 @@ from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
 
 if TYPE_CHECKING:
-    from saebench.judging.bench import Bench
     from saebench.scale.sharing import Sharing
+    from saebench.scale.workplace import Workplace
 
 SHARED = {
     "workers": "workers",
@@ -92,6 +92,7 @@ class BenchmarkSession:
         self._judge: Judge | None = None
         self._settings: Settings | None = None
         self._scale: Scale | None = None
+        self._workplace: Workplace | None = None
         self._sharing: Sharing | None = None
         self._elsewhere: list[Run] = []
         self._sums_elsewhere: list[RunSums] = []
@@ -177,55 +178,61 @@ class BenchmarkSession:
         Raises:
             UsageError: for anything that cannot be judged as given.
         """
-        from saebench.judging.preparation import prepare
-
         self._outputs.check()
         wanted = {sae for request in self.judge.requests for sae in request.needs}
         chosen = [r for r in self._references if r.id in wanted]
         if chosen:
+            place = self._workplace_of(chosen)
+            from saebench.judging.preparation import prepare
+
             benches = prepare(self.judge.settings, chosen)
-            maker = self._shared_out(benches, chosen)
-            self.judge.adopt(benches, maker=maker, project=rootdir)
+            if place is not None:
+                from saebench.scale.sharing import Sharing
+
+                self._sharing = Sharing(place, benches)
+            self.judge.adopt(benches, maker=self._sharing, project=rootdir)
 
     def close(self) -> None:
         """Let go of workers and of the run directory."""
-        if self._sharing is not None:
-            self._sharing.close()
+        if self._workplace is not None:
+            self._workplace.close()
 
-    def _shared_out(
-        self, benches: "tuple[Bench, ...]", chosen: Iterable[SubjectReference]
-    ) -> "Sharing | None":
-        """Return who measures in shards, where that was asked for."""
+    def _workplace_of(self, chosen: Iterable[SubjectReference]) -> "Workplace | None":
+        """Return where the run is measured in shards, where that was asked for.
+
+        Its workers begin to load now, while torch is still to be imported here.
+        """
         assert self._scale is not None
-        if self._scale.shares_out:
-            from saebench.scale.sharing import Sharing
-            from saebench.scale.worker import Recipe
-
-            if self._shares:
-                raise OptionError(
-                    "-n shares out the SAEs; --sae-workers, --sae-engine and --sae-run-dir the "
-                    "sequences: give one or the other"
-                )
-            recipe = Recipe(
-                directory=str(Path.cwd()),
-                threads=self._scale.worker_threads,
-                settings=self.judge.settings,
-                saes=tuple(_listed(self._options, "sae", separator="\n")),
-                ids=tuple(reference.id for reference in chosen),
+        if not self._scale.shares_out:
+            return None
+        if self._shares:
+            raise OptionError(
+                "-n shares out the SAEs; --sae-workers, --sae-engine and --sae-run-dir the "
+                "sequences: give one or the other"
             )
-            self._sharing = Sharing(self._scale, recipe, benches)
-        return self._sharing
+        from saebench.scale.jobs import recipe_of
+        from saebench.scale.workplace import Workplace
+
+        specs = _listed(self._options, "sae", separator="\n")
+        recipe = recipe_of(self._scale, self.judge.settings, specs, chosen)
+        self._workplace = Workplace(self._scale, recipe)
+        return self._workplace
 
     def case(self, request: CaseRequest, *, progress: ProgressBar) -> CaseResult:
-        """Measure and decide one case."""
-        return self.judge.case(request, progress=progress)
+        """Measure and decide one case.
+
+        Raises:
+            StoreError: where shards, or how the case ended, cannot be written.
+        """
+        found = self.judge.case(request, progress=progress)
+        if self._sharing is not None:
+            failed = self.judge.fails(found)
+            self._sharing.note(found, self.judge.reads(request), failed=failed)
+        return found
 
     def failure(self, case: CaseResult) -> str | None:
         """Return why the case fails the run, or None where it does not."""
-        tolerated = {Verdict.PASS, Verdict.NEW, Verdict.SKIPPED}
-        if self.judge.settings.inconclusive is OnInconclusive.WARN:
-            tolerated.add(Verdict.INCONCLUSIVE)
-        return None if case.verdict in tolerated else f"{case.verdict}: {case.reason}"
+        return f"{case.verdict}: {case.reason}" if self.judge.fails(case) else None
 
     def expect(self, announced: Iterable[str]) -> None:
         """Take the ids of the cases that this run's other processes were to judge."""
@@ -305,7 +312,7 @@ class BenchmarkSession:
         run = self.run(complete=True)
         yield from data_lines(run, asked=self.judge.settings.sequence_count)
         yield from note_lines(run)
-        yield from self._sharing.notes if self._sharing is not None else ()
+        yield from self._workplace.notes if self._workplace is not None else ()
         # What fails the run is in pytest's own FAILURES; this is what does not.
         if self.judge.settings.inconclusive is OnInconclusive.WARN:
             yield from sentences(run, Verdict.INCONCLUSIVE)
@@ -358,11 +365,7 @@ def _check_stop_early(settings: Settings, scale: Scale, options: Mapping[str, An
     """
     if not settings.stop_early:
         return
-    if scale.shares_out:
-        raise OptionError(
-            "--sae-stop-early measures in rounds, and --sae-workers, --sae-engine, --sae-run-dir "
-            "in shards: give one or the other"
-        )
+    scale.refuse_rounds()
     for key in ("update_baselines", "update_new"):
         if _flag(key, options.get(key)):
             raise OptionError(

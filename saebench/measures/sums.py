@@ -1,4 +1,4 @@
-"""Mergeable sums of per-token values: by sequence and by position, in float64."""
+"""Sums of per-token values that join: by sequence and by position, in float64."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class TokenSums:
     """For each named channel: its sum over every sequence and at every position.
 
     A sequence's sum never depends on the batch it came in, and averages are divided once, at
-    the end, over all tokens: sums of disjoint shards therefore merge by addition.
+    the end, over all tokens: the sums of a run's parts therefore join to those of the whole.
 
     With ``edges``, a channel's sums over the positions from one edge up to the next are kept
     too, by sequence, under :func:`saebench.measures.names.in_bin`'s name.
@@ -81,23 +81,18 @@ class TokenSums:
         """Count the values in the channel's histogram."""
         self.histograms.setdefault(channel, LogHistogram.empty()).update(values)
 
-    def merge(self, other: "TokenSums") -> None:
-        """Add the sums of other sequences of the same run."""
-        for mine, theirs in (
-            (self.by_sequence, other.by_sequence),
-            (self.by_position, other.by_position),
-            (self.by_token, other.by_token),
-        ):
-            for channel, values in theirs.items():
-                mine[channel] = mine[channel] + values if channel in mine else values.copy()
-        for channel, histogram in other.histograms.items():
-            self.histograms.setdefault(channel, LogHistogram.empty()).merge(histogram)
-
     @classmethod
     def joined(cls, parts: "Sequence[TokenSums]") -> "TokenSums":
         """Return the sums of a run's consecutive parts, put together in their order.
 
-        A channel that a part lacks is zero there.
+        A channel that a part lacks is zero there. The parts are left as they are.
+
+        Example:
+            >>> parts = [TokenSums(sequences=n, context=3) for n in (1, 2)]
+            >>> mask = torch.ones(2, 3, dtype=torch.bool)
+            >>> parts[1].count("n", mask, rows=slice(0, 2))
+            >>> TokenSums.joined(parts).by_sequence["n"].tolist()
+            [0.0, 3.0, 3.0]
         """
         first = parts[0]
         n = sum(part.sequences for part in parts)

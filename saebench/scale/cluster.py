@@ -3,13 +3,17 @@
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, StoreError
 from saebench.privacy import switch_telemetry_off
+from saebench.scale.jobs import Job, Recipe
 from saebench.scale.rundir import payload
-from saebench.scale.worker import Job, Recipe, Worker, load_worker
+
+if TYPE_CHECKING:
+    from saebench.scale.worker import Worker
 
 TRIES = 4
 START_SECONDS = 600.0  # within which the first worker of a run must have loaded the model
@@ -32,19 +36,22 @@ class Cluster:
         self, recipe: Recipe, *, workers: int | None, address: str | None, gpus: float | None
     ) -> None:
         self._ray = _imported()
-        self._started = not self._ray.is_initialized()
-        if self._started:
-            self._connect(recipe, workers, address)
-        needs = {"num_cpus": recipe.threads, "num_gpus": gpus or 0}
-        self._workers = workers or self._room(needs)
-        self._actor = self._ray.remote(**needs, max_restarts=0)(_Actor)
         self._recipe = recipe
         self._handed: dict[str, Any] = {}
         self._free: list[Any] = []
         self._coming: dict[Any, Any] = {}
         self._gone = 0
-        for _ in range(self._workers):
-            self._hire()
+        self._started = not self._ray.is_initialized()
+        if self._started:
+            self._connect(recipe, workers, address)
+        needs = {"num_cpus": recipe.threads, "num_gpus": gpus or 0}
+        with ExitStack() as undone:
+            undone.callback(self.close)
+            self._workers = workers or self._room(needs)
+            self._actor = self._ray.remote(**needs, max_restarts=0)(_Actor)
+            for _ in range(self._workers):
+                self._hire()
+            undone.pop_all()
 
     def run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
         """Give each job with what it found, as they finish.
@@ -195,6 +202,8 @@ class _Actor:
 
     def ready(self) -> bool:
         """Load everything: not when the actor is made, whose errors Ray tells as text alone."""
+        from saebench.scale.worker import load_worker
+
         self._worker = load_worker(self._recipe)
         return True
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import saebench.errors
 from saebench.errors import SaebenchError, StoreError
 from saebench.measures.histogram import LogHistogram
 from saebench.measures.sums import TokenSums
+from saebench.properties.base import Among
 from saebench.results import Cost, DatasetRecord
 from saebench.substitution.cloze import Answers, ClozeMeasurement
 from saebench.substitution.draws import DrawsMeasurement
@@ -22,13 +22,14 @@ from saebench.substitution.measurement import Measurement, PairMeasurement, Toke
 from saebench.substitution.options import OptionAnswers
 from saebench.substitution.single import SingleMeasurement
 from saebench.substitution.spread import Moves
+from saebench.substitution.tax import TaxMeasurement
 
 CLASSES = {
     kind.__name__: kind
     for kind in (
-        Answers, ClozeMeasurement, Cost, DatasetRecord, DrawsMeasurement, Example, LogHistogram,
-        Measurement, Moves, OptionAnswers, PairMeasurement, SingleMeasurement, TokenMeasurement,
-        TokenSums,
+        Among, Answers, ClozeMeasurement, Cost, DatasetRecord, DrawsMeasurement, Example,
+        LogHistogram, Measurement, Moves, OptionAnswers, PairMeasurement, SingleMeasurement,
+        TaxMeasurement, TokenMeasurement, TokenSums,
     )
 }  # fmt: skip
 TREE = "tree"
@@ -64,10 +65,8 @@ def decode(data: bytes) -> Any:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             tables = {name: file[name] for name in file.files}
         return _unpacked(json.loads(str(tables.pop(TREE))), tables)
-    except (
-        KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile,
-        RecursionError,
-    ) as error:  # fmt: skip
+    except Exception as error:
+        # Damaged bytes lead numpy, zipfile and our classes into errors of every kind.
         raise StoreError(f"not a measurement that saebench wrote: {error}") from error
 
 

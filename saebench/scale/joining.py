@@ -10,11 +10,13 @@ from scipy.sparse import csr_array, vstack
 
 from saebench.errors import MeasurementError, NotApplicable
 from saebench.measures.sums import TokenSums
+from saebench.properties.base import Among
 from saebench.substitution.cloze import Answers, ClozeMeasurement
 from saebench.substitution.draws import DrawsMeasurement
 from saebench.substitution.measurement import Measurement, PairMeasurement, TokenMeasurement
 from saebench.substitution.options import OptionAnswers
 from saebench.substitution.single import EXAMPLES, SingleMeasurement
+from saebench.substitution.tax import TaxMeasurement
 
 Found = Mapping[str, Any]
 
@@ -65,6 +67,9 @@ def joined(parts: Sequence[Found]) -> dict[str, Any]:
 
 
 def _settled(found: Any) -> Any:
+    if isinstance(found, Among):
+        for each in (found.own, *found.others.values()):
+            each.settled()
     return found.settled() if isinstance(found, Measurement) else found
 
 
@@ -111,6 +116,23 @@ def _(first: DrawsMeasurement, found: Sequence[DrawsMeasurement]) -> DrawsMeasur
 def _(first: PairMeasurement, found: Sequence[PairMeasurement]) -> PairMeasurement:
     sums = TokenSums.joined([each.sums for each in found])
     return replace(first, sums=sums, path=_path(found))
+
+
+@_together.register
+def _(first: TaxMeasurement, found: Sequence[TaxMeasurement]) -> TaxMeasurement:
+    return replace(first, sums=TokenSums.joined([each.sums for each in found]), path=_path(found))
+
+
+@_together.register
+def _(first: Among, found: Sequence[Among]) -> Among:
+    """What could not be made in one part is left out, for the reason given there."""
+    left_out = {name: why for each in reversed(found) for name, why in each.left_out.items()}
+    kept = [name for name in first.others if name not in left_out]
+    return Among(
+        _measurement(first.own, [each.own for each in found]),
+        {name: _measurement(first.others[name], [e.others[name] for e in found]) for name in kept},
+        left_out,
+    )
 
 
 @_together.register

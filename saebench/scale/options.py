@@ -22,6 +22,7 @@ class Rerun(StrEnum):
     """What becomes of shards that lie in the run directory."""
 
     MISSING = "missing"
+    FAILED = "failed"
     ALWAYS = "always"
     NEVER = "never"
 
@@ -32,10 +33,11 @@ class Scale:
 
     Attributes:
         engine: processes of this machine, or a Ray cluster.
-        workers: how many; None measures in this process.
+        workers: how many processes of their own, or Ray actors; None measures in this process.
         address: of the Ray cluster; None starts one on this machine, ``auto`` finds a running one.
         run_dir: where finished shards are kept; None keeps them until the run is over.
-        rerun: measure what is missing there, everything again, or nothing.
+        rerun: measure what is missing there, also what failed cases were read from, everything
+            again, or nothing.
         shard_sequences: sequences of a shard; None takes as many as have 8192 tokens.
         threads: of each worker's matrix products; None is one for a worker, and all cores where
             there are no workers.
@@ -85,17 +87,28 @@ class Scale:
     @property
     def shares_out(self) -> bool:
         """True where the run is cut into shards."""
-        return (
-            self.engine is EngineKind.RAY
-            or self.workers is not None
-            or self.run_dir is not None
-            or self.shard_sequences is not None
-        )
+        return self.hires or self.run_dir is not None or self.shard_sequences is not None
+
+    def refuse_rounds(self) -> None:
+        """Refuse to share out a run that ends early.
+
+        Raises:
+            OptionError: naming both options.
+        """
+        if self.shares_out:
+            raise OptionError(
+                "--sae-stop-early measures in rounds, and --sae-workers, --sae-engine, "
+                "--sae-run-dir in shards: give one or the other"
+            )
+
+    @property
+    def hires(self) -> bool:
+        """True where others measure the shards, not this process."""
+        return self.engine is EngineKind.RAY or self.workers is not None
 
     @property
     def worker_threads(self) -> int:
         """Threads of the matrix products in a process that measures shards."""
         if self.threads is not None:
             return self.threads
-        alone = self.workers is None and self.engine is EngineKind.LOCAL
-        return (os.cpu_count() or 1) if alone else 1
+        return 1 if self.hires else (os.cpu_count() or 1)

@@ -1,26 +1,35 @@
 """Workers that are processes of this machine; one that dies is replaced."""
 
-import multiprocessing
 import os
+import signal
+import sys
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saebench.errors import StoreError
-from saebench.scale.worker import Job, Recipe, Worker, load_worker
+from saebench.scale.forking import context_for
+from saebench.scale.jobs import Job, Recipe
+
+if TYPE_CHECKING:
+    from saebench.scale.worker import Worker
 
 TRIES = 4  # a killed process takes down the jobs of all: each of them counts it
 AHEAD = 2  # jobs of each worker that wait or run: no more results than that come at once
 
-_worker: Worker | None = None
+_worker: "Worker | None" = None
 
 
 class Processes:
     """Does jobs in processes of this machine.
+
+    Making it takes as long as importing torch here, which is done beside.
 
     Args:
         recipe: what each of them loads.
@@ -30,6 +39,7 @@ class Processes:
     def __init__(self, recipe: Recipe, *, workers: int) -> None:
         self._recipe = recipe
         self._workers = workers
+        self._end: Connection | None = None
         self._pool = self._started()
 
     def run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
@@ -49,8 +59,7 @@ class Processes:
                 job = again.popleft() if again else next(waiting, None)
                 if job is None:
                     break
-                path = corpora.get(job.corpus) if job.corpus else None
-                flying[self._pool.submit(_do, self._recipe, job, path)] = job
+                flying[self._submitted(job, corpora)] = job
             if not flying:
                 return
             done, _ = wait(flying, return_when=FIRST_COMPLETED)
@@ -65,12 +74,23 @@ class Processes:
                 flying.clear()
                 self._replace(again, tries)
 
+    def _submitted(self, job: Job, corpora: Mapping[str, Path]) -> Future[bytes]:
+        path = corpora.get(job.corpus) if job.corpus else None
+        try:
+            return self._pool.submit(_do, self._recipe, job, path)
+        except BrokenProcessPool as error:  # a process died while nobody waited for it
+            failed: Future[bytes] = Future()
+            failed.set_exception(error)
+            return failed
+
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, whatever they are at: also those that still load."""
+        if self._end is not None:
+            self._end.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _replace(self, again: Iterable[Job], tries: Counter[int]) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.close()
         for job in again:
             tries[job.number] += 1
             if tries[job.number] == TRIES:
@@ -82,22 +102,28 @@ class Processes:
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
+        context = context_for(self._recipe.settings.device)
+        until, self._end = context.Pipe(duplex=False)
         pool = ProcessPoolExecutor(
             self._workers,
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=context,
             initializer=_watch,
-            initargs=(os.getpid(),),
+            initargs=(until,),
         )
         # A process starts with a job that finds none idle: so all load at once, and not when
         # the first pass over the corpus is over. What goes wrong, the jobs will tell.
-        for _ in range(self._workers):
-            pool.submit(_loaded, self._recipe)
+        with _script_left_alone():
+            for _ in range(self._workers):
+                pool.submit(_loaded, self._recipe)
         return pool
 
 
 def _loaded(recipe: Recipe) -> None:
     global _worker
     if _worker is None:
+        # Late: a process must soon be able to end, and this imports torch.
+        from saebench.scale.worker import load_worker
+
         _worker = load_worker(recipe)
 
 
@@ -107,12 +133,32 @@ def _do(recipe: Recipe, job: Job, corpus: Path | None) -> bytes:
     return _worker.do_with(job, corpus)
 
 
-def _watch(parent: int) -> None:
-    """End with the process that started this one, however that ends."""
+def _watch(until: Connection) -> None:
+    """End when the process that started this one says so, or ends, however that may be."""
+    parent = os.getppid()  # a fork server's end is an end too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that shares out ends the run
 
     def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
+        # At the pipe's other end is nobody but the parent: it is closed when the parent ends.
+        while not until.poll(1.0) and os.getppid() == parent:
+            pass
+        os._exit(0)
 
     threading.Thread(target=look, daemon=True).start()
+
+
+@contextmanager
+def _script_left_alone() -> Iterator[None]:
+    """Start processes that do not run the user's script again, as they else would to import it.
+
+    They need nothing of it; and a script without ``if __name__ == "__main__"`` would start anew.
+    """
+    main = vars(sys.modules["__main__"])
+    before = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    main.update(__spec__=None, __file__=None)
+    try:
+        yield
+    finally:
+        for name in ("__spec__", "__file__"):
+            main.pop(name)
+        main.update(before)

@@ -75,6 +75,15 @@ class RunDirectory:
                 f"--sae-run-dir {self.path}: cannot be written: {error.strerror}"
             ) from error
 
+    @property
+    def is_empty(self) -> bool:
+        """True where no shard lies in it yet."""
+        return next((self.path / SHARDS).glob("*.shard"), None) is None
+
+    def lies_there(self, key: str) -> bool:
+        """True where there is a shard of this key, whole or damaged: it is not opened."""
+        return self.file(key).is_file()
+
     def has(self, key: str) -> bool:
         """True where there is a whole shard of this key."""
         return self.read(key) is not None
@@ -103,14 +112,35 @@ class RunDirectory:
         head = {"saebench": "shard", "format": FORMAT, "key": key, "sha256": _sha256(data)}
         write_file(self.file(key), json.dumps(head).encode() + b"\n" + data)
 
+    def discard(self, key: str) -> None:
+        """Remove a shard, so that it is measured anew.
+
+        Raises:
+            StoreError: where it cannot be removed.
+        """
+        try:
+            self.file(key).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.file(key)}: cannot be removed: {error.strerror}") from error
+
     def file(self, key: str) -> Path:
         """Return where a shard lies, or would."""
         return self.path / SHARDS / f"{key}.shard"
 
 
 def payload(path: Path) -> bytes:
-    """Return what a shard's file holds, behind its first line."""
-    return _split(path)[1]
+    """Return what a shard's file holds, behind its first line.
+
+    Raises:
+        StoreError: where it is not what was written.
+    """
+    try:
+        head, data = _split(path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    if not _is_whole(head, data, path.stem):
+        raise StoreError(f"{path}: was altered during the run; the same command measures it again")
+    return data
 
 
 def _split(path: Path) -> tuple[bytes, bytes]:

@@ -10,7 +10,8 @@ import torch
 
 from saebench import __version__
 from saebench.judging.cases import joined as pair_name
-from saebench.properties.base import PAIRS, Source
+from saebench.judging.controls import TOGETHER
+from saebench.properties.base import CONTROLS, PAIRS, Source
 from saebench.scale.options import SAES_TOGETHER, SHARD_TOKENS
 from saebench.scale.rundir import FORMAT
 
@@ -46,6 +47,11 @@ class Group:
         return [(by_id[sae], names) for sae, names in self.wanted]
 
     @property
+    def measures(self) -> list[tuple[str, Source]]:
+        """What it gives: whose measurements, and on what."""
+        return [(name, self.source) for name, _ in self.wanted]
+
+    @property
     def pairs(self) -> list[tuple[str, ...]]:
         """The pairs."""
         return [ids for _, ids in self.wanted]
@@ -54,9 +60,10 @@ class Group:
 def groups_of(
     bench: int, source: Source, wanted: Sequence[tuple[str, Sequence[str]]], keep: Keep
 ) -> Iterator[Group]:
-    """Give groups of at most 32 SAEs."""
-    for start in range(0, len(wanted), SAES_TOGETHER):
-        some = tuple((sae, tuple(names)) for sae, names in wanted[start : start + SAES_TOGETHER])
+    """Give groups of at most 32 SAEs, their controls counted."""
+    at_once = SAES_TOGETHER // TOGETHER if source == CONTROLS else SAES_TOGETHER
+    for start in range(0, len(wanted), at_once):
+        some = tuple((sae, tuple(names)) for sae, names in wanted[start : start + at_once])
         kept = tuple((sae, tuple(keep[sae])) for sae, _ in some if sae in keep)
         yield Group(bench, source, some, kept)
 

@@ -1,24 +1,22 @@
 """Measures a bench in shards, wherever they are measured, and puts them together again."""
 
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from saebench.data.tokens import token_text
 from saebench.errors import StoreError
 from saebench.judging.progress import ProgressBar
-from saebench.properties.base import PAIRS, Source
-from saebench.results import Cost
+from saebench.properties.base import COST, PAIRS, Source
+from saebench.results import CaseResult, Cost
 from saebench.scale.codec import decode
 from saebench.scale.corpus import corpus_key, is_needed
+from saebench.scale.crews import Crew
+from saebench.scale.jobs import Job
 from saebench.scale.joining import InOrder
-from saebench.scale.options import EngineKind, Rerun, Scale
-from saebench.scale.rundir import RunDirectory
+from saebench.scale.options import Rerun
 from saebench.scale.shards import (
     Group,
     groups_of,
@@ -27,55 +25,29 @@ from saebench.scale.shards import (
     ranges_of,
     shard_key,
 )
-from saebench.scale.worker import Job, Recipe, Worker
+from saebench.scale.workplace import Workplace
 
 if TYPE_CHECKING:
     from saebench.judging.bench import Bench, Keep, Wanted
-
-
-class Crew(Protocol):
-    """Does jobs."""
-
-    def run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
-        """Give each job with what it found, as they finish."""
-        ...
-
-    def close(self) -> None:
-        """Let go of everything."""
-        ...
 
 
 class Sharing:
     """Measures benches in shards.
 
     Args:
-        scale: how.
-        recipe: what workers load.
+        place: where.
         benches: the run's, loaded here.
     """
 
-    def __init__(self, scale: Scale, recipe: Recipe, benches: "Sequence[Bench]") -> None:
-        self._scale = scale
-        self._recipe = recipe
+    def __init__(self, place: Workplace, benches: "Sequence[Bench]") -> None:
+        self._place = place
+        self._scale = place.scale
+        self._directory = place.directory
+        self._outcomes = place.outcomes
+        self._threads = place.recipe.threads
         self._benches = tuple(benches)
-        self._open = ExitStack()
-        self._crew: Crew | None = None
         self._corpora: dict[str, Path] = {}
-        path = scale.run_dir
-        if path is None:
-            path = Path(tempfile.mkdtemp(prefix="saebench-"))
-            self._open.callback(shutil.rmtree, path, ignore_errors=True)
-        self._directory = RunDirectory(path)
-        self._open.enter_context(self._directory.held())
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the user should know of the run directory."""
-        damaged = self._directory.damaged
-        if not damaged:
-            return ()
-        count = f"{len(damaged)} damaged shard{'s' if len(damaged) > 1 else ''}"
-        return (f"note: {count} in {self._directory.path} measured again: {damaged[0]}",)
+        self._groups: dict[tuple[str, Source], str] = {}
 
     def measure(
         self,
@@ -87,6 +59,8 @@ class Sharing:
         progress: ProgressBar,
     ) -> dict[str, Any]:
         """Return each SAE's measurement by id, as the bench itself would."""
+        if source == COST:
+            self._place.dismiss()  # nothing else may run while something is timed
         number = self._benches.index(bench)
         named = [(subject.id, tuple(names)) for subject, names in wanted]
         by_id = {subject.id: (subject, names) for subject, names in wanted}
@@ -108,56 +82,88 @@ class Sharing:
         assert found is not None
         return found
 
-    def close(self) -> None:
-        """Let go of workers and of the run directory."""
-        if self._crew is not None:
-            self._crew.close()
-            self._crew = None
-        self._open.close()
+    def note(self, case: CaseResult, read: Iterable[tuple[str, Source]], *, failed: bool) -> None:
+        """Keep in the run directory how a case ended, for ``--sae-rerun failed``.
+
+        Args:
+            case: as it was decided.
+            read: the measurements that it was read from: whose, and on what.
+            failed: whether it fails the run.
+
+        Raises:
+            StoreError: where it cannot be written.
+        """
+        groups = {self._groups[each] for each in read if each in self._groups}
+        if groups and self._scale.run_dir is not None:
+            self._outcomes.note(groups, case.id, case.verdict.value, failed=failed)
 
     def _group(self, bench: "Bench", group: Group, progress: ProgressBar) -> dict[str, Any] | None:
         """Return what a group's shards give together; None where it is not divided."""
         sequences, width, _ = bench.extent(group.source, group.subjects(bench))
         if sequences == 0:
             return None
-        own = identity(bench, group, threads=self._recipe.threads)
+        own = identity(bench, group, threads=self._threads)
+        self._groups |= dict.fromkeys(group.measures, shard_key(own, (0, sequences)))
         ranges = ranges_of(sequences, width, size=self._scale.shard_sequences)
         jobs = [Job(i, group, rows, own) for i, rows in enumerate(ranges)]
         keys = [shard_key(own, rows) for rows in ranges]
+        self._discard_failed(bench, group, keys)
         label = f"{_told(group)} on {bench.host.name}, {len(jobs)} shards"
         with progress(label, sequences * width) as advance:
             missing = [job for job, key in zip(jobs, keys, strict=True) if not self._kept(key)]
             first, last = zip(*ranges, strict=True)
             advance(width * (sequences - sum(last[j.number] - first[j.number] for j in missing)))
-            for job, payload in self._done(bench, missing):
-                self._directory.write(keys[job.number], payload)
+            for job in self._done(bench, missing, keys):
                 advance(width * (last[job.number] - first[job.number]))
-        return self._together(bench, keys)
+            return self._together(bench, jobs, keys)
 
     def _kept(self, key: str) -> bool:
+        """True where a shard need not be measured; whether it is whole is seen when it is read."""
         if self._scale.rerun is Rerun.ALWAYS:
             return False
-        if self._directory.has(key):
+        if self._directory.lies_there(key):
             return True
         if self._scale.rerun is Rerun.NEVER:
-            raise StoreError(
-                f"--sae-rerun never: {self._directory.path} lacks the shard {key}; leave it out to "
-                "measure what is missing"
-            )
+            raise self._lacking(key)
         return False
 
-    def _done(self, bench: "Bench", jobs: list[Job]) -> Iterator[tuple[Job, bytes]]:
+    def _lacking(self, key: str) -> StoreError:
+        return StoreError(
+            f"--sae-rerun never: {self._directory.path} lacks the shard {key}; leave it out to "
+            "measure what is missing"
+        )
+
+    def _discard_failed(self, bench: "Bench", group: Group, keys: Sequence[str]) -> None:
+        """With ``--sae-rerun failed``, remove the shards that a failed case was read from.
+
+        From then on they are missing: a run that is killed goes on, and does not begin anew.
+        """
+        name = self._groups[group.measures[0]]
+        if self._scale.rerun is not Rerun.FAILED or not self._outcomes.failed(name):
+            return
+        if is_needed(bench, group):
+            corpus = corpus_key(bench, group, threads=self._threads)
+            if corpus not in self._corpora:  # else it was made in this run
+                self._directory.discard(corpus)
+        for key in keys:
+            self._directory.discard(key)
+        self._outcomes.forget(name)
+
+    def _done(self, bench: "Bench", jobs: list[Job], keys: Sequence[str]) -> Iterator[Job]:
+        """Do jobs, and give each when what it found is on disk."""
         if not jobs:
             return
-        crew = self._crew_of()
+        crew = self._place.crew(self._benches)
         if is_needed(bench, jobs[0].group):
             key = self._first_pass(bench, crew, jobs[0])
             jobs = [replace(job, corpus=key) for job in jobs]
-        yield from crew.run(jobs, self._corpora)
+        for job, payload in crew.run(jobs, self._corpora):
+            self._directory.write(keys[job.number], payload)
+            yield job
 
     def _first_pass(self, bench: "Bench", crew: Crew, job: Job) -> str:
         """Make sure that statistics of the corpus are there; return their name."""
-        key = corpus_key(bench, job.group, threads=self._recipe.threads)
+        key = corpus_key(bench, job.group, threads=self._threads)
         if (
             self._scale.rerun is Rerun.ALWAYS
             and key not in self._corpora
@@ -168,18 +174,13 @@ class Sharing:
         self._corpora[key] = self._directory.file(key)
         return key
 
-    def _crew_of(self) -> Crew:
-        if self._crew is None:
-            self._crew = _hired(self._scale, self._recipe, self._benches)
-        return self._crew
-
-    def _together(self, bench: "Bench", keys: Sequence[str]) -> dict[str, Any]:
-        """Read the shards in their order, and add them up."""
+    def _together(self, bench: "Bench", jobs: Sequence[Job], keys: Sequence[str]) -> dict[str, Any]:
+        """Read the shards in their order, each once, and add them up."""
         parts, costs = InOrder(), list[Cost]()
-        for key in keys:
+        for number, key in enumerate(keys):
             payload = self._directory.read(key)
             if payload is None:
-                raise StoreError(f"{self._directory.file(key)}: was altered during the run")
+                payload = self._again(bench, jobs[number:], keys)
             shard = decode(payload)
             parts.add(shard["found"])
             bench.data |= shard["data"]
@@ -188,48 +189,18 @@ class Sharing:
         bench.costs += _added(costs)
         return {name: _with_text(found, bench) for name, found in parts.whole().items()}
 
-
-@dataclass
-class Here:
-    """Does jobs in this process, one by one."""
-
-    worker: Worker
-    threads: int
-
-    def run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
-        """Give each job with what it found."""
-        for job in jobs:
-            path = corpora[job.corpus] if job.corpus else None
-            with _threads(self.threads):
-                found = self.worker.do_with(job, path)
-            yield job, found
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def _hired(scale: Scale, recipe: Recipe, benches: "Sequence[Bench]") -> Crew:
-    if scale.engine is EngineKind.RAY:
-        from saebench.scale.cluster import Cluster
-
-        return Cluster(recipe, workers=scale.workers, address=scale.address, gpus=scale.gpus)
-    if scale.workers is None or scale.workers == 1:
-        return Here(Worker(benches, threads=recipe.threads), recipe.threads)
-    from saebench.scale.processes import Processes
-
-    return Processes(recipe, workers=scale.workers)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    def _again(self, bench: "Bench", jobs: Sequence[Job], keys: Sequence[str]) -> bytes:
+        """Measure the damaged shards of these again, all at once; return what the first holds."""
+        first = keys[jobs[0].number]
+        if self._scale.rerun is Rerun.NEVER:
+            raise self._lacking(first)
+        damaged = [job for job in jobs if not self._directory.has(keys[job.number])]
+        for _ in self._done(bench, damaged, keys):
+            pass
+        payload = self._directory.read(first)
+        if payload is None:
+            raise StoreError(f"{self._directory.file(first)}: was altered during the run")
+        return payload
 
 
 def _added(costs: Iterable[Cost]) -> list[Cost]:

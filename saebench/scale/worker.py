@@ -2,7 +2,7 @@
 
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,52 +11,12 @@ from saebench.judging.progress import no_progress
 from saebench.properties.base import PAIRS
 from saebench.scale.codec import encode
 from saebench.scale.corpus import gathered, learn
+from saebench.scale.jobs import Job, Recipe
 from saebench.scale.rundir import payload
 from saebench.scale.shards import Group, identity
-from saebench.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from saebench.judging.bench import Bench
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a worker needs in order to load what is measured.
-
-    Attributes:
-        directory: where relative paths begin.
-        settings: the run's.
-        saes: the SPECs.
-        ids: which of the SAEs that they name.
-        threads: of matrix products.
-    """
-
-    directory: str
-    settings: Settings
-    saes: tuple[str, ...]
-    ids: tuple[str, ...]
-    threads: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """A shard to measure; or, with no rows, the first pass over the corpus.
-
-    Attributes:
-        number: its place among the jobs of one call.
-        group: the SAEs.
-        rows: the range of sequences.
-        identity: what the one who asks takes for the same measurement.
-        corpus: names what the first pass found; None where nothing needs it.
-    """
-
-    number: int
-    group: Group
-    rows: tuple[int, int] | None
-    identity: str
-    corpus: str | None = None
 
 
 class Worker:

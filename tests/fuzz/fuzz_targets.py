@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from fuzz_inputs import bytes_like, json_like
 from hypothesis import strategies as st
+from shard_targets import outcomes, read_outcomes, read_shard, shard
 
 from saebench.cli.metrics import known_facts
 from saebench.data.documents import open_documents
@@ -328,6 +329,8 @@ def targets() -> dict[str, Target]:
         "repair": Target(_read_repair, json_like(_repair()), 0.5),
         "texts": Target(_read_texts, bytes_like(*TEXTS), 1),
         "prompts": Target(_read_prompts, bytes_like(*PROMPTS), 1),
+        "outcomes": Target(read_outcomes, bytes_like(outcomes()), 0.3),
+        "shard": Target(read_shard, bytes_like(shard()), 0.5),
         **_layouts(),
     }  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""Sums that merge: nothing depends on how the tokens were cut into batches and shards."""
+"""Sums that join: nothing depends on how the tokens were cut into batches and shards."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -62,27 +64,42 @@ def test_batches_may_be_cut_and_ordered_in_any_way(n, cuts, order):
     _assert_equal(sums, whole)
 
 
-@given(n=st.integers(2, 12), cut=st.integers(1, 11), swap=st.booleans())
-def test_disjoint_shards_merge_to_the_whole(n, cut, swap):
-    cut = min(cut, n - 1)
-    whole, values, mask = _whole(n)
-    first, second = TokenSums(n, CONTEXT), TokenSums(n, CONTEXT)
-    _add(first, values, mask, slice(0, cut))
-    _add(second, values, mask, slice(cut, n))
-    one, other = (second, first) if swap else (first, second)
-    one.merge(other)
-    _assert_equal(one, whole)
+def _parts(n: int, cuts: set[int], *, keep: tuple[str, ...] = ()) -> list[TokenSums]:
+    values, mask = _data(n)
+    edges = [0, *sorted(c for c in cuts if c < n), n]
+    parts = []
+    for start, stop in pairwise(edges):
+        rows = slice(start, stop)
+        part = TokenSums(stop - start, CONTEXT, keep=keep, first=start)
+        _add(part, values[rows], mask[rows], slice(0, stop - start))
+        parts.append(part)
+    return parts
 
 
-def test_merging_copies_a_channel_that_was_missing():
-    _, values, mask = _whole(3)
-    empty, other = TokenSums(3, CONTEXT), TokenSums(3, CONTEXT)
-    _add(other, values, mask, slice(0, 3))
+@given(n=st.integers(1, 12), cuts=st.sets(st.integers(1, 11)))
+def test_consecutive_parts_join_to_the_whole(n, cuts):
+    whole, _, _ = _whole(n)
+    joined = TokenSums.joined(_parts(n, cuts))
+    assert joined.sequences == n
+    assert np.array_equal(joined.by_sequence["v"], whole.by_sequence["v"])
+    _assert_equal(joined, whole)
+
+
+@given(n=st.integers(2, 12), cuts=st.sets(st.integers(1, 11), min_size=1))
+def test_parts_joined_in_groups_are_the_whole_too(n, cuts):
+    whole, _, _ = _whole(n)
+    first, *rest = _parts(n, cuts)
+    joined = TokenSums.joined([first, TokenSums.joined(rest)]) if rest else first
+    _assert_equal(joined, whole)
+
+
+def test_joining_copies_and_a_channel_that_a_part_lacks_is_zero_there():
+    empty, (other,) = TokenSums(2, CONTEXT), _parts(3, set())
     before = other.by_sequence["v"].copy()
-    empty.merge(other)
-    empty.merge(other)
+    joined = TokenSums.joined([empty, other])
+    joined.by_sequence["v"] += 1
     assert np.array_equal(other.by_sequence["v"], before)
-    np.testing.assert_allclose(empty.by_sequence["v"], 2 * before, rtol=1e-15)
+    assert joined.by_sequence["v"].tolist() == [1.0, 1.0, *(before + 1)]
 
 
 def test_masked_values_do_not_count_even_when_they_are_nan():
@@ -122,11 +139,12 @@ def test_values_kept_token_by_token_are_those_of_the_first_sequences(n, size, li
     assert set(sums.by_token) == {"v"}
 
 
-def test_shards_of_kept_values_merge():
-    values, mask = _data(5)
-    shards = [TokenSums(5, CONTEXT, keep=("v",)) for _ in range(2)]
-    _add(shards[0], values, mask, slice(0, 2))
-    _add(shards[1], values, mask, slice(2, 5))
-    shards[0].merge(shards[1])
-    expected = np.where(mask, values, 0).astype(np.float32)
-    assert np.array_equal(shards[0].by_token["v"], expected)
+@given(n=st.integers(1, 9), cuts=st.sets(st.integers(1, 8)), limit=st.integers(1, 70))
+def test_kept_values_of_parts_join_to_those_of_the_first_sequences(n, cuts, limit):
+    values, mask = _data(n)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("saebench.measures.sums.KEPT_TOKENS", limit)
+        joined = TokenSums.joined(_parts(n, cuts, keep=("v",)))
+    kept = min(n, max(1, limit // CONTEXT))
+    expected = np.where(mask, values, 0)[:kept].astype(np.float32)
+    assert np.array_equal(joined.by_token["v"], expected)

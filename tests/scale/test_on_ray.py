@@ -26,7 +26,7 @@ def commands(tiny: "TinyWorld", tmp_path: Path) -> Commands:
 
 
 def test_a_ray_run_finds_the_bits_of_a_local_one(gate_run: "Gate"):
-    expected = _judged(gate_run, "--sae-workers", "1")
+    expected = _judged(gate_run)
     assert _judged(gate_run, "--sae-engine", "ray", "--sae-workers", "1") == expected
 
 

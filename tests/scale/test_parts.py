@@ -1,5 +1,6 @@
 """Parts of a run, measured apart and put together, are the run."""
 
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,21 @@ from saebench.errors import NonFiniteValue, NotApplicable
 from saebench.judging.bench import Bench
 from saebench.judging.preparation import prepare
 from saebench.judging.progress import no_progress
-from saebench.properties.base import CLOZE, LONG, SEQUENCES, ManyDraws, OneToken, Source
-from saebench.scale.joining import AT_ONCE, InOrder
+from saebench.properties.base import (
+    CLOZE,
+    CONTROLS,
+    LONG,
+    SEQUENCES,
+    TAX,
+    Among,
+    ManyDraws,
+    OneToken,
+    Source,
+)
+from saebench.scale.codec import decode, encode
+from saebench.scale.joining import AT_ONCE, InOrder, joined
 from saebench.settings import Settings
+from saebench.subjects.host_patch import FILE, patched_host, write_patch
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
 from saebench.substitution.measurement import Measurement
@@ -104,6 +117,52 @@ def test_single_tokens_draws_and_prompts_too(bench: Bench):
     for name, expected in whole.items():
         for channel, values in expected.table().items():
             assert_allclose(parts[name].table()[channel], values, rtol=2e-4, atol=2e-5)
+
+
+def _assert_equal_sums(found: Any, expected: Any) -> None:
+    assert set(found.table()) == set(expected.table())
+    for channel, values in expected.table().items():
+        # What is stacked in a pass differs, and with it the last bits of fp32.
+        assert_allclose(found.table()[channel], values, rtol=2e-4, atol=2e-6, err_msg=channel)
+
+
+def test_controls_too(bench: Bench):
+    names = ("sae", "zero", "eps_random", "error_shuffled")
+    whole, parts = _whole(bench, CONTROLS, names), _parts(bench, CONTROLS, names)
+    for name, expected in whole.items():
+        found = parts[name]
+        _assert_equal_sums(found.own, expected.own)
+        assert list(found.others) == list(expected.others) != []
+        for control, values in expected.others.items():
+            _assert_equal_sums(found.others[control], values)
+        assert dict(found.left_out) == dict(expected.left_out)
+
+
+def test_a_control_that_one_part_lacks_is_left_out_of_the_whole(bench: Bench):
+    wanted = [(bench.subjects[0], ("sae",))]
+    part = bench.within(slice(0, 2)).measure(CONTROLS, wanted, keep={}, progress=no_progress)
+    ((name, whole),) = part.items()
+    others = {n: m for n, m in whole.others.items() if n != "scaled"}
+    lacking = Among(whole.own, others, {"scaled": "not here"})
+    found = joined([part, {name: lacking}, part])[name]
+    assert found.left_out == {"scaled": "not here"}
+    assert set(found.others) == set(others)
+    assert found.own.sums.sequences == 3 * whole.own.sums.sequences
+
+
+def test_what_a_patch_costs_too(bench: Bench, tmp_path: Path):
+    weights = dict(bench.host.model.named_parameters())
+    name = next(n for n in weights if n.endswith("o_proj.weight"))
+    write_patch(tmp_path, {name: weights[name].detach() * 1.1}, host=bench.host)
+    patched = copy(bench)
+    patched.host = patched_host(bench.host, tmp_path / FILE)
+    whole, parts = _whole(patched, TAX), _parts(patched, TAX)
+    assert whole.keys() == parts.keys() != set()
+    for sae, expected in whole.items():
+        _assert_equal_sums(parts[sae], expected)
+        assert (expected.table()["tax.kl"] > 0).all()
+    assert decode(encode(parts)).keys() == parts.keys()
+    assert bench.extent(TAX, [])[0] == 0  # a model as it came has none
 
 
 def test_pairs_too(bench: Bench):

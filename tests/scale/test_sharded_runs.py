@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from tiny import TinyWorld
 
 SHARDS = ("--sae-shard-sequences", "5", "--sae-worker-threads", "1")
-ONLY = ("-k", "fidelity or kl_gap", "--deselect", "nothing")
 
 
 def _numbers(result: dict[str, Any]) -> Any:
@@ -110,6 +111,106 @@ def test_never_refuses_what_is_missing(gate_run: "Gate", in_shards: Any):
     assert "--sae-rerun never:" in done.stdout.str()
 
 
+def test_a_run_that_goes_on_opens_each_kept_shard_once(
+    gate_run: "Gate", in_shards: Any, monkeypatch: pytest.MonkeyPatch
+):
+    from saebench.scale import rundir
+
+    opened, split = Counter[Path](), rundir._split
+
+    def counted(path: Path) -> tuple[bytes, bytes]:
+        opened[path] += 1
+        return split(path)
+
+    monkeypatch.setattr(rundir, "_split", counted)
+    _judged(gate_run, "--sae-run-dir", str(in_shards[1]))
+    assert len(opened) >= 5
+    assert set(opened.values()) == {1}
+
+
+def _fidelity(gate_run: "Gate", *args: str) -> tuple[Any, dict[str, str]]:
+    """Judge fidelity alone; return the numbers, and each case's verdict."""
+    gate_run.judge(*SHARDS, "-k", "fidelity", *args)
+    numbers = _numbers(gate_run.result())
+    return numbers, {case["sae"]: case["verdict"] for case in numbers[0]}
+
+
+@pytest.fixture
+def one_failed(gate_run: "Gate", tmp_path: Path) -> tuple[tuple[str, ...], Any, Path, set[str]]:
+    """A run of which one SAE failed: its options, numbers, directory, and that SAE's shards."""
+    worse = gate_run.tiny.copy_of(gate_run.tiny.bad, tmp_path / "worse", metadata__context_size=10)
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    _fidelity(gate_run, "--sae", str(worse), "--sae-run-dir", str(alone))
+    options = ("--sae", gate_run.tiny.good, "--sae", str(worse), "--sae-run-dir", str(run))
+    numbers, verdicts = _fidelity(gate_run, *options)
+    assert verdicts == {"good": "PASS", "worse": "FAIL"}
+    return options, numbers, run, set(_files(alone))
+
+
+def test_failed_measures_again_what_failed_and_keeps_the_rest(gate_run: "Gate", one_failed: Any):
+    options, before, run, its_own = one_failed
+    files = _files(run)
+    again, _ = _fidelity(gate_run, *options, "--sae-rerun", "failed")
+    assert again == before
+    after = _files(run)
+    assert {name for name in after if after[name] != files.get(name)} == its_own
+    assert its_own < set(files) == set(after)
+
+
+def test_failed_that_was_stopped_goes_on_and_does_not_begin_anew(
+    gate_run: "Gate", one_failed: Any, monkeypatch: pytest.MonkeyPatch
+):
+    from saebench.errors import StoreError
+    from saebench.scale.rundir import RunDirectory
+
+    options, before, run, its_own = one_failed
+    written: list[str] = []
+    write = RunDirectory.write
+
+    def stopped(self: RunDirectory, key: str, data: bytes) -> None:
+        if len(written) == 3:
+            raise StoreError("stopped here")
+        write(self, key, data)
+        written.append(f"{key}.shard")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "write", stopped)
+        gate_run.judge(*SHARDS, "-k", "fidelity", *options, "--sae-rerun", "failed")
+    assert set(written) < its_own
+    kept = _files(run)
+    again, _ = _fidelity(gate_run, *options, "--sae-rerun", "failed")
+    assert again == before
+    after = _files(run)
+    assert {name for name in after if after[name] != kept.get(name)} == its_own - set(written)
+
+
+def test_failed_where_nothing_failed_measures_nothing(gate_run: "Gate", in_shards: Any):
+    before, directory = in_shards
+    files = _files(directory)
+    assert _judged(gate_run, "--sae-run-dir", str(directory), "--sae-rerun", "failed") == before
+    assert _files(directory) == files
+
+
+def test_controls_are_shared_out_too(gate_run: "Gate", monkeypatch: pytest.MonkeyPatch):
+    from saebench.judging.bench import Bench
+
+    benchmarks = Path(__file__).resolve().parents[2] / "benchmarks"
+    shutil.copy(benchmarks / "test_controls.py", gate_run.pytester.path / "benchmarks")
+    assert gate_run.judge("--sae", gate_run.tiny.good, "-k", "controls").ret == 0
+    whole = _metrics(_numbers(gate_run.result()))
+    measured = Bench.measure
+
+    def in_parts_alone(self: Bench, *args: Any, **given: Any) -> Any:
+        assert self.rows is not None, args
+        return measured(self, *args, **given)
+
+    monkeypatch.setattr(Bench, "measure", in_parts_alone)
+    parts = _metrics(_judged(gate_run, "-k", "controls"))
+    assert set(parts) == set(whole) != set()
+    for name, value in whole.items():
+        assert parts[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
 def test_another_seed_shares_no_shard(gate_run: "Gate", in_shards: Any):
     before, directory = in_shards
     count = len(_files(directory))
@@ -162,6 +263,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_shards(
         (("--sae-workers", "0"), "--sae-workers must be 1 or more, found 0"),
         (("--sae-engine", "rya"), "--sae-engine: unknown value 'rya'; did you mean 'ray'?"),
         (("--sae-rerun", "always"), "--sae-rerun always: of which run?"),
+        (("--sae-rerun", "faild"), "--sae-rerun: unknown value 'faild'; did you mean 'failed'?"),
         (("--sae-ray-address", "auto"), "--sae-ray-address is Ray's: give --sae-engine ray too"),
         (("--sae-engine", "ray", "--sae-worker-gpus", "x"), "expected a number, found 'x'"),
         (("--sae-engine", "ray", "--sae-worker-gpus", "-1"), "must be 0 or more, found -1"),
@@ -223,8 +325,8 @@ def commands(tiny: "TinyWorld", tmp_path: Path) -> Commands:
 
 def _workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return the processes that measure: not multiprocessing's tracker of resources."""
-    found = psutil.Process(process.pid).children()
-    return [p for p in found if "spawn_main" in " ".join(p.cmdline())]
+    found = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in found if p.ppid() != process.pid]  # they are the fork server's
 
 
 @pytest.mark.slow

@@ -1,0 +1,77 @@
+"""Workers that are processes: they end when they should, and one that died is not missed."""
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from saebench.errors import SubjectError
+from saebench.judging.preparation import prepare
+from saebench.properties.base import SEQUENCES
+from saebench.scale.codec import decode
+from saebench.scale.jobs import Job, Recipe, recipe_of
+from saebench.scale.options import Scale
+from saebench.scale.processes import Processes
+from saebench.scale.shards import Group, identity
+from saebench.settings import Settings
+from saebench.subjects.references import find_subjects
+
+if TYPE_CHECKING:
+    from tiny import TinyWorld
+
+GROUP = Group(0, SEQUENCES, (("good", ("sae",)),))
+
+
+def _workers() -> list[psutil.Process]:
+    """Return the processes that measure: neither the fork server nor the tracker of resources."""
+    found = psutil.Process().children(recursive=True)
+    return [p for p in found if p.ppid() != os.getpid() or "spawn_main" in " ".join(p.cmdline())]
+
+
+def _nothing(tmp_path: Path) -> Recipe:
+    return recipe_of(Scale(workers=1), Settings(), [str(tmp_path / "nothing")], [])
+
+
+def test_a_process_that_still_imports_torch_ends_with_its_crew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where the environment is not that of the fork server, it begins with nothing."""
+    monkeypatch.setattr("saebench.scale.forking._server", {"OTHER": "environment"})
+    before = set(_workers())
+    crew = Processes(_nothing(tmp_path), workers=1)
+    (worker,) = set(_workers()) - before
+    crew.close()
+    assert not worker.is_running()
+
+
+def test_what_cannot_be_loaded_is_told_by_the_jobs(tmp_path: Path):
+    crew = Processes(_nothing(tmp_path), workers=1)
+    try:
+        with pytest.raises(SubjectError, match="nothing"):
+            list(crew.run([Job(0, GROUP, (0, 1), "")], {}))
+    finally:
+        crew.close()
+
+
+@pytest.mark.slow
+def test_a_process_that_died_while_nobody_waited_is_replaced(tiny: "TinyWorld"):
+    settings = Settings(model=tiny.model, dataset=tiny.texts, sequences=4)
+    references = find_subjects([tiny.good])
+    (bench,) = prepare(settings, references)
+    jobs = [Job(i, GROUP, (i, i + 1), identity(bench, GROUP, threads=1)) for i in range(3)]
+    crew = Processes(recipe_of(Scale(workers=1), settings, [tiny.good], references), workers=1)
+    try:
+        found = crew.run(jobs, {})
+        numbers = [next(found)[0].number]
+        for worker in _workers():
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.wait(20)
+        for job, data in found:
+            assert decode(data)["found"]["good"].sums.sequences == 1
+            numbers.append(job.number)
+        assert sorted(numbers) == [0, 1, 2]
+    finally:
+        crew.close()
