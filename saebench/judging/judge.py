@@ -32,6 +32,7 @@ from saebench.results import (
     overall,
 )
 from saebench.settings import Settings
+from saebench.shown import percent
 from saebench.statistics.level import LEVEL, at_level, current_level
 from saebench.statistics.looks import Look
 from saebench.store.baseline_source import open_baselines
@@ -130,9 +131,11 @@ class Judge:
         if given is None:
             return
         self._baselines = Baselines()
+        # A pair's baseline is its second SAE's: one that is only first in pairs needs none.
+        held = {request.subjects[-1] for request in self._requests}
         with open_baselines(given, directory=Path.cwd(), project=project) as source:
             for bench in self._benches:
-                for subject in bench.subjects:
+                for subject in (s for s in bench.subjects if s.id in held or not held):
                     self._baselines.read(source, bench.describe(subject, path=""), bench.model)
 
     def share_out(self, shares: Mapping[str, int]) -> None:
@@ -194,7 +197,8 @@ class Judge:
     def _noise(self, request: CaseRequest, bench: "Bench") -> Mapping[str, float]:
         """Return how much each of a case's metrics changes where it is measured again."""
         twice = self._measurements.twice(request, bench)
-        return rerun_noise(find_property(request.property_name).metrics, *twice) if twice else {}
+        declared = find_property(request.property_name)
+        return rerun_noise(declared, self._params(request), *twice) if twice else {}
 
     def run(self, *, complete: bool) -> Run:
         """Return the run's record as it stands."""
@@ -419,6 +423,6 @@ def _told(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     sentence = (
         f"ended after {look.sequences} sequences, at look {look.number} of {look.of}; intervals "
-        f"of {look.level:.2%} hold at all looks together with {LEVEL:.0%}"
+        f"of {percent(look.level)} hold at all looks together with {percent(LEVEL)}"
     )
     return {"look": asdict(look), "sentences": [*series.get("sentences", ()), sentence]}
