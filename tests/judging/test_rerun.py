@@ -14,7 +14,7 @@ from saebench.cli.metrics import known_facts
 from saebench.errors import NotApplicable
 from saebench.gates.grammar import parse_rule
 from saebench.gates.margins import Against, decide_margin
-from saebench.judging import judge
+from saebench.judging import keeping
 from saebench.judging.rerun import rerun_noise
 from saebench.properties import find_property
 from saebench.properties.base import Findings, MetricSpec, Property
@@ -143,7 +143,7 @@ def test_a_pairs_margin_is_held_and_below_three_times_its_noise_refused(
     assert [row.sae for board in boards for row in board.rows] == ["good"]
     value = gate["observed"]
     noisy = {"propagation.kl_together[sae]": 0.02 * value}
-    monkeypatch.setattr(judge, "rerun_noise", lambda *_: noisy)
+    monkeypatch.setattr(keeping, "rerun_noise", lambda *_: noisy)
     every_source("--sae-update-baselines", *some)
     assert every_source(*held, *some).ret == pytest.ExitCode.TESTS_FAILED
     (gate,) = gate_run.result()["cases"][0]["gates"]
