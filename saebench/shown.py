@@ -27,6 +27,16 @@ def plain_lines(text: str) -> str:
     return "\n".join([plain_text(first), *(f"| {plain_text(line)}" for line in others)])
 
 
+def percent(share: float) -> str:
+    """Return a share as a percentage that does not round to 100%.
+
+    Example:
+        >>> percent(0.95), percent(0.975), percent(0.9999878)
+        ('95%', '97.5%', '99.9988%')
+    """
+    return f"{100 * share:.6g}%"
+
+
 def is_unicode(text: str) -> bool:
     r"""Return whether a text can be written: half of a surrogate pair cannot.
 

@@ -334,6 +334,7 @@ def test_an_unknown_intervention_is_refused_with_the_nearest(gate_run, tiny):
 def test_an_unknown_metric_in_a_rule_is_refused_with_the_nearest(gate_run, tiny):
     message = gate_run.refused("--sae", tiny.good, "--sae-fail-on", "fidelity.kll<=1")
     assert "unknown metric 'fidelity.kll'; did you mean 'fidelity.kl'?" in message
+    assert "| fidelity.kll<=1 | ^" in message
 
 
 def test_a_rule_that_does_not_parse_is_refused_with_a_caret(gate_run, tiny):

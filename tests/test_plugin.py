@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from saebench.plugin import OPTIONS
+from saebench.options import OPTIONS
 
 IMPOSSIBLE = ("--sae-fail-on", "fidelity.kl<=-1")
 # Four sequences leave the ratio's interval wide: its end lies on either side of this limit.

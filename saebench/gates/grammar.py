@@ -49,7 +49,7 @@ def parse_rule(text: str, *, why: str = "") -> Rule:
 
 def pointed(text: str, at: int, told: str) -> str:
     """Return a message about a rule with a caret under a place in it."""
-    return f"{told}:\n  {text}\n  {' ' * at}^"
+    return f"{told}{'' if told.endswith('?') else ':'}\n  {text}\n  {' ' * at}^"
 
 
 def _bound(found: re.Match[str], text: str, why: str) -> Rule:

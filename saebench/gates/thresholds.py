@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import ThresholdError, nearest
-from saebench.gates.grammar import parse_rule
+from saebench.gates.grammar import parse_rule, pointed
 from saebench.gates.rules import Role, Rule, Scope
 
 SCHEMA_VERSION = 1
@@ -60,12 +60,13 @@ def check_metric(rule: Rule, known: frozenset[str], *, where: str) -> None:
     """Refuse a rule about a metric that no property reports.
 
     Raises:
-        ThresholdError: naming the nearest known metric.
+        ThresholdError: with a caret under the name, and the nearest known metric.
     """
     if rule.metric not in known:
-        raise ThresholdError(
-            f"{where}: unknown metric {rule.metric!r}{nearest(rule.metric, known)}"
-        )
+        # Of a known property no other's metric is meant, however like it is.
+        own = [name for name in known if name.startswith(f"{rule.about}.")]
+        told = f"{where}: unknown metric {rule.metric!r}{nearest(rule.metric, own or known)}"
+        raise ThresholdError(pointed(rule.text, rule.text.index(rule.metric), told))
 
 
 def _parsed(entry: dict[str, str], *, where: str) -> Rule:

@@ -188,8 +188,10 @@ class Bench:
             self.count_cost(SEQUENCES, wanted, engine.stages, tokens=engine.tokens.ids)
             return found
         if source == TAX:
-            tokens = self.part(self.tokens)
-            return measure_tax(self.host, tokens, wanted, label=label, progress=progress)
+            tokens, size = self.part(self.tokens), self.settings.batch_size
+            return measure_tax(
+                self.host, tokens, wanted, label=label, progress=progress, batch_size=size
+            )
         if source == LONG:
             return measure_long(self, wanted, label=label, progress=progress)
         if source == CONTROLS:

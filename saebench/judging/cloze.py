@@ -37,7 +37,7 @@ def measure_cloze(
     bench.data[CLOZE] = bench.readings.record_of_prompts()
     prompts = prompts if bench.rows is None else prompts.part(bench.rows)
     with progress(f"{label}, cloze", prompts.tokens) as advance:
-        engine = ClozeEngine(bench.host, prompts)
+        engine = ClozeEngine(bench.host, prompts, batch_size=bench.settings.batch_size)
         found = dict(engine.measure(subjects, active=active, progress=advance))
     bench.count_cost(CLOZE, wanted, engine.stages, tokens=prompts.ids)
     return found

@@ -1,7 +1,6 @@
 """Decides cases: measures each group of SAEs once, for all cases that were announced."""
 
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -10,33 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.errors import MeasurementError, NotApplicable
 from saebench.gates.rules import Role
+from saebench.judging.benches import bench_of
 from saebench.judging.cases import CaseRequest, case_request, fingerprint, kind_of
 from saebench.judging.differences import SideCase
 from saebench.judging.gating import Found, gates_of, verdict_of
+from saebench.judging.keeping import Keeping
 from saebench.judging.margins import Baselines, scores
 from saebench.judging.measuring import Maker, Measurements
+from saebench.judging.needs import Needs
 from saebench.judging.progress import ProgressBar, no_progress
-from saebench.judging.rerun import rerun_noise
+from saebench.judging.recording import About, record_of
 from saebench.judging.rules import RunRules
-from saebench.judging.secondary import corrected
 from saebench.properties import Property, find_property
 from saebench.properties.base import CONTROLS, COST, Among, Findings, Source
-from saebench.results import (
-    SCHEMA_VERSION,
-    Basis,
-    CaseResult,
-    GateResult,
-    Run,
-    RunRecord,
-    Verdict,
-    overall,
-)
+from saebench.results import Basis, CaseResult, GateResult, Run, Verdict
 from saebench.settings import OnInconclusive, Settings
+from saebench.shown import percent
 from saebench.statistics.level import LEVEL, at_level, current_level
 from saebench.statistics.looks import Look
 from saebench.store.baseline_source import open_baselines
 from saebench.store.baselines import Measured
-from saebench.store.environment import environment, harness, machine
 
 if TYPE_CHECKING:
     from saebench.judging.bench import Bench
@@ -57,7 +49,8 @@ class Judge:
 
     def __init__(self, settings: Settings, *, argv: Sequence[str] = ()) -> None:
         self.settings = settings
-        self.rules = RunRules(settings, params=self._params, source=self._source)
+        self._needs = Needs(settings)
+        self.rules = RunRules(settings, params=self._needs.params, source=self._needs.source)
         self.cases: list[CaseResult] = []
         self._argv = tuple(argv)
         self._started = datetime.now(UTC)
@@ -65,7 +58,7 @@ class Judge:
         self._benches: tuple[Bench, ...] = ()
         self._baselines: Baselines | None = None
         self._rounds: Rounds | None = None
-        self._measurements = Measurements(self._interventions, self._source)
+        self._measurements = Measurements(self._interventions, self._needs.source)
 
     @property
     def benches(self) -> "tuple[Bench, ...]":
@@ -91,7 +84,7 @@ class Judge:
         self._requests = tuple(requests)
         for request in self._requests:
             self._interventions(request)
-            self._source(request)
+            self._needs.source(request)
         self._measurements.announce(self._requests + self._hidden())
 
     def check_rules_are_asked(self) -> None:
@@ -130,9 +123,11 @@ class Judge:
         if given is None:
             return
         self._baselines = Baselines()
+        # A pair's baseline is its second SAE's: one that is only first in pairs needs none.
+        held = {request.subjects[-1] for request in self._requests}
         with open_baselines(given, directory=Path.cwd(), project=project) as source:
             for bench in self._benches:
-                for subject in bench.subjects:
+                for subject in (s for s in bench.subjects if s.id in held or not held):
                     self._baselines.read(source, bench.describe(subject, path=""), bench.model)
 
     def share_out(self, shares: Mapping[str, int]) -> None:
@@ -180,85 +175,37 @@ class Judge:
         Args:
             again: measure some sequences again, to say what that changes; it takes a while.
         """
+        keeping = Keeping(self._measurements, self._needs, self._requests, tuple(self.cases))
         for bench in self._benches:
             for subject in bench.subjects:
-                made = {
-                    key: (self._table_key(bench, key[1], found), self._kept(found))
-                    for key, found in self._measurements.belonging_to(subject.id)
-                }
-                mine = [r for r in self._requests if r.subjects[-1] == subject.id]
-                # Another machine's times are nothing to hold these against, and controls are made
-                # anew in every run.
-                measured_on = {r.id: (r.sae, self._source(r)) for r in mine}
-                left_out = (COST, CONTROLS)
-                stored = {id for id, (_, s) in measured_on.items() if s not in left_out}
-                cases = tuple(case for case in self.cases if case.id in stored)
-                noisy = [r for r in mine if r.id in stored] if again else []
-                noise = {r.id: self._noise(r, bench) for r in noisy}
-                yield Measured(
-                    sae=bench.describe(subject, path=self._measurements.path(subject.id)),
-                    model=bench.model,
-                    datasets=tuple(bench.data.values()),
-                    cases=cases,
-                    tables=dict(made.values()),
-                    table_of={c: made[key][0] for c, key in measured_on.items() if key in made},
-                    noise=noise,
-                )
-
-    def _noise(self, request: CaseRequest, bench: "Bench") -> Mapping[str, float]:
-        """Return how much each of a case's metrics changes where it is measured again."""
-        twice = self._measurements.twice(request, bench)
-        return rerun_noise(find_property(request.property_name).metrics, *twice) if twice else {}
+                yield keeping.of(subject, bench, again=again)
 
     def run(self, *, complete: bool) -> Run:
         """Return the run's record as it stands."""
-        finished = datetime.now(UTC)
-        saes = tuple(
-            bench.describe(subject, path=self._measurements.path(subject.id))
-            for bench in self._benches
-            for subject in bench.subjects
-        )
-        record = RunRecord(
-            id=uuid.uuid4().hex,
-            status=overall(case.verdict for case in self.cases).value,
-            started=self._started.isoformat(timespec="seconds"),
-            finished=finished.isoformat(timespec="seconds"),
-            argv=self._argv,
-            profile=self.settings.profile.value,
-            seed=self.settings.seed,
-            complete=complete,
-        )
-        return Run(
-            schema_version=SCHEMA_VERSION,
-            run=record,
-            harness=harness(),
-            env=environment(),
-            machine=machine(),
-            models=tuple(dict.fromkeys(bench.model for bench in self._benches)),
-            datasets=tuple(data for bench in self._benches for data in bench.data.values()),
-            saes=saes,
-            cases=corrected(self.cases),
-            cost=tuple(cost for bench in self._benches for cost in bench.costs),
-        )
+        about = About(self._argv, self._started, self.settings)
+        paths = self._measurements.path
+        return record_of(about, self._benches, self.cases, path=paths, complete=complete)
 
     def workload(self, sae: str) -> "Workload":
         """Return what is timed of an SAE; its cost cases read the times that it keeps."""
-        timed = (r for r in self._requests if self._source(r) == COST and r.sae == sae)
+        timed = (r for r in self._requests if self._needs.source(r) == COST and r.sae == sae)
         request = next(timed)
-        return self._measurements.of(request, self._bench_of(request), progress=no_progress)
+        return self._measurements.of(
+            request, bench_of(self._benches, request), progress=no_progress
+        )
 
     def _decided(self, request: CaseRequest, progress: ProgressBar) -> dict[str, Any]:
         declared = find_property(request.property_name)
         try:
-            bench = self._bench_of(request)
+            bench = bench_of(self._benches, request)
             measurement = self._measurements.of(request, bench, progress=progress)
             if isinstance(measurement, NotApplicable):
                 raise measurement
         except NotApplicable as error:
             return {"verdict": Verdict.SKIPPED, "reason": str(error), "fingerprint": ""}
         identity = self._fingerprint(request, declared, bench, measurement)
-        basis = self._basis(bench, self._source(request), measurement)
-        look = self._rounds and self._rounds.look(request.sae, self._source(request))
+        basis = self._basis(bench, self._needs.source(request), measurement)
+        look = self._rounds and self._rounds.look(request.sae, self._needs.source(request))
         try:
             if isinstance(measurement, MeasurementError):
                 raise measurement
@@ -298,10 +245,10 @@ class Judge:
         """
         declared = find_property(request.property_name)
         table = measurement.table() if hasattr(measurement, "table") else None
-        basis = self._basis(bench, self._source(request), measurement)
+        basis = self._basis(bench, self._needs.source(request), measurement)
         if declared.peers:
             measurement = self._measurements.among(request, bench, measurement)
-        findings = declared.findings(measurement, self._params(request))
+        findings = declared.findings(measurement, self._needs.params(request))
         found = Found(
             sae=request.subjects[-1],
             kind=kind_of(request.id, request.subjects),
@@ -315,7 +262,7 @@ class Judge:
         self, bench: "Bench", sae: str, source: Source, measurement: Any, look: Look
     ) -> bool:
         """Return whether every gate that decides about an SAE's measurement is decided."""
-        about = (r for r in self._requests if r.sae == sae and self._source(r) == source)
+        about = (r for r in self._requests if r.sae == sae and self._needs.source(r) == source)
         return all(self._is_decided(r, bench, measurement, look) for r in about)
 
     def _is_decided(
@@ -334,7 +281,9 @@ class Judge:
 
     def _reads_several(self, source: Source) -> bool:
         """Return whether some case reads several SAEs' measurements of a source side by side."""
-        return any(request.peers and self._source(request) == source for request in self._requests)
+        return any(
+            request.peers and self._needs.source(request) == source for request in self._requests
+        )
 
     def _hidden(self) -> tuple[CaseRequest, ...]:
         """Return requests for controls that a rule needs and no announced case measures."""
@@ -353,10 +302,10 @@ class Judge:
         self, request: CaseRequest, declared: Property, bench: "Bench", measurement: Any
     ) -> str:
         first, *others = (bench.describe(s, path="") for s in bench.read_by(request))
-        source = self._source(request)
+        source = self._needs.source(request)
         return fingerprint(
             declared,
-            self._params(request),
+            self._needs.params(request),
             seed=self.settings.seed,
             sae=first,
             model=bench.model,
@@ -375,56 +324,14 @@ class Judge:
         model = bench.model
         return Basis(model.weights_sha256, model.dtype, data.fingerprint, self.settings.seed)
 
-    def _kept(self, measurement: Any) -> dict[str, Any]:
-        """Return the per-sequence sums that the judged metrics are formulas of."""
-        names = {case.property for case in self.cases}
-        specs = [s for name in names for s in find_property(name).metrics]
-        used = {c for s in specs for c in (*s.channels, s.counts)}
-        return {name: sums for name, sums in measurement.table().items() if name in used}
-
-    def _table_key(self, bench: "Bench", source: Source, measurement: Any) -> str:
-        data = bench.data_of(source, measurement)
-        after = "".join(f",{sae}" for sae in getattr(measurement, "ids", ())[:-1])
-        return f"{source}@{data.fingerprint[:8]}-{self.settings.seed}{after}"
-
     def _interventions(self, request: CaseRequest) -> tuple[str, ...]:
         """Return what a case needs; of controls also what rules need that read them."""
-        names = [*self._own_interventions(request)]
-        if self._source(request) == CONTROLS:
+        names = [*self._needs.interventions(request)]
+        if self._needs.source(request) == CONTROLS:
             held = (r for r in self._requests if r.sae == request.sae)
             for other in (r for r in held if self.rules.needs_controls(r)):
-                names += self._own_interventions(other)
+                names += self._needs.interventions(other)
         return tuple(dict.fromkeys(names))
-
-    def _own_interventions(self, request: CaseRequest) -> tuple[str, ...]:
-        declared = find_property(request.property_name)
-        return tuple(declared.interventions(self._params(request)))
-
-    def _source(self, request: CaseRequest) -> Source:
-        declared = find_property(request.property_name)
-        return declared.measured_on(self._params(request), self.settings)
-
-    def _params(self, request: CaseRequest) -> dict[str, Any]:
-        chosen = self.settings.interventions
-        return dict(request.params) | ({"interventions": chosen} if chosen else {})
-
-    def _bench_of(self, request: CaseRequest) -> "Bench":
-        """Return the bench of the case's SAEs.
-
-        Raises:
-            NotApplicable: where a pair's SAEs are not measured on the same tokens.
-        """
-        for bench in self._benches:
-            if bench.has(request.subjects):
-                return bench
-        where = [next(b for b in self._benches if b.has([sae])) for sae in request.subjects]
-        told = " and ".join(
-            f"{sae} on {bench.about}" for sae, bench in zip(request.subjects, where, strict=True)
-        )
-        raise NotApplicable(
-            f"{request.property_name}: the two are not measured on the same tokens: {told}; "
-            "--sae-context N, --sae-prepend-bos and --sae-model make them so"
-        )
 
 
 def _told(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:
@@ -433,6 +340,6 @@ def _told(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     sentence = (
         f"ended after {look.sequences} sequences, at look {look.number} of {look.of}; intervals "
-        f"of {look.level:.2%} hold at all looks together with {LEVEL:.0%}"
+        f"of {percent(look.level)} hold at all looks together with {percent(LEVEL)}"
     )
     return {"look": asdict(look), "sentences": [*series.get("sentences", ()), sentence]}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from saebench.judging.cases import CaseRequest
 from saebench.judging.progress import ProgressBar, no_progress
 from saebench.properties import find_property
-from saebench.properties.base import LONG, PAIRS, SEQUENCES, Among, OneToken, Source
+from saebench.properties.base import PAIRS, SEQUENCES, Among, ManyDraws, Source
 
 if TYPE_CHECKING:
     from saebench.judging.bench import Bench, Keep, Wanted
@@ -17,6 +17,7 @@ Key = tuple[str, Source]
 
 
 AGAIN_SEQUENCES = 32
+AGAIN_DRAWN = 8  # each under hundreds of random errors: more would cost what the run did
 AGAIN_BATCHES = (3, 8)  # sizes of which other matrix kernels come
 
 
@@ -110,31 +111,39 @@ class Measurements:
         return self._made[request.sae, source]
 
     def twice(self, request: CaseRequest, bench: "Bench") -> tuple[Any, Any] | None:
-        """Measure a case's first sequences twice more, in batches of two sizes.
+        """Return what a case reads of its first sequences, measured twice more.
 
-        None where that says nothing: other sources do not depend on the size of a batch, or
-        would cost as much as the run.
+        In batches of two sizes; None where there is no measurement to be made.
         """
-        source = self._source(request)
-        if not (source in (SEQUENCES, LONG) or isinstance(source, OneToken)):
-            return None
-        key = (request.sae, source)
+        both = self._again_of(request, bench, request.sae)
+        if both is None or not find_property(request.property_name).peers:
+            return both
+        peers = ((s.id, self._again_of(request, bench, s.id)) for s in bench.read_by(request)[1:])
+        others = {name: again for name, again in peers if again is not None}
+        one, two = (Among(both[i], {n: again[i] for n, again in others.items()}) for i in (0, 1))
+        return one, two
+
+    def _again_of(self, request: CaseRequest, bench: "Bench", name: str) -> tuple[Any, Any] | None:
+        """Return both measurements of an SAE or a pair, made once for all cases that read them."""
+        key = (name, self._source(request))
         if key not in self._again:
             if isinstance(self._made.get(key), Exception):
                 return None
-            found = [self._again_in(bench, request, size) for size in AGAIN_BATCHES]
-            self._again[key] = (found[0], found[1])
+            one, two = (self._again_in(bench, request, name, size) for size in AGAIN_BATCHES)
+            self._again[key] = (one, two)
         both = self._again[key]
         return None if any(isinstance(each, Exception) for each in both) else both
 
-    def _again_in(self, bench: "Bench", request: CaseRequest, batch_size: int) -> Any:
-        part = bench.within(slice(0, AGAIN_SEQUENCES))
-        part.settings = replace(part.settings, batch_size=batch_size)
+    def _again_in(self, bench: "Bench", request: CaseRequest, name: str, batch_size: int) -> Any:
         source = self._source(request)
-        mine = [r for r in self._beside(request) if request.sae in r.needs]
-        names = tuple(dict.fromkeys(name for r in mine for name in self._interventions(r)))
-        wanted = [(s, names) for s in part.subjects if s.id == request.sae]
-        found = part.measure(source, wanted, keep={}, progress=no_progress)[request.sae]
+        count = AGAIN_DRAWN if isinstance(source, ManyDraws) else AGAIN_SEQUENCES
+        part = bench.within(slice(0, count))
+        part.settings = replace(part.settings, batch_size=batch_size)
+        if source == PAIRS:
+            return part.measure_pairs([request.subjects], progress=no_progress)[name]
+        names, kept = self._needed(request, name)
+        wanted = [(s, names) for s in part.subjects if s.id == name]
+        found = part.measure(source, wanted, keep={name: kept}, progress=no_progress)[name]
         return found.settled() if hasattr(found, "settled") else found
 
     def among(self, request: CaseRequest, bench: "Bench", own: Any) -> Among:
@@ -166,15 +175,20 @@ class Measurements:
     ) -> dict[str, Any]:
         """Measure every SAE of the bench that some announced case of this process needs."""
         wanted, keep = [], {}
+        needing = {sae for r in self._beside(request) for sae in r.needs}
         for subject in bench.subjects:
-            mine = [r for r in self._beside(request) if subject.id in r.needs]
-            if mine:
-                names = dict.fromkeys(name for r in mine for name in self._interventions(r))
-                wanted.append((subject, tuple(names)))
-                kept = (find_property(r.property_name).keeps for r in mine)
-                keep[subject.id] = tuple(dict.fromkeys(c for some in kept for c in some))
+            if subject.id in needing:
+                names, keep[subject.id] = self._needed(request, subject.id)
+                wanted.append((subject, names))
         source = self._source(request)
         return self._maker.measure(bench, source, wanted, keep=keep, progress=progress)
+
+    def _needed(self, request: CaseRequest, sae: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the interventions, and what is kept beyond sums, that cases need of an SAE."""
+        mine = [r for r in self._beside(request) if sae in r.needs]
+        names = dict.fromkeys(name for r in mine for name in self._interventions(r))
+        kept = (find_property(r.property_name).keeps for r in mine)
+        return tuple(names), tuple(dict.fromkeys(c for some in kept for c in some))
 
     def _beside(self, request: CaseRequest) -> Iterator[CaseRequest]:
         """Give the cases that are measured on what this one is, in this process."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, ThresholdError, nearest
-from saebench.gates.grammar import parse_rule
+from saebench.gates.grammar import parse_rule, pointed
 from saebench.gates.margins import check_margin
 from saebench.gates.rules import Rule, Scope, in_force
 from saebench.gates.thresholds import check_metric, read_thresholds
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from saebench.judging.bench import Bench
 
 MADE = (IDENTITY, *NEGATIVE)
+CONTROL = "control."  # before its name in a rule
 
 
 class RunRules:
@@ -139,9 +140,8 @@ def _check_control(rule: Rule, declared: Property, settings: Settings, *, where:
     assert rule.relative is not None
     name = rule.relative.control
     if name not in MADE:
-        raise ThresholdError(
-            f"{where}: {rule.text!r}: unknown control {name!r}{nearest(name, MADE)}"
-        )
+        told = f"{where}: unknown control {name!r}{nearest(name, MADE)}"
+        raise ThresholdError(pointed(rule.text, rule.text.rindex(CONTROL) + len(CONTROL), told))
     sources = [declared.measured_on(case, settings) for case in declared.cases]
     if SEQUENCES not in sources or spec_of(rule.metric).formula is None:
         raise ThresholdError(

@@ -6,20 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saebench.errors import (
-    OptionError,
-    SaebenchError,
-    StoreError,
-    SubjectError,
-    UsageError,
-    nearest,
-)
+from saebench.errors import OptionError, SaebenchError, StoreError, SubjectError, UsageError
 from saebench.judging.cases import CaseRequest, joined
 from saebench.judging.judge import Judge
 from saebench.judging.merging import merge_runs
+from saebench.judging.options import check_stop_early, flag, listed, scale_of, settings_of
 from saebench.judging.outputs import Outputs
 from saebench.judging.progress import ProgressBar
 from saebench.judging.requests import Given, Requests
+from saebench.judging.updates import update_all
 from saebench.report.closing import data_lines, note_lines
 from saebench.report.places import place_lines
 from saebench.report.reproduce import reproduce_lines
@@ -28,47 +23,15 @@ from saebench.results import CaseResult, Run, Verdict
 from saebench.scale.options import Scale
 from saebench.settings import OnInconclusive, Settings
 from saebench.shown import plain_lines
-from saebench.store.baselines import update_baseline
 from saebench.store.boards import Leaderboard
 from saebench.store.leaderboard import FILE, read_leaderboard
 from saebench.store.locations import baselines_dir, baselines_root
 from saebench.store.sums_file import RunSums, joined_sums, run_sums
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
 
 if TYPE_CHECKING:
     from saebench.scale.sharing import Sharing
     from saebench.scale.workplace import Workplace
-
-SHARED = {
-    "workers": "workers",
-    "shard_sequences": "shard_sequences",
-    "worker_threads": "threads",
-}
-NUMBERS = (
-    "sequences",
-    "prompts",
-    "context",
-    "batch_size",
-    "position",
-    "draw_position",
-    "draws",
-    "seed",
-)
-PLAIN = (
-    *NUMBERS,
-    "profile",
-    "packing",
-    "inconclusive",
-    "model",
-    "dataset",
-    "cloze",
-    "device",
-    "dtype",
-    "thresholds",
-    "baseline",
-)
-YES, NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
 class BenchmarkSession:
@@ -106,8 +69,8 @@ class BenchmarkSession:
         try:
             self._settings = settings_of(self._options)
             self._scale = scale_of(self._options)
-            _check_stop_early(self._settings, self._scale, self._options)
-            self._references = find_subjects(_listed(self._options, "sae", separator="\n"))
+            check_stop_early(self._settings, self._scale, self._options)
+            self._references = find_subjects(listed(self._options, "sae", separator="\n"))
             settings = self._settings
             self._requests = Requests([_given(r, settings) for r in self._references])
         except UsageError as error:
@@ -130,7 +93,7 @@ class BenchmarkSession:
     @property
     def times_cost(self) -> bool:
         """True where the cost cases were asked for."""
-        return bool(_flag("cost", self._options.get("cost")))
+        return bool(flag(self._options, "cost"))
 
     def subjects(self, property_name: str) -> list[str]:
         """Return what a property has cases of: the SAEs' ids, or the names of pairs."""
@@ -213,7 +176,7 @@ class BenchmarkSession:
         from saebench.scale.jobs import recipe_of
         from saebench.scale.workplace import Workplace
 
-        specs = _listed(self._options, "sae", separator="\n")
+        specs = listed(self._options, "sae", separator="\n")
         recipe = recipe_of(self._scale, self.judge.settings, specs, chosen)
         self._workplace = Workplace(self._scale, recipe)
         return self._workplace
@@ -284,28 +247,16 @@ class BenchmarkSession:
 
     def update_baselines(self, rootdir: Path, *, complete: bool) -> None:
         """Store baselines where that was asked for; ``updates`` then says what changed."""
-        everything = _flag("update_baselines", self._options.get("update_baselines"))
-        if not everything and not _flag("update_new", self._options.get("update_new")):
+        everything = flag(self._options, "update_baselines")
+        if not everything and not flag(self._options, "update_new"):
             return
         if self._elsewhere or not (complete and self.judge.is_done):
             self.updates = ["ERROR: baselines not updated: they need a complete run in one process"]
             self.refused = True
             return
-        root = baselines_root(rootdir)
-        self.updates = [f"baselines in {root}:"]
-        for measured in self.judge.measured(again=True):
-            try:
-                changes = update_baseline(root, measured, only_new=not everything)
-            except StoreError as error:
-                self.updates.append(f"ERROR: {error}")
-                self.refused = True
-                continue
-            gated = {gate.metric for case in measured.cases for gate in case.gates}
-            shown = [c for c in changes if c.metric in gated]
-            self.updates += [f"{measured.sae.id}: {len(changes)} metrics stored"]
-            self.updates += [
-                f"  {c.metric}: {_number_of(c.before)} → {_number_of(c.after)}" for c in shown
-            ]
+        measured = self.judge.measured(again=True)
+        told = update_all(baselines_root(rootdir), measured, only_new=not everything)
+        self.updates, self.refused = told.lines, told.refused
 
     def closing_lines(self) -> Iterator[str]:
         """Give what the tables cannot say: the data, notes, and where the results are."""
@@ -321,78 +272,6 @@ class BenchmarkSession:
         yield from _commands(run)
         yield from self.places
         yield from self._outputs.lines()
-
-
-def settings_of(options: Mapping[str, Any]) -> Settings:
-    """Return the settings that raw options mean.
-
-    Raises:
-        OptionError: for a value that an option cannot have.
-    """
-    if "unknown" in options:
-        key, known = options["unknown"]
-        raise OptionError(
-            f"[tool.saebench] of pyproject.toml: unknown key {key!r}{nearest(key, known)}"
-        )
-    chosen: dict[str, Any] = {key: options[key] for key in PLAIN if key in options}
-    for key in NUMBERS:
-        if key in chosen:
-            chosen[key] = _number(key, chosen[key])
-    training_context = options.get("training_context")
-    overrides = Overrides(
-        hook=options.get("hook"),
-        training_context=None
-        if training_context is None
-        else _number("training_context", training_context),
-        prepend_bos=_flag("prepend_bos", options.get("prepend_bos")),
-        hook_out=options.get("hook_out"),
-    )
-    return Settings(
-        **chosen,
-        interventions=tuple(_listed(options, "interventions", separator=",")),
-        fail_on=tuple(_listed(options, "fail_on", separator="\n")),
-        score_bos=bool(_flag("score_bos", options.get("score_bos"))),
-        stop_early=bool(_flag("stop_early", options.get("stop_early"))),
-        overrides=overrides,
-    )
-
-
-def _check_stop_early(settings: Settings, scale: Scale, options: Mapping[str, Any]) -> None:
-    """Refuse what a run that ends early cannot do.
-
-    Raises:
-        OptionError: naming both options.
-    """
-    if not settings.stop_early:
-        return
-    scale.refuse_rounds()
-    for key in ("update_baselines", "update_new"):
-        if _flag(key, options.get(key)):
-            raise OptionError(
-                f"--sae-stop-early with {_option(key)}: a run that ended early is no baseline, "
-                "measure all sequences for one"
-            )
-
-
-def scale_of(options: Mapping[str, Any]) -> Scale:
-    """Return how raw options mean the run to be shared out.
-
-    Raises:
-        OptionError: for a value that an option cannot have.
-    """
-    chosen: dict[str, Any] = {key: options[key] for key in ("engine", "rerun") if key in options}
-    for key, name in SHARED.items():
-        if key in options:
-            chosen[name] = _number(key, options[key])
-    if "worker_gpus" in options:
-        try:
-            chosen["gpus"] = float(options["worker_gpus"])
-        except ValueError as error:
-            given = options["worker_gpus"]
-            raise OptionError(f"--sae-worker-gpus: expected a number, found {given!r}") from error
-    if "run_dir" in options:
-        chosen["run_dir"] = Path(options["run_dir"]).absolute()
-    return Scale(**chosen, address=options.get("ray_address"))
 
 
 def _given(reference: SubjectReference, settings: Settings) -> Given:
@@ -411,33 +290,3 @@ def _commands(run: Run) -> Iterator[str]:
     """Say how to measure again what did not pass, each in one line."""
     lines = list(reproduce_lines(run, os.environ))
     yield from ["measure again:", *(f"  {line}" for line in lines)] if lines else []
-
-
-def _number_of(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _listed(options: Mapping[str, Any], key: str, *, separator: str) -> list[str]:
-    value = options.get(key, [])
-    parts = value.split(separator) if isinstance(value, str) else value
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _number(key: str, value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{_option(key)}: expected a whole number, found {value!r}") from error
-
-
-def _flag(key: str, value: Any) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    text = str(value).lower()
-    if text not in YES + NO:
-        raise OptionError(f"{_option(key)}: expected true or false, found {value!r}")
-    return text in YES
-
-
-def _option(key: str) -> str:
-    return "--sae-" + key.replace("_", "-")

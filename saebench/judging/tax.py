@@ -18,6 +18,7 @@ def measure_tax(
     *,
     label: str,
     progress: ProgressBar,
+    batch_size: int | None = None,
 ) -> dict[str, TaxMeasurement | MeasurementError | NotApplicable]:
     """Return each SAE's measurement by id; NotApplicable where the model is as it came.
 
@@ -27,11 +28,12 @@ def measure_tax(
         wanted: the SAEs.
         label: of the progress bar.
         progress: makes a progress bar.
+        batch_size: sequences at once; chosen where None.
     """
     if host.original is None:
         missing = NotApplicable(f"tax: the SAE brings no {FILE}: its model is as it came")
         return {subject.id: missing for subject, _ in wanted}
-    engine = TaxEngine(host, tokens)
+    engine = TaxEngine(host, tokens, batch_size=batch_size)
     found: dict[str, TaxMeasurement | MeasurementError | NotApplicable] = {}
     with progress(f"{label}, tax", len(wanted) * tokens.ids.numel()) as advance:
         for subject, _ in wanted:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 from saebench.results import CaseResult, GateResult, Run, Verdict
+from saebench.shown import percent
 
 FAILURES = {Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE}
 
@@ -65,7 +66,8 @@ def _metrics(case: CaseResult) -> Iterator[tuple[str, str]]:
         if metric.value is not None:
             yield metric.name, repr(metric.value)
         if metric.ci is not None:
-            yield f"{metric.name} {metric.ci.level:.0%} CI", f"{metric.ci.low!r} {metric.ci.high!r}"
+            name = f"{metric.name} {percent(metric.ci.level)} CI"
+            yield name, f"{metric.ci.low!r} {metric.ci.high!r}"
 
 
 def _testcase(case: CaseResult) -> ET.Element:

@@ -3,6 +3,7 @@
 from html import escape
 from typing import TYPE_CHECKING
 
+from saebench.report.reading import interval_heading
 from saebench.report.table import COLOURS
 from saebench.results import Metric, Run
 
@@ -34,7 +35,7 @@ def to_html(run: Run) -> str:
             told = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             shown = gate.shown if gate else verdict.value
             rows.append(f"<tr>{told}<td style='color:{colour}'><b>{shown}</b></td></tr>")
-    heads = ("SAE", "metric", "value", "95% CI", "limit", "verdict")
+    heads = ("SAE", "metric", "value", interval_heading(run.cases), "limit", "verdict")
     head = "".join(f"<th>{name}</th>" for name in heads)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 

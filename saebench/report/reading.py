@@ -8,6 +8,7 @@ from typing import Any
 from saebench.repairs import RepairRecord
 from saebench.report.charts import Axis, Form, Layer
 from saebench.results import CaseResult, Metric, Run, SubjectRecord
+from saebench.shown import percent
 from saebench.store.boards import Leaderboard
 from saebench.sweeps import SweepRecord
 
@@ -97,10 +98,17 @@ def size_of(cases: Iterable[CaseResult], what: str = "documents") -> str:
     return f"n = {each}{most[0]:,} {what}{tokens}"
 
 
+def interval_heading(cases: Iterable[CaseResult]) -> str:
+    """Return what a column of the cases' intervals is called; their levels differ by look."""
+    found = (metric.ci for case in cases for metric in case.metrics if metric.ci is not None)
+    levels = {ci.level for ci in found}
+    return f"{percent(levels.pop())} CI" if len(levels) == 1 else "CI"
+
+
 def interval_of(cases: Iterable[CaseResult]) -> str:
     """Return what the cases' intervals are, in words."""
     for case in cases:
         for metric in case.metrics:
             if metric.ci is not None:
-                return f"{metric.ci.level:.0%} CI, {metric.ci.method}"
+                return f"{percent(metric.ci.level)} CI, {metric.ci.method}"
     return NO_INTERVAL

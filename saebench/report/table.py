@@ -11,6 +11,7 @@ from rich.text import Text
 
 from saebench.report.hard_tokens import token_tables
 from saebench.report.pairs import pair_table
+from saebench.report.reading import interval_heading
 from saebench.report.shapes import reading_series
 from saebench.report.style import COLOURS, Plain, plain_text
 from saebench.results import (
@@ -92,7 +93,7 @@ def _of_sae(run: Run, sae: str) -> Table:
     )
     held = any(gate.baseline is not None for case in cases for gate in case.gates)
     beside = ("baseline", "Δ") if held else ()
-    for name in ("metric", "value", "95% CI", *beside, "limit", "verdict"):
+    for name in ("metric", "value", interval_heading(cases), *beside, "limit", "verdict"):
         justify = "right" if name in ("value", *beside) else "left"
         table.add_column(name, justify=justify, no_wrap=name != "metric", overflow="fold")
     for row in _gate_rows(cases, held=held):

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import combinations_with_replacement
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from saebench.results import Interval
 from saebench.statistics.level import LEVEL, current_level
@@ -16,6 +16,7 @@ from saebench.statistics.resampling import resampled_sums
 FEWEST = 8  # sequences; with fewer, too many resamples take one sequence alone
 ROUNDING = 1e-14  # of the channels' own variances: what is left of them where they cancel
 DEGENERATE = 1e-3  # share of resamples without spread or value, above which none is used
+RESOLVED = 10  # resamples that have to lie beyond a quantile for it to be theirs
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,23 @@ class Sampled:
         return f"studentised bootstrap, no nearer than Student's t, {over}"
 
     def _quantiles(self, shares: np.ndarray) -> np.ndarray:
-        plain = student.ppf(shares, self.sequences - 1)
+        plain = stdtrit(self.sequences - 1, shares)
         if self.pivots is None:
             return plain
-        drawn = np.quantile(self.pivots, shares)
+        inner = np.clip(shares, self._least, 1 - self._least)
+        drawn = np.quantile(self.pivots, inner)
+        beyond = inner != shares
+        drawn[beyond] *= plain[beyond] / stdtrit(self.sequences - 1, inner[beyond])
         return np.where(shares > 0.5, np.maximum(drawn, plain), np.minimum(drawn, plain))
+
+    @property
+    def _least(self) -> float:
+        """The smallest share of the resamples that tells a quantile.
+
+        Beyond it their tail is taken for Student's, stretched to begin where they end.
+        """
+        assert self.pivots is not None
+        return RESOLVED / self.pivots.size
 
     def _tail(self, limit: float, *, sign: float) -> float:
         if self.sequences < 2 or not np.isfinite([self.value, self.error]).all():
@@ -90,11 +103,15 @@ class Sampled:
         if self.error == 0:
             return 0.0 if sign * (limit - self.value) > 0 else 1.0
         distance = sign * (self.value - limit) / self.error
-        plain = float(student.cdf(distance, self.sequences - 1))
+        plain = float(stdtr(self.sequences - 1, distance))
         if self.pivots is None:
             return plain
-        beyond = np.count_nonzero(sign * self.pivots <= distance)
-        return max(plain, (1 + int(beyond)) / (1 + self.pivots.size))
+        turned = sign * self.pivots
+        beyond, edge = int(np.count_nonzero(turned <= distance)), np.quantile(turned, self._least)
+        if beyond >= RESOLVED or edge >= 0:
+            return max(plain, (1 + beyond) / (1 + self.pivots.size))
+        stretched = stdtrit(self.sequences - 1, self._least) / edge
+        return max(plain, float(stdtr(self.sequences - 1, distance * stretched)))
 
 
 def estimate(formula: Formula, table: Table, *, level: float | None = None) -> Estimate:
@@ -171,18 +188,25 @@ def _sampled(wanted: Wanted, moments: "_Moments") -> Sampled:
 def _studied(
     wanted: Wanted, drawn: "tuple[np.ndarray, np.ndarray]", moments: "_Moments"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a formula's value and standard error in each draw."""
+    """Return a formula's value and standard error in each draw.
+
+    Args:
+        wanted: the formula.
+        drawn: the channels' sums ``[channels, draws]``, and their products' ``[pairs, draws]``.
+        moments: that these are of.
+    """
     sums, squares = drawn
-    values = np.asarray(wanted.formula(dict(zip(wanted.channels, sums.T, strict=True))))
+    values = np.asarray(wanted.formula(dict(zip(wanted.channels, sums, strict=True))))
     slopes = gradient(wanted.formula, wanted.channels, sums, steps=moments.steps(wanted.channels))
-    n = moments.sequences
-    variance, reach = np.zeros(len(sums)), np.zeros(len(sums))
-    for (i, j), square in zip(_places(len(wanted.channels)), squares.T, strict=True):
-        variance += (1 if i == j else 2) * slopes[:, i] * slopes[:, j] * square
-        reach += slopes[:, i] ** 2 * square if i == j else 0
+    n, draws = moments.sequences, sums.shape[1]
+    variance, reach = np.zeros(draws), np.zeros(draws)
+    for (i, j), square in zip(_places(len(wanted.channels)), squares, strict=True):
+        part = slopes[i] * slopes[j] * square
+        variance += part if i == j else 2 * part
+        reach += part if i == j else 0
     # Of two equal measurements the channels cancel, and their rounding alone is left.
     variance[variance < ROUNDING * reach] = 0
-    return np.broadcast_to(values, len(sums)), np.sqrt(variance * n / (n - 1))
+    return np.broadcast_to(values, draws), np.sqrt(variance * n / (n - 1))
 
 
 def _places(channels: int) -> list[tuple[int, int]]:
@@ -207,9 +231,9 @@ class _Moments:
 
     def of_data(self, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums and the centred products' sums on the data, as one draw."""
-        _, squares = self._chosen(self._centred.sum(axis=0)[None], channels)
+        _, squares = self._chosen(self._centred.sum(axis=0)[:, None], channels)
         totals = [self._columns[:, self._at[c]].sum() for c in channels]
-        return np.array([totals]), squares
+        return np.array(totals)[:, None], squares
 
     def of_resamples(self, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the same for each resample."""
@@ -228,9 +252,9 @@ class _Moments:
 
     def _chosen(self, drawn: np.ndarray, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         n, at = self.sequences, [self._at[c] for c in channels]
-        moved = drawn[:, at]
+        moved = drawn[at]
         places = _places(len(channels))
-        pairs = [self._pair_at[channels[i], channels[j]] for i, j in places]
-        squares = drawn[:, pairs]
+        squares = drawn[[self._pair_at[channels[i], channels[j]] for i, j in places]]
         one, two = ([side[k] for side in places] for k in (0, 1))
-        return moved + n * self._means[at], squares - moved[:, one] * moved[:, two] / n
+        means = self._means[at][:, None]
+        return moved + n * means, squares - moved[one] * moved[two] / n

@@ -26,8 +26,8 @@ def influences(formula: Formula, table: Table) -> np.ndarray:
     """
     channels = list(table)
     columns = np.stack([table[c] for c in channels], axis=1).astype(np.float64)
-    slopes = gradient(formula, channels, columns.sum(axis=0)[None], steps=steps_of(columns))
-    return (columns - columns.mean(axis=0)) @ slopes[0]
+    slopes = gradient(formula, channels, columns.sum(axis=0)[:, None], steps=steps_of(columns))
+    return (columns - columns.mean(axis=0)) @ slopes[:, 0]
 
 
 def standard_error(formula: Formula, table: Table) -> float:
@@ -52,19 +52,22 @@ def gradient(
     Args:
         formula: takes sums by channel, of any shape.
         channels: their names.
-        sums: ``[draws, channels]``: where.
+        sums: ``[channels, draws]``: where.
         steps: by how much to move each; the slope is 0 in one that is not moved.
     """
     slopes = np.zeros_like(sums)
     for i, step in enumerate(steps):
         if step > 0:
             up, down = (_moved(formula, channels, sums, i, by) for by in (step, -step))
-            slopes[:, i] = (up - down) / (2 * step)
+            slopes[i] = (up - down) / (2 * step)
     return slopes
 
 
 def _moved(
     formula: Formula, channels: Sequence[str], sums: np.ndarray, at: int, by: float
 ) -> np.ndarray:
-    given = {c: sums[:, i] + by if i == at else sums[:, i] for i, c in enumerate(channels)}
+    given = {
+        c: row + by if i == at else row
+        for i, (c, row) in enumerate(zip(channels, sums, strict=True))
+    }
     return np.asarray(formula(given))

@@ -157,9 +157,12 @@ def _by_basis(content: dict[str, Any], path: Path) -> dict[tuple[str, int], dict
 
 
 def basis_of(case: Mapping[str, Any], content: Mapping[str, Any], path: Path) -> tuple[str, int]:
-    """Return what a stored case was measured on: its sums are called SOURCE@FINGERPRINT8-SEED."""
-    _, _, told = str(case.get("sums")).rpartition("@")
-    short, _, seed = told.rpartition("-")
+    """Return what a stored case was measured on: its sums are called SOURCE@FINGERPRINT8-SEED.
+
+    Those of a pair say after a comma which SAE is the first, whatever is in its name.
+    """
+    _, _, told = str(case.get("sums")).partition("@")
+    short, _, seed = told.partition(",")[0].rpartition("-")
     for data in content["datasets"]:
         if (
             short

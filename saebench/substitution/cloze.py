@@ -89,12 +89,19 @@ class ClozeMeasurement:
 
 
 class ClozeEngine:
-    """Measures SAEs of one model on cloze prompts; the clean pass serves all of them."""
+    """Measures SAEs of one model on cloze prompts; the clean pass serves all of them.
 
-    def __init__(self, host: Host, prompts: ClozeTokens) -> None:
+    Args:
+        host: the model.
+        prompts: with their answers.
+        batch_size: prompts at once; chosen from their length where None.
+    """
+
+    def __init__(self, host: Host, prompts: ClozeTokens, *, batch_size: int | None = None) -> None:
         self.host = host
         self.prompts = prompts
         self.stages = Stages(host.device)
+        self._batch_size = batch_size
         self._passes = Passes(host)
 
     def measure(
@@ -139,8 +146,8 @@ class ClozeEngine:
     def _batches(self) -> list[Tensor]:
         """Return prompts of like length together, so that little of a batch is padding."""
         order = self.prompts.length.argsort(stable=True)
-        at_once = max(1, tokens_a_pass(self.host) // int(self.prompts.length.max()))
-        return list(order.split(at_once))
+        by_tokens = max(1, tokens_a_pass(self.host) // int(self.prompts.length.max()))
+        return list(order.split(self._batch_size or by_tokens))
 
     def _trimmed(self, table: Tensor, rows: Tensor) -> Tensor:
         longest = int(self.prompts.length[rows].max())

@@ -68,6 +68,28 @@ def test_a_rule_that_does_not_parse_names_the_file(tmp_path):
     assert "mine.toml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("rule", "nearest"),
+    [
+        ("fidelity.kk<=1", "did you mean 'fidelity.kl'?"),
+        ("  fidelty.kl <= 1", "did you mean 'fidelity.kl'?"),
+        ("sparsity.k1:+5%", "did you mean 'sparsity.l1'?"),
+        ("kl_gap.ratio[eps_randm]<=2", "did you mean 'kl_gap.ratio[eps_random]'?"),
+    ],
+)
+def test_an_unknown_metric_is_refused_with_a_caret_and_the_nearest(tmp_path, rule, nearest):
+    about = rule.split(".")[0].strip()
+    content = f"schema_version = 1\n[{about}]\ngates = [{{rule = '{rule}'}}]"
+    (tmp_path / "mine.toml").write_text(content)
+    with pytest.raises(ThresholdError) as caught:
+        read_thresholds(tmp_path / "mine.toml", metrics=metric_names())
+    said, shown, pointer = str(caught.value).splitlines()
+    assert nearest in said
+    assert "mine.toml" in said
+    assert shown == f"  {rule}"
+    assert pointer.index("^") == 2 + rule.index(about)
+
+
 def test_a_reason_that_is_no_text_is_refused(tmp_path):
     content = "schema_version = 1\n[fidelity]\ngates = [{rule = 'fidelity.kl<=1', why = 3}]"
     with pytest.raises(ThresholdError, match="why"):

@@ -78,6 +78,16 @@ def test_a_control_rule_measures_what_its_metric_needs(tiny, tmp_path):
     assert gates["kl_gap[scope=single]"] == ()
 
 
+def test_an_unknown_control_is_refused_with_a_caret_and_the_nearest(tiny):
+    rule = "fidelity.kl < control.randominit * 0.5"
+    with pytest.raises(ThresholdError) as caught:
+        saebench.judge(tiny.good, tiny.model, tiny.texts, sequences=4, fail_on=(rule,))
+    said, shown, pointer = str(caught.value).splitlines()
+    assert said == ("--sae-fail-on: unknown control 'randominit'; did you mean 'random_init'?")
+    assert shown == f"  {rule}"
+    assert pointer.index("^") == 2 + rule.index("randominit")
+
+
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [

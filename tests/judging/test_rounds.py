@@ -29,7 +29,7 @@ def test_a_clear_case_ends_at_the_first_look(tiny, tmp_path):
     assert case.verdict is Verdict.PASS
     assert _kl(run).n.sequences == 32
     assert case.series["look"]["number"] == 1
-    assert _kl(run).ci.level == pytest.approx(0.975)
+    assert _kl(run).ci.level == pytest.approx(1 - 0.05 * 5 / 7 * 0.8**3)
     assert "ended after 32 sequences, at look 1 of 2" in str(case.series["sentences"])
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from conftest import make_case, make_run
+from runs import make_case, make_run
 
 from saebench.report.table import render
 from saebench.results import Verdict

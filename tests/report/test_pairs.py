@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from conftest import make_case, make_run
 from rich.cells import cell_len
+from runs import make_case, make_run
 
 from saebench.report.pairs import heat_maps, pair_table
 from saebench.report.table import render, told

@@ -14,11 +14,29 @@ from tests.statistics.distributions import CASES, sums
 @given(st.integers(1, 100_000), st.integers(1, 64))
 def test_the_looks_errors_add_up_to_the_runs(sequences, first):
     found = looks(sequences, first=first)
-    assert sum(1 - look.level for look in found) == pytest.approx(0.05)
+    # Intervals that miss 7% where they say 5% then miss 5% all together.
+    spent = 0.05 * 5 / 7 if len(found) > 1 else 0.05
+    assert sum(1 - look.level for look in found) == pytest.approx(spent)
     sizes = [look.sequences for look in found]
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == sequences
     assert [look.number for look in found] == list(range(1, len(found) + 1))
+
+
+def test_next_to_nothing_of_the_error_is_spent_where_sequences_are_few():
+    found = looks(512)
+    shares = [(1 - look.level) / (0.05 * 5 / 7) for look in found]
+    assert shares == sorted(shares)
+    assert shares[0] == pytest.approx((32 / 512) ** 3)
+    assert found[-1].level < 0.97  # a run that looks once has 0.95
+
+
+@pytest.mark.parametrize(("sequences", "first"), [(16_384, 256), (10**7, 156_250), (64, 32)])
+def test_no_look_has_less_of_the_error_than_an_interval_can_hold(sequences, first):
+    found = looks(sequences)
+    assert found[0].sequences == first
+    assert all(0.95 < look.level < 1 - 1e-7 for look in found)
+    assert len(found) <= 7
 
 
 def test_a_run_of_few_sequences_looks_once():
@@ -48,7 +66,7 @@ def wrong_verdicts(spread: float, n: int, *, runs: int) -> dict[str, int]:
 
 
 def _holds(wrong: int, runs: int, *, rate: float) -> bool:
-    return wrong <= stats.binom.ppf(1 - 1e-4, runs, rate)
+    return wrong <= stats.binom.ppf(0.999, runs, rate)
 
 
 def test_repeated_looks_err_no_more_often_than_one():
@@ -57,12 +75,11 @@ def test_repeated_looks_err_no_more_often_than_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spread", [0.5, 1.0])
+@pytest.mark.parametrize("spread", [0.3, 0.5, 1.0])
 @pytest.mark.parametrize("n", [128, 512])
 def test_the_error_rate_of_all_looks_together_is_held(spread: float, n: int):
     found = wrong_verdicts(spread, n, runs=1000)
-    # 95% intervals of these data cover 93 to 97%: as many more may miss at several looks.
-    assert all(_holds(wrong, 1000, rate=0.07) for wrong in found.values()), found
+    assert all(_holds(wrong, 1000, rate=0.05) for wrong in found.values()), found
 
 
 def test_looking_several_times_at_95_percent_would_not_do():

@@ -426,14 +426,28 @@ def test_an_update_after_a_crash_clears_what_the_crash_left(stored, tmp_path, mo
     assert _files(tmp_path) == [".json", ".npz"]
 
 
-def test_a_number_that_is_not_finite_is_refused_and_the_old_baseline_stays(stored, tmp_path):
-    measured = _measured(seed=1)
-    metric = replace(measured.cases[0].metrics[0], value=float("nan"))
-    broken = replace(measured.cases[0], metrics=(metric,))
-    with pytest.raises((StoreError, ValueError)):
-        _update(tmp_path, replace(measured, cases=(broken,)))
-    assert _read(tmp_path)["cases"]
-    assert _files(tmp_path) == [".json", ".npz"]
+def _with_nan(measured: Measured, where: str) -> Measured:
+    if where == "sums":
+        ((key, table),) = measured.tables.items()
+        kl = table["sae.kl"].copy()
+        kl[2] = np.nan
+        return replace(measured, tables={key: table | {"sae.kl": kl}})
+    metric = measured.cases[0].metrics[0]
+    changes = {"value": {"value": float("nan")},
+               "interval": {"ci": Interval(float("nan"), 1.0, 0.95, "")}}  # fmt: skip
+    case = replace(measured.cases[0], metrics=(replace(metric, **changes[where]),))
+    return replace(measured, cases=(case, *measured.cases[1:]))
+
+
+@pytest.mark.parametrize("only_new", [False, True])
+@pytest.mark.parametrize("where", ["value", "interval", "sums"])
+def test_what_is_nan_is_refused_and_the_store_stays_byte_for_byte(
+    stored, tmp_path, where, only_new
+):
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(StoreError, match="sae not updated"):
+        _update(tmp_path, _with_nan(_measured(seed=1), where), only_new=only_new)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 def test_a_place_that_cannot_be_written_is_an_error_naming_it(tmp_path):

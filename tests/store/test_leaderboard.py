@@ -12,6 +12,7 @@ from saebench.cli.metrics import known_facts
 from saebench.errors import StoreError
 from saebench.store.leaderboard import (
     SCHEMA_VERSION,
+    basis_of,
     build,
     dump_leaderboard,
     leaderboard_schema,
@@ -51,7 +52,12 @@ def test_the_file_is_strict_json_of_the_schema(root, facts):
     content = json.loads(
         dump_leaderboard(build(root, facts)), parse_constant=lambda name: pytest.fail(name)
     )
-    jsonschema.Draft202012Validator(leaderboard_schema()).validate(content)
+    schema = jsonschema.Draft202012Validator(leaderboard_schema())
+    assert list(schema.iter_errors(content)) == []
+    assert [row["sae"] for row in content["boards"][0]["rows"]] == ["bad", "good"]
+    (board,) = content["boards"]
+    for broken in ({"rows": 3}, {"dataset": {}}, {"seed": "none"}):
+        assert list(schema.iter_errors(content | {"boards": [board | broken]})), broken
 
 
 def test_the_shipped_leaderboard_is_what_the_shipped_baselines_give(facts):
@@ -153,6 +159,13 @@ def test_a_case_that_does_not_say_its_tokens_stops_the_build(root, facts, monkey
     path.write_text(json.dumps(content))
     with pytest.raises(StoreError, match="which tokens"):
         build(root, facts)
+
+
+@pytest.mark.parametrize("first", ["", ",early", ",l0-standard", ",a@b-3", ",a,b-1"])
+def test_a_case_says_its_tokens_and_seed_whatever_a_pairs_first_sae_is_called(first):
+    case = {"sums": f"pairs@{'1' * 8}-7{first}"}
+    told = {"datasets": [{"fingerprint": "1" * 64}]}
+    assert basis_of(case, told, Path("here")) == ("1" * 64, 7)
 
 
 @pytest.mark.parametrize(
