@@ -162,7 +162,7 @@ class Judge:
 
     def reads(self, request: CaseRequest) -> Iterator[tuple[str, Source]]:
         """Give the measurements that a case is read from: whose, and on what."""
-        source = self._source(request)
+        source = self._needs.source(request)
         yield from ((name, source) for name in (request.sae, *request.peers))
         if self.rules.needs_controls(request):
             yield request.sae, CONTROLS
