@@ -7,6 +7,7 @@ from itertools import pairwise
 from saebench.statistics.level import LEVEL
 
 FIRST = 32  # sequences
+TENTH = 10
 FIRST_SHARE = 1 / 64  # of the run, before which the error to spend is below what any interval holds
 POWER = 3  # of the share of the run, by which the error is spent: O'Brien's and Fleming's, nearly
 COVERED = 0.93  # the least that intervals of 95% cover on data as skewed as KL's: tests/statistics
@@ -33,6 +34,8 @@ class Look:
 def looks(sequences: int, *, first: int = FIRST) -> tuple[Look, ...]:
     """Return the looks at a run: at 32 sequences, at twice as many each time, and at all.
 
+    There is one more at a tenth of the run, by which clear cases should have ended.
+
     Their intervals are repeated confidence intervals: with 95% all of them cover the truth, and
     so a run may end at any look, for any reason, with an error of at most 5% in what it then says.
     By the time that a share t of the run is measured, an error of 3.6%·t³ is spent. That is next
@@ -52,16 +55,16 @@ def looks(sequences: int, *, first: int = FIRST) -> tuple[Look, ...]:
 
     Example:
         >>> [(look.sequences, round(look.level, 4)) for look in looks(128)]
-        [(32, 0.9994), (64, 0.9961), (128, 0.9688)]
+        [(32, 0.9994), (64, 0.9961), (128, 0.9687)]
     """
-    sizes = []
     size = max(first, math.ceil(FIRST_SHARE * sequences))
+    if size >= sequences:
+        return (Look(1, 1, sequences, LEVEL),)
+    sizes = [sequences, max(size, sequences // TENTH)]
     while size < sequences:
         sizes.append(size)
         size *= 2
-    if not sizes:
-        return (Look(1, 1, sequences, LEVEL),)
-    sizes.append(sequences)
+    sizes = sorted(set(sizes))
     spent = [0.0, *(SPENT * (size / sequences) ** POWER for size in sizes)]
     levels = [1 - (now - before) for before, now in pairwise(spent)]
     pairs = enumerate(zip(sizes, levels, strict=True), start=1)
