@@ -27,6 +27,7 @@ class TrainJob:
         model: a directory or name; ``demo`` is the embedded one.
         dataset: the texts; None takes the demo's own.
         keep_apart: one document in so many is not trained on, to be judged on; 0 trains on all.
+        judged: texts that it is to be judged on; refused where the training's hold any of them.
         expansion: features for each component of the activation.
         tokens: to train on, at most.
         init: an SAE's SPEC, ``identity`` or ``random``; None trains a standard SAE first, where
@@ -60,6 +61,7 @@ class TrainJob:
     model: str = "demo"
     dataset: str | None = None
     keep_apart: int = 0
+    judged: str | None = None
     expansion: int = 8
     tokens: int = 2_000_000
     init: str | None = None
