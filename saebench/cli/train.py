@@ -118,8 +118,8 @@ def execute(options: argparse.Namespace) -> int:
     try:
         record = train(job, progress=progress_bar, say=note)
     except NonFiniteValue as error:
-        checkpoint = out.with_name(f"{out.name}.checkpoint")
-        kept = f"; the last good state is in {checkpoint}" if checkpoint.exists() else ""
+        begun = (out.with_name(f"{out.name}{which}.checkpoint") for which in ("", ".init"))
+        kept = "".join(f"; the last good state is in {file}" for file in begun if file.exists())
         sys.stderr.write(f"saebench: {error}{kept}\n")
         return 1
     course = record.course

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saebench.errors import NonFiniteValue
 from saebench.fitting.checkpoint import Checkpoint
 from saebench.fitting.convergence import has_converged, rate_at
+from saebench.fitting.rates import Rate
 from saebench.fitting.stream import Place
 
 BETAS = (0.9, 0.999)
@@ -84,14 +85,6 @@ class Check:
     tokens: int
     loss: float | None
     check: float
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A learning rate, and after how many tokens it was set."""
-
-    tokens: int
-    rate: float
 
 
 @dataclass

@@ -16,6 +16,7 @@ from saebench.errors import OptionError
 from saebench.fitting.checkpoint import Checkpoint
 from saebench.fitting.loop import Stream, fit, optimiser_of, take_step
 from saebench.fitting.output import check_out
+from saebench.fitting.rates import notes_on_rates
 from saebench.fitting.rows import RowStream, counted_of
 from saebench.fitting.stream import ActivationStream
 from saebench.judging.preparation import chosen_device
@@ -108,7 +109,10 @@ def train(job: TrainJob, *, progress: ProgressBar, say: Callable[[str], object])
         state, ready.task.held_features(), rows=ready.rows, supply=ready.supply,
         duration_s=duration_s, host_moved=None if ready.halves is None else ready.halves.moved(),
     )  # fmt: skip
-    notes = notes_on(course, features=job.expansion * ready.site.width)
+    notes = (
+        *notes_on(course, features=job.expansion * ready.site.width),
+        *notes_on_rates(state.rates),
+    )
     for note in notes:
         say(note)
     return _written(job, ready, course, notes, checkpoint)

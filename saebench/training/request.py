@@ -51,6 +51,7 @@ class TrainJob:
         tensorboard: a directory to log to, or None.
         force: replace ``out``, and begin anew where a checkpoint is.
         resume: go on from the checkpoint.
+        keep_rate: not with another learning rate.
     """
 
     objective: Objective
@@ -84,6 +85,7 @@ class TrainJob:
     tensorboard: Path | None = None
     force: bool = False
     resume: bool = False
+    keep_rate: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no training can have.
@@ -138,10 +140,10 @@ class TrainJob:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return the options that shape the result."""
-        names = ("hook", "expansion", "tokens", "context", "batch_rows", "learning_rate",
+        """Return what a checkpoint must have been begun with; a rate may be lowered by hand."""
+        names = ("hook", "expansion", "tokens", "context", "batch_rows",
                  "warm_up", "weight_decay", "clip", "without_sae", "tolerance", "patience",
-                 "seed", "dtype")  # fmt: skip
+                 "seed", "dtype", *(("learning_rate",) if self.keep_rate else ()))  # fmt: skip
         return {name: getattr(self, name) for name in names} | {
             "objective": self.objective.value,
             "loss": self.loss.value,

@@ -169,7 +169,11 @@ def _training(job: SweepJob, point: Point, *, out: Path) -> TrainJob:
 def _go_on(one: TrainJob, *, progress: ProgressBar) -> None:
     one.out.parent.mkdir(parents=True, exist_ok=True)
     begun = one.out.with_name(f"{one.out.name}.checkpoint").exists()
-    train(replace(one, resume=begun, force=False), progress=progress, say=lambda _: None)
+    train(
+        replace(one, resume=begun, force=False, keep_rate=True),
+        progress=progress,
+        say=lambda _: None,
+    )
 
 
 def _rates(job: SweepJob, *, say: Say) -> dict[str, dict[str, float]]:

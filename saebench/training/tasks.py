@@ -221,7 +221,8 @@ class _Put:
 
     def __init__(self, sae: Any, site: Site, counted: Tensor, *, sized: bool = False) -> None:
         self._sae, self._site, self._sized = sae, site, sized
-        self._counted = counted.nonzero(as_tuple=True)
+        rows, positions = counted.nonzero(as_tuple=True)
+        self._counted = rows, positions
         self.x: Tensor | None = None
         self.coded: Coded | None = None
 

@@ -1,6 +1,6 @@
 """The texts of a training, and those that it is judged on: none may be among both."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -90,7 +90,7 @@ def keep_apart(job: TrainJob, how: Judging, host: Host, judged: Documents) -> No
     refuse_overlap(rows, sequences, judged=judged.name, limit=supply.rows * context)
 
 
-def _pieces(documents: Documents, tokenizer: Any, tokens: TokenSet) -> Iterator[Sequence[int]]:
+def _pieces(documents: Documents, tokenizer: Any, tokens: TokenSet) -> Iterator[list[int]]:
     """Give the parts of the documents that packed sequences were cut from.
 
     A packed sequence may reach over two documents, and then lies in no document.

@@ -126,6 +126,17 @@ def test_a_diverging_loss_stops_with_1_and_keeps_the_last_good_checkpoint(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_training_that_diverged_goes_on_with_a_smaller_rate_and_says_so(
+    options, tmp_path, capsys
+):
+    command = [*options, "--objective", "frozen", "--sparsity", "topk:4", "--init", "random"]
+    assert main([*command, "--learning-rate", "100", "--clip", "0"]) == 1
+    assert f"the last good state is in {tmp_path / 'out.checkpoint'}" in capsys.readouterr().err
+    assert main([*command, "--learning-rate", "0.001", "--clip", "0", "--resume"]) == 0
+    note = read_training(tmp_path / "out" / "training.json").notes[-1]
+    assert "the learning rate was changed when the fit was resumed: 100 from 0 tokens" in note
+
+
 def test_a_coefficient_that_kills_most_features_is_warned_of(options, capsys):
     command = [*options, "--objective", "frozen", "--sparsity", "l1:1000", "--init", "random"]
     assert main([*command, "--learning-rate", "0.02", "--tokens", "12000"]) == 0

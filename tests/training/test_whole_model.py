@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from saebench.fitting.rows import counted_of
 from saebench.subjects.hooks import find_site
 from saebench.subjects.host import load_host
+from saebench.training import divergence
 from saebench.training.divergence import cross_entropy_mean, kl_mean
 from saebench.training.halves import HalfLayers, half_layers
 from saebench.training.objectives import Loss, Objective, Sparsity
@@ -191,10 +192,7 @@ def test_intrusive_training_changes_only_the_named_half_layers(host, ids):
 @pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
 def test_the_chunked_gradient_is_autograds(host, at_once, soft_cap, monkeypatch):
     monkeypatch.setattr(host.config, "final_logit_softcapping", soft_cap, raising=False)
-    monkeypatch.setitem(
-        __import__("saebench.training.divergence", fromlist=["x"]).LOGITS_AT_ONCE,
-        "cpu", at_once * host.config.vocab_size,
-    )  # fmt: skip
+    monkeypatch.setattr(divergence, "ROWS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     clean, changed = (torch.randn(20, host.d_model, generator=generator) for _ in range(2))
     targets = torch.randint(43, (20,), generator=generator)
