@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from families import FAMILIES, make_host
 
 from saebench.fitting.rows import counted_of
 from saebench.subjects.hooks import find_site
@@ -119,6 +120,17 @@ def test_checkpointed_blocks_give_the_same_gradients(host, ids, hook):
         one.module.named_parameters(), two.module.named_parameters(), strict=True
     ):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointed_blocks_of_every_family_are_run_again_as_they_were(family, ids):
+    found = []
+    for checkpointing in (False, True):
+        host = make_host(family)
+        task = _task(host, "blocks.1.hook_resid_pre", checkpointing=checkpointing)
+        task.loss(ids).backward()
+        found.append(task.trained.sae.W_enc.grad)
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("hook", ["blocks.0.hook_resid_mid", "blocks.1.hook_resid_pre"])
