@@ -6,7 +6,7 @@ from typing import Any
 from saebench.repairs import Ranged
 from saebench.results import DatasetRecord, ModelRecord
 
-SWEEP_SCHEMA_VERSION = 1
+SWEEP_SCHEMA_VERSION = 2  # 2: each point's learning rate
 KL, L0 = "whole_model_kl", "l0"
 
 
@@ -21,6 +21,7 @@ class SweepPoint:
         objective: what it was trained for.
         directory: where it lies, from the sweep's directory.
         tokens: that it was trained on after the standard SAE that all begin with.
+        learning_rate: of its training.
         seconds: of the process that ended the training.
         converged: the training ended because it no longer improved.
         checks: the loss at each check of the training, in order.
@@ -37,6 +38,7 @@ class SweepPoint:
     objective: str
     directory: str
     tokens: int
+    learning_rate: float
     seconds: float
     converged: bool
     checks: tuple[float, ...]

@@ -1,15 +1,15 @@
 """A step of frozen training, against the plain forward and backward pass that it needs."""
 
-import torch
-
 from perf.figures import Figures, Runner
 from perf.flops import Product, block_products
 from perf.outcome import Outcome, Target
 from perf.peers.plain_training import plain_step_runner
 from perf.side_by_side import SideBySide, here
 from perf.workload import Workload
+from saebench.fitting.loop import Plan, optimiser_of, take_step
 from saebench.subjects.hooks import find_site
 from saebench.training.objectives import Loss, Objective, Sparsity
+from saebench.training.request import CLIP
 from saebench.training.resumed import ResumedPasses
 from saebench.training.sae import begin_from, make_sae
 from saebench.training.tasks import Weights, WholeModelTask
@@ -53,13 +53,12 @@ def _our_step(workload: Workload) -> Runner:
         weights=Weights(),
     )  # fmt: skip
     # A rate of zero: each step does the same, and its loss can be held against the peers'.
-    optimiser = torch.optim.AdamW(task.module.parameters(), lr=0.0, weight_decay=0.0)
+    plan = Plan(tokens=workload.ids.numel(), learning_rate=0.0, clip=CLIP)
+    optimiser = optimiser_of(task.module, plan)
 
     def run() -> Figures:
         loss = task.loss(workload.ids)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        take_step(loss, optimiser, clip=plan.clip)
         task.stepped()
         return Figures({"kl.sae": loss.item()})
 

@@ -65,7 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init-tokens", type=int, metavar="N",
                         help="to train that one on (default: as --tokens)")  # fmt: skip
     add_numbers(parser, NUMBERS)
-    parser.add_argument("--tensorboard", metavar="DIR", help="log there too")
+    parser.add_argument("--judge-dataset", metavar="PATH|NAME",
+                        help="texts that it will be judged on: refused where those of the "
+                        "training hold any of them")  # fmt: skip
+    parser.add_argument(
+        "--tensorboard", metavar="DIR", help="log there too (needs pytest-saebench[tensorboard])"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from OUT.checkpoint")
     parser.add_argument("--force", action="store_true", help="replace OUT, and start anew")
 
@@ -105,7 +110,7 @@ def execute(options: argparse.Namespace) -> int:
     out = out_of(options.out)
     job = TrainJob(
         objective=Objective(options.objective), sparsity=Sparsity.parse(options.sparsity), out=out,
-        init=options.init, init_tokens=options.init_tokens,
+        init=options.init, init_tokens=options.init_tokens, judged=options.judge_dataset,
         tensorboard=None if options.tensorboard is None else Path(options.tensorboard),
         resume=options.resume, force=options.force, **place_of(options),
         **{name: getattr(options, name) for name in names_of(NUMBERS)},
@@ -113,8 +118,8 @@ def execute(options: argparse.Namespace) -> int:
     try:
         record = train(job, progress=progress_bar, say=note)
     except NonFiniteValue as error:
-        checkpoint = out.with_name(f"{out.name}.checkpoint")
-        kept = f"; the last good state is in {checkpoint}" if checkpoint.exists() else ""
+        begun = (out.with_name(f"{out.name}{which}.checkpoint") for which in ("", ".init"))
+        kept = "".join(f"; the last good state is in {file}" for file in begun if file.exists())
         sys.stderr.write(f"saebench: {error}{kept}\n")
         return 1
     course = record.course

@@ -16,10 +16,11 @@ from saebench.cli.train import (
     out_of,
     place_of,
 )
-from saebench.errors import NonFiniteValue
+from saebench.errors import NonFiniteValue, OptionError, nearest
 
 if TYPE_CHECKING:
     from saebench.sweeps import SweepRecord
+    from saebench.training.objectives import Objective
 
 EXAMPLES = """
     saebench train-sweep --hook blocks.1.hook_resid_pre --sparsity topk:4 topk:8 topk:16 \\
@@ -52,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         metavar="OBJECTIVE", help="default: all four")  # fmt: skip
     parser.add_argument("--equal", choices=("tokens", "time", "both"), default="tokens",
                         help="what the objectives are given the same of")  # fmt: skip
+    parser.add_argument("--objective-rate", nargs="+", default=[], metavar="OBJECTIVE=X",
+                        help="a learning rate of its own for an objective")  # fmt: skip
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="directory to write")
     parser.add_argument("--init-tokens", type=int, metavar="N",
                         help="what the standard SAE that all begin with is trained on "
@@ -73,10 +76,10 @@ def execute(options: argparse.Namespace) -> int:
     from saebench.judging.progress import progress_bar
     from saebench.report.frontier_table import frontier_tables
     from saebench.training.frontier import sweep
-    from saebench.training.judgement import Judging
     from saebench.training.objectives import Objective, Sparsity
     from saebench.training.request import TrainJob
     from saebench.training.sweep import TIME, TOKENS, SweepJob
+    from saebench.training.texts import Judging
 
     sparsities = tuple(map(Sparsity.parse, options.sparsity))
     place = place_of(options)
@@ -93,6 +96,7 @@ def execute(options: argparse.Namespace) -> int:
         sparsities=sparsities,
         init_tokens=base.tokens if options.init_tokens is None else options.init_tokens,
         equal=equal,
+        learning_rates=dict(map(_own_rate, options.objective_rate)),
     )
     judged = options.judge_dataset
     packing = Packing(options.judge_packing)
@@ -106,6 +110,19 @@ def execute(options: argparse.Namespace) -> int:
         say(table)
     say(f"written: {base.out} (sweep.json, frontier.csv, frontier.md{_drawn(record, base.out)})")
     return 0
+
+
+def _own_rate(text: str) -> "tuple[Objective, float]":
+    """Read ``frozen=0.001``."""
+    from saebench.training.objectives import Objective
+
+    name, _, number = text.partition("=")
+    if name not in OBJECTIVES:
+        raise OptionError(f"--objective-rate {text}: no such objective{nearest(name, OBJECTIVES)}")
+    try:
+        return Objective(name), float(number)
+    except ValueError:
+        raise OptionError(f"--objective-rate {text}: expected {name}=NUMBER") from None
 
 
 def _drawn(record: "SweepRecord", out: Path) -> str:

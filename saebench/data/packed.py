@@ -94,7 +94,8 @@ class RowSource:
             digest.update(str(row).encode())
             counts.append(self.counted(row))
             found += counts[-1]
-            if found >= tokens + held:
+            # The last row that is held apart may hold more than was asked for.
+            if found >= tokens + held + (self.context if held else 0):
                 break
         apart = _rows_for(held, counts)
         left = sum(counts[apart:])

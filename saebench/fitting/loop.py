@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from saebench.errors import NonFiniteValue
 from saebench.fitting.checkpoint import Checkpoint
 from saebench.fitting.convergence import has_converged, rate_at
+from saebench.fitting.rates import Rate
 from saebench.fitting.stream import Place
 
 BETAS = (0.9, 0.999)
+FUSED = {"cpu", "cuda"}  # where torch's AdamW has a kernel for it
 
 
 class Task(Protocol):
@@ -85,14 +87,6 @@ class Check:
     check: float
 
 
-@dataclass(frozen=True)
-class Rate:
-    """A learning rate, and after how many tokens it was set."""
-
-    tokens: int
-    rate: float
-
-
 @dataclass
 class State:
     """Where a fit stands."""
@@ -138,7 +132,7 @@ def fit(
         NonFiniteValue: where the check is far above where it began, or a loss or a parameter is
             NaN or infinite; the checkpoint holds the last state in which all were well.
     """
-    optimiser = _optimiser(task, plan)
+    optimiser = optimiser_of(task.module, plan)
     state = State(end=plan.tokens)
     if resume and checkpoint is not None:
         state = _restored(checkpoint.read(), task, optimiser)
@@ -165,11 +159,28 @@ def fit(
     return state
 
 
-def _optimiser(task: Task, plan: Plan) -> torch.optim.Optimizer:
-    fitted = [p for p in task.module.parameters() if p.requires_grad]
+def optimiser_of(module: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """Return AdamW for the parameters that require a gradient; one kernel does a whole step."""
+    fitted = [p for p in module.parameters() if p.requires_grad]
+    fused = all(p.device.type in FUSED for p in fitted)
     return torch.optim.AdamW(
-        fitted, lr=plan.learning_rate, betas=BETAS, weight_decay=plan.weight_decay
+        fitted, lr=plan.learning_rate, betas=BETAS, weight_decay=plan.weight_decay, fused=fused
     )
+
+
+def take_step(loss: Tensor, optimiser: torch.optim.Optimizer, *, clip: float | None) -> None:
+    """Go back from a loss and change the parameters.
+
+    Args:
+        loss: of one batch.
+        optimiser: holds the parameters.
+        clip: the norm of all gradients together that none may exceed; None leaves them.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip)
+    optimiser.step()
 
 
 def _step(
@@ -184,12 +195,7 @@ def _step(
     loss = task.loss(batch)
     value = loss.item()
     _refuse_non_finite(value, "the loss", state)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if plan.clip is not None:
-        fitted = [p for group in optimiser.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(fitted, plan.clip)
-    optimiser.step()
+    take_step(loss, optimiser, clip=plan.clip)
     state.since.append(value)
 
 

@@ -48,10 +48,6 @@ class RowStream:
                 yield pool[batches[index]], Place(number + 1) if last else Place(number, index + 1)
             number, first = number + 1, 0
 
-    def first(self, rows: int) -> Int[Tensor, "rows context"]:
-        """Return the first rows of the texts, in their order."""
-        return torch.tensor(list(islice(self._rows.endless(), rows)))
-
 
 def counted_of(
     ids: Int[Tensor, "rows context"], special_ids: frozenset[int]

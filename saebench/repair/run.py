@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from saebench.fitting.checkpoint import Checkpoint
-from saebench.fitting.loop import State, fit
+from saebench.fitting.loop import fit
 from saebench.fitting.output import check_out
+from saebench.fitting.rates import notes_on_rates
 from saebench.judging.progress import ProgressBar
 from saebench.repair.baseline import BaselineTask
 from saebench.repair.job import RepairJob
@@ -54,7 +55,7 @@ def repair(job: RepairJob, *, progress: ProgressBar, say: Callable[[str], object
         save_repaired(task.finished(), staged, metadata=ready.subject.metadata, recipe=recipe)
         after = load_saved(staged, ready.subject, shown=str(job.out), device=ready.host.device)
         course = course_of(ready, after, state, duration_s=duration_s)
-        notes = (*ready.notes, *_notes_on_rates(state))
+        notes = (*ready.notes, *notes_on_rates(state.rates))
         record = record_of(job, ready, after, course, recipe=recipe, notes=notes, progress=progress)
         write_repair(record, staged / RECORD_FILE)
     checkpoint.remove()
@@ -78,11 +79,3 @@ def _identity(job: RepairJob, ready: Prepared) -> dict[str, Any]:
         "texts": ready.supply.fingerprint,
         "context": ready.context,
     }
-
-
-def _notes_on_rates(state: State) -> tuple[str, ...]:
-    """Say so where a resumed fit went on with another learning rate."""
-    if len(state.rates) < 2:
-        return ()
-    told = [f"{each.rate:g} from {each.tokens:,} tokens on" for each in state.rates]
-    return (f"the learning rate was changed when the fit was resumed: {', '.join(told)}",)

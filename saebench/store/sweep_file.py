@@ -9,7 +9,8 @@ from saebench.store.atomic import write_file
 from saebench.store.record_file import read_record
 from saebench.sweeps import SWEEP_SCHEMA_VERSION, SweepRecord
 
-PLACE = ("equal", "hook", "sparsity", "objective", "tokens", "seconds", "converged")
+PLACE = ("equal", "hook", "sparsity", "objective", "tokens", "learning_rate", "seconds",
+         "converged")  # fmt: skip
 
 
 def write_sweep(record: SweepRecord, path: Path) -> None:

@@ -122,17 +122,17 @@ class Host:
 
     def final_hidden(self, input_ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d"]:
         """Run the model up to and including its final norm, with a gradient where one is kept."""
-        with self._gelus_in_one():
+        with self.gelus_in_one():
             return self.model.base_model(input_ids=input_ids, use_cache=False)[0]
 
     @contextlib.contextmanager
-    def _gelus_in_one(self) -> Iterator[None]:
-        """Apply GPT-2's GELU by torch's own operation.
+    def gelus_in_one(self) -> Iterator[None]:
+        """Apply GPT-2's GELU by torch's own operation; within itself it changes nothing more.
 
         transformers spells it out in eight, each of which goes through memory. Torch's gives the
         same within an fp32 rounding, in a sixth of the time.
         """
-        gelus = self._spelt_out_gelus
+        gelus = [m for m in self._spelt_out_gelus if "forward" not in vars(m)]
         for module in gelus:
             module.forward = functools.partial(F.gelu, approximate="tanh")
         try:

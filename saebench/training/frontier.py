@@ -10,10 +10,11 @@ from saebench.store.environment import environment, harness
 from saebench.store.sweep_file import write_points, write_sweep
 from saebench.store.training_file import read_training
 from saebench.sweeps import SWEEP_SCHEMA_VERSION, SweepRecord
-from saebench.training.job import host_of, texts_of
-from saebench.training.judgement import Judging, judge_all
+from saebench.training.job import host_of
+from saebench.training.judgement import judge_all
 from saebench.training.saving import RECORD_FILE
-from saebench.training.sweep import SweepJob, points, train_all
+from saebench.training.sweep import SweepJob, planned, points, train_all
+from saebench.training.texts import Judging, judged_texts, keep_apart, texts_of
 
 SWEEP_FILE, POINTS_FILE, TABLE_FILE = "sweep.json", "frontier.csv", "frontier.md"
 KEPT_APART = 10  # one document in so many, where no judged texts are named
@@ -42,9 +43,12 @@ def sweep(
     out = job.base.out
     with locked(out):
         host = host_of(job.base)
-        kept_apart = texts_of(job.base)[1]
-        train_all(job, progress=progress, say=say)
-        found, judged_on = judge_all(job, how, host, kept_apart, progress=progress)
+        judged = judged_texts(how, texts_of(job.base)[1])
+        plan = planned(job, say=say)
+        most = max(job.init_tokens, *(one.tokens for one in plan.values()))
+        keep_apart(replace(job.base, tokens=most), how, host, judged)
+        train_all(job, plan, progress=progress, say=say)
+        found, judged_on = judge_all(job, how, host, judged, progress=progress)
         first = read_training(next(points(job)).directory(out) / RECORD_FILE)
         record = SweepRecord(
             schema_version=SWEEP_SCHEMA_VERSION,

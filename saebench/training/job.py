@@ -4,20 +4,22 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saebench.data.documents import Documents, open_documents
-from saebench.data.packed import RowSource, Supply, split_documents
-from saebench.errors import DataError, OptionError
+from saebench.data.documents import open_documents
+from saebench.data.packed import RowSource, Supply
+from saebench.errors import OptionError
 from saebench.fitting.checkpoint import Checkpoint
-from saebench.fitting.loop import Check, Stream, fit
+from saebench.fitting.loop import Stream, fit, optimiser_of, take_step
 from saebench.fitting.output import check_out
+from saebench.fitting.rates import notes_on_rates
 from saebench.fitting.rows import RowStream, counted_of
 from saebench.fitting.stream import ActivationStream
-from saebench.judging.preparation import chosen_device, demo_documents
+from saebench.judging.preparation import chosen_device
 from saebench.judging.progress import ProgressBar
 from saebench.store.atomic import new_directory
 from saebench.store.environment import environment, harness
@@ -29,6 +31,7 @@ from saebench.subjects.host_patch import patch_file, write_patch
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
 from saebench.subjects.sae import Subject, load_subject
+from saebench.training.board import check_board, logged
 from saebench.training.course import course_of, notes_on
 from saebench.training.halves import HalfLayers, half_layers
 from saebench.training.objectives import Objective
@@ -37,6 +40,7 @@ from saebench.training.resumed import ResumedPasses
 from saebench.training.sae import begin_from, begin_near_identity, make_sae
 from saebench.training.saving import RECORD_FILE, save_trained, write_log
 from saebench.training.tasks import StandardTask, Weights, WholeModelTask
+from saebench.training.texts import Judging, keep_apart, texts_of
 from saebench.trainings import (
     TRAINING_SCHEMA_VERSION,
     TrainedRecord,
@@ -78,8 +82,12 @@ def train(job: TrainJob, *, progress: ProgressBar, say: Callable[[str], object])
         StoreError: where the result cannot be written.
     """
     checkpoint_path = check_out(job.out, what="training", force=job.force, resume=job.resume)
+    check_board(job.tensorboard)
     host = host_of(job)
     job = replace(job, context=min(job.context, host.context or job.context))
+    if job.judged is not None:
+        most = replace(job, tokens=max(job.tokens, job.init_tokens or 0))
+        keep_apart(most, Judging(job.judged), host, open_documents(job.judged))
     job = _with_init(job, host, progress=progress, say=say)
     ready = _prepare(job, host)
     if ready.supply.passes > 1:
@@ -89,8 +97,8 @@ def train(job: TrainJob, *, progress: ProgressBar, say: Callable[[str], object])
         )
     checkpoint = Checkpoint(checkpoint_path, identity=_identity(job, ready))
     started = time.perf_counter()
-    on_check = _tensorboard(job)
-    with progress(f"{job.objective} SAE at {job.hook}", job.tokens) as advance:
+    bar = progress(f"{job.objective} SAE at {job.hook}", job.tokens)
+    with bar as advance, logged(job.tensorboard, job.out.name) as on_check:
         state = fit(
             ready.task, ready.stream, job.plan(diverges_from=_diverges_from(job, host)),
             checkpoint=checkpoint, resume=job.resume, progress=advance,
@@ -101,7 +109,10 @@ def train(job: TrainJob, *, progress: ProgressBar, say: Callable[[str], object])
         state, ready.task.held_features(), rows=ready.rows, supply=ready.supply,
         duration_s=duration_s, host_moved=None if ready.halves is None else ready.halves.moved(),
     )  # fmt: skip
-    notes = notes_on(course, features=job.expansion * ready.site.width)
+    notes = (
+        *notes_on(course, features=job.expansion * ready.site.width),
+        *notes_on_rates(state.rates),
+    )
     for note in notes:
         say(note)
     return _written(job, ready, course, notes, checkpoint)
@@ -115,15 +126,12 @@ def steps_of(job: TrainJob) -> tuple[Callable[[], object], int]:
     """
     host = host_of(job)
     ready = _prepare(replace(job, context=min(job.context, host.context or job.context)), host)
-    fitted = [p for p in ready.task.module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(fitted, lr=job.learning_rate)
+    plan = job.plan(diverges_from=math.inf)
+    optimiser = optimiser_of(ready.task.module, plan)
     batch, _ = next(ready.stream.batches())
 
     def step() -> None:
-        loss = ready.task.loss(batch)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        take_step(ready.task.loss(batch), optimiser, clip=plan.clip)
         ready.task.stepped()
 
     return step, _size(job, host)(batch)
@@ -156,7 +164,7 @@ def _with_init(
         begun = out.with_name(f"{out.name}.checkpoint").exists()
         first = replace(
             job, objective=Objective.STANDARD, out=out, tokens=job.init_tokens or job.tokens,
-            resume=begun and not job.force,
+            judged=None, resume=begun and not job.force,
         )  # fmt: skip
         say(f"no --init: a standard SAE is trained first, on {first.tokens:,} tokens ({out})")
         train(first, progress=progress, say=say)
@@ -166,22 +174,28 @@ def _with_init(
 def _prepare(job: TrainJob, host: Host) -> _Prepared:
     site = find_site(host, job.hook)
     context, bos = job.context, host.tokenizer.bos_token_id
-    rows = RowSource(texts_of(job)[0], host.tokenizer, context, bos, host.special_ids)
-    supply = rows.survey(job.tokens, passes=job.max_passes)
+    texts = RowSource(texts_of(job)[0], host.tokenizer, context, bos, host.special_ids)
+    supply = texts.survey(job.tokens, passes=job.max_passes, held=HELD_ROWS * (context - 1))
+    # What a check is made on is not trained on, where there is more than one row.
+    rows = texts.between(supply.held, supply.rows)
+    apart = texts.between(0, supply.held or None)
     sae, begun_from = _begun(job, host, site)
     sae = sae.to(host.device)
     weights = Weights(
         job.sparsity.coefficient(job.objective), int(job.warm_up * job.tokens), job.without_sae,
         dead_after_tokens=min(DEAD_AFTER_TOKENS, max(1, job.tokens // 10)),
     )  # fmt: skip
-    stream = RowStream(rows, batch_rows=job.batch_rows, seed=job.seed)
-    held = stream.first(HELD_ROWS)
     if job.objective is Objective.STANDARD:
-        found = ActivationStream(
-            host, site, rows, batch_tokens=job.batch_rows * (context - 1), seed=job.seed
+        fitted, held = (
+            ActivationStream(
+                host, site, some, batch_tokens=job.batch_rows * (context - 1), seed=job.seed
+            )
+            for some in (rows, apart)
         )
-        task = StandardTask(sae, found.first(held.numel()), weights=weights)
-        return _Prepared(host, site, rows, supply, task, found, begun_from, None)
+        task = StandardTask(sae, held.first(HELD_ROWS * context), weights=weights)
+        return _Prepared(host, site, rows, supply, task, fitted, begun_from, None)
+    stream = RowStream(rows, batch_rows=job.batch_rows, seed=job.seed)
+    held = torch.tensor(list(islice(apart.once(), HELD_ROWS)))
     halves = None
     if job.objective.trains_halves:
         halves = HalfLayers(host, half_layers(host, job.hook, sides=job.half_layers))
@@ -191,20 +205,6 @@ def _prepare(job: TrainJob, host: Host) -> _Prepared:
         halves=halves,
     )  # fmt: skip
     return _Prepared(host, site, rows, supply, task, stream, begun_from, halves)
-
-
-def texts_of(job: TrainJob) -> tuple[Documents, Documents | None]:
-    """Return the texts to train on, and those that are kept apart for judging, if any.
-
-    Raises:
-        DataError: where none are named.
-    """
-    if job.dataset is None:
-        if not job.is_demo:
-            raise DataError("no texts to train on; give a file or a data set: --dataset PATH|NAME")
-        return demo_documents("sae"), demo_documents("heldout")
-    found = open_documents(job.dataset)
-    return split_documents(found, every=job.keep_apart) if job.keep_apart else (found, None)
 
 
 def _begun(job: TrainJob, host: Host, site: Site) -> tuple[Any, str]:
@@ -259,24 +259,6 @@ def _size(job: TrainJob, host: Host) -> Callable[[Tensor], int]:
     if job.objective is Objective.STANDARD:
         return len
     return lambda ids: int(counted_of(ids, host.special_ids).sum())
-
-
-def _tensorboard(job: TrainJob) -> Callable[[Check], object]:
-    if job.tensorboard is None:
-        return lambda _: None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise OptionError("--tensorboard: not installed; pip install tensorboard") from error
-    writer = SummaryWriter(str(job.tensorboard / job.out.name))
-
-    def write(check: Check) -> None:
-        if check.loss is not None:
-            writer.add_scalar("loss", check.loss, check.tokens)
-        writer.add_scalar("check", check.check, check.tokens)
-        writer.flush()
-
-    return write
 
 
 def _written(

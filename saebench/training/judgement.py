@@ -4,14 +4,13 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saebench.data.documents import Documents, open_documents
-from saebench.data.names import Packing
+from saebench.data.documents import Documents
 from saebench.errors import StoreError
 from saebench.judging.bench import Bench
 from saebench.judging.judge import Judge
@@ -35,6 +34,7 @@ from saebench.sweeps import KL, L0, SweepPoint
 from saebench.training.objectives import Objective
 from saebench.training.saving import RECORD_FILE
 from saebench.training.sweep import Point, SweepJob, points
+from saebench.training.texts import Judging
 
 JUDGED_FILE = "judged.json"
 CASES = (("fidelity", {}), ("shrinkage", {}), ("sparsity", {}), ("kl_gap", {"scope": "all"}),
@@ -62,28 +62,11 @@ LOSSES = {
 }
 
 
-@dataclass(frozen=True)
-class Judging:
-    """How a sweep is judged.
-
-    Attributes:
-        dataset: the texts; None takes those that were kept apart from the training's.
-        sequences: how many.
-        packing: how documents become them.
-        seed: of the gate's noise.
-    """
-
-    dataset: str | None = None
-    sequences: int = 256
-    packing: Packing = Packing.DOCUMENTS
-    seed: int = 0
-
-
 def judge_all(
     job: SweepJob,
     how: Judging,
     host: Host,
-    kept_apart: Documents | None,
+    documents: Documents,
     *,
     progress: ProgressBar,
 ) -> tuple[tuple[SweepPoint, ...], DatasetRecord]:
@@ -93,14 +76,12 @@ def judge_all(
         job: the sweep.
         how: it is judged.
         host: the original model.
-        kept_apart: texts to judge on where ``how`` names none.
+        documents: to judge on.
         progress: makes a progress bar.
 
     Raises:
         UsageError: where the texts are too short, or an SAE cannot be read.
     """
-    documents = kept_apart if how.dataset is None else open_documents(how.dataset)
-    assert documents is not None
     found, tables, data = [], {}, None
     for point in points(job):
         directory = point.directory(job.base.out)
@@ -147,6 +128,7 @@ def _judged(
         objective=point.objective.value,
         directory=str(directory.relative_to(job.base.out)),
         tokens=training.course.tokens,
+        learning_rate=training.recipe.learning_rate,
         seconds=training.course.duration_s,
         converged=training.course.converged,
         checks=tuple(check.check for check in training.course.checks),

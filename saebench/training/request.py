@@ -27,6 +27,7 @@ class TrainJob:
         model: a directory or name; ``demo`` is the embedded one.
         dataset: the texts; None takes the demo's own.
         keep_apart: one document in so many is not trained on, to be judged on; 0 trains on all.
+        judged: texts that it is to be judged on; refused where the training's hold any of them.
         expansion: features for each component of the activation.
         tokens: to train on, at most.
         init: an SAE's SPEC, ``identity`` or ``random``; None trains a standard SAE first, where
@@ -50,6 +51,7 @@ class TrainJob:
         tensorboard: a directory to log to, or None.
         force: replace ``out``, and begin anew where a checkpoint is.
         resume: go on from the checkpoint.
+        keep_rate: not with another learning rate.
     """
 
     objective: Objective
@@ -60,6 +62,7 @@ class TrainJob:
     model: str = "demo"
     dataset: str | None = None
     keep_apart: int = 0
+    judged: str | None = None
     expansion: int = 8
     tokens: int = 2_000_000
     init: str | None = None
@@ -82,6 +85,7 @@ class TrainJob:
     tensorboard: Path | None = None
     force: bool = False
     resume: bool = False
+    keep_rate: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no training can have.
@@ -136,10 +140,10 @@ class TrainJob:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return the options that shape the result."""
-        names = ("hook", "expansion", "tokens", "context", "batch_rows", "learning_rate",
+        """Return what a checkpoint must have been begun with; a rate may be lowered by hand."""
+        names = ("hook", "expansion", "tokens", "context", "batch_rows",
                  "warm_up", "weight_decay", "clip", "without_sae", "tolerance", "patience",
-                 "seed", "dtype")  # fmt: skip
+                 "seed", "dtype", *(("learning_rate",) if self.keep_rate else ()))  # fmt: skip
         return {name: getattr(self, name) for name in names} | {
             "objective": self.objective.value,
             "loss": self.loss.value,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -139,8 +140,15 @@ class ResumedPasses:
             wanted = kept > CHECKPOINT_FROM_BYTES
         if wanted and torch.is_grad_enabled():
             for block in later:
-                patches.enter_context(forward_replaced(block, _checkpointed(block)))
+                patches.enter_context(forward_replaced(block, _checkpointed(self.host, block)))
 
 
-def _checkpointed(block: nn.Module) -> Callable[..., Tensor]:
-    return partial(checkpoint, block.forward, use_reentrant=False)
+def _checkpointed(host: Host, block: nn.Module) -> Callable[..., Tensor]:
+    forward = block.forward
+
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        # On the way back it is run on its own, where the host's final_hidden is long left.
+        with host.gelus_in_one():
+            return forward(*args, **kwargs)
+
+    return partial(checkpoint, run, use_reentrant=False)

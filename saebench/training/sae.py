@@ -115,11 +115,10 @@ class TrainedSAE(nn.Module):
         self.register_buffer("norm", sae.W_dec.detach().norm(dim=1).clone())
 
     @torch.no_grad()
-    def count(self, features: Float[Tensor, "tokens features"]) -> None:
-        """Note which features fired, and how many tokens were seen."""
-        fired = features.detach().ne(0).any(dim=0)
-        self.seen += len(features)
-        self.silent = torch.where(fired, 0, self.silent + len(features))
+    def count(self, fired: Bool[Tensor, "features"], *, tokens: int) -> None:
+        """Note which features fired at some tokens, and how many these were."""
+        self.seen += tokens
+        self.silent = torch.where(fired, 0, self.silent + tokens)
 
     def silent_for(self, tokens: int) -> Bool[Tensor, "features"]:
         """Return which features have not fired for so many tokens."""

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class SweepJob:
         init_tokens: what the standard SAE that all begin with is trained on.
         equal: ``tokens``, ``time`` or both: what the objectives have the same of. In equal time
             each gets as many tokens as it manages while the slowest does the base's.
+        learning_rates: of the objectives that have one of their own; the others have the base's.
     """
 
     base: TrainJob
@@ -47,6 +48,7 @@ class SweepJob:
     sparsities: tuple[Sparsity, ...]
     init_tokens: int
     equal: tuple[str, ...] = (TOKENS,)
+    learning_rates: Mapping[Objective, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what is no sweep.
@@ -58,6 +60,9 @@ class SweepJob:
             given = getattr(self, name)
             if not given or len(set(given)) != len(given):
                 raise OptionError(f"--{name}: give each once, found {' '.join(map(str, given))}")
+        for objective in self.learning_rates:
+            if objective not in self.objectives:
+                raise OptionError(f"--objective-rate {objective}: is not among --objectives")
         if self.init_tokens < 1:
             raise OptionError(f"--init-tokens must be 1 or more, found {self.init_tokens}")
 
@@ -84,35 +89,51 @@ def points(job: SweepJob) -> Iterator[Point]:
         yield Point(equal, hook, sparsity, objective)
 
 
-def train_all(job: SweepJob, *, progress: ProgressBar, say: Say) -> None:
-    """Train whatever is not there yet.
+def planned(job: SweepJob, *, say: Say) -> dict[Point, TrainJob]:
+    """Return the training of each point, without what it begins with; for equal time, time first.
 
     Raises:
-        SaebenchError: as a training raises it; what was trained before stays.
+        SaebenchError: where an objective cannot be trained as given.
     """
     rates = _rates(job, say=say) if TIME in job.equal else {}
-    everything = list(points(job))
-    for number, point in enumerate(everything, start=1):
-        out = point.directory(job.base.out)
-        one = _training(job, point, out=out)
+    found = {}
+    for point in points(job):
+        one = _training(job, point, out=point.directory(job.base.out))
         if point.equal == TIME:
             slowest = max(rates[point.hook].values())
             faster = slowest / rates[point.hook][point.objective.value]
             one = replace(one, tokens=int(one.tokens * faster))
-        if out.exists():
+        found[point] = one
+    return found
+
+
+def train_all(
+    job: SweepJob, plan: Mapping[Point, TrainJob], *, progress: ProgressBar, say: Say
+) -> None:
+    """Train whatever is not there yet.
+
+    Args:
+        job: the sweep.
+        plan: what :func:`planned` gave.
+        progress: makes a progress bar.
+        say: is told what is trained.
+
+    Raises:
+        SaebenchError: as a training raises it; what was trained before stays.
+    """
+    for number, (point, one) in enumerate(plan.items(), start=1):
+        if one.out.exists():
             _refuse_another(one)
             continue
-        say(f"{number} of {len(everything)}: {out}")
+        say(f"{number} of {len(plan)}: {one.out}")
         begin = _init(job, point, progress=progress)
         _go_on(replace(one, init=str(begin)), progress=progress)
 
 
 def _init(job: SweepJob, point: Point, *, progress: ProgressBar) -> Path:
     out = job.base.out / "init" / point.hook / _plain(point.sparsity)
-    standard = replace(
-        _training(job, point, out=out), objective=Objective.STANDARD, init=RANDOM,
-        tokens=job.init_tokens,
-    )  # fmt: skip
+    first = replace(point, objective=Objective.STANDARD)
+    standard = replace(_training(job, first, out=out), init=RANDOM, tokens=job.init_tokens)
     if out.exists():
         _refuse_another(standard)
     else:
@@ -138,15 +159,21 @@ def _refuse_another(one: TrainJob) -> None:
 
 
 def _training(job: SweepJob, point: Point, *, out: Path) -> TrainJob:
+    rate = job.learning_rates.get(point.objective, job.base.learning_rate)
     return replace(
-        job.base, hook=point.hook, sparsity=point.sparsity, objective=point.objective, out=out
-    )
+        job.base, hook=point.hook, sparsity=point.sparsity, objective=point.objective, out=out,
+        learning_rate=rate,
+    )  # fmt: skip
 
 
 def _go_on(one: TrainJob, *, progress: ProgressBar) -> None:
     one.out.parent.mkdir(parents=True, exist_ok=True)
     begun = one.out.with_name(f"{one.out.name}.checkpoint").exists()
-    train(replace(one, resume=begun, force=False), progress=progress, say=lambda _: None)
+    train(
+        replace(one, resume=begun, force=False, keep_rate=True),
+        progress=progress,
+        say=lambda _: None,
+    )
 
 
 def _rates(job: SweepJob, *, say: Say) -> dict[str, dict[str, float]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saebench.fitting.rows import counted_of
 from saebench.subjects.hooks import Site
 from saebench.substitution.rows import read_rows, write_rows
+from saebench.training.coding import Coded, code, sizes
 from saebench.training.divergence import cross_entropy_mean, kl_mean
 from saebench.training.halves import HalfLayers
 from saebench.training.objectives import Loss, Objective
@@ -59,7 +60,8 @@ class StandardTask:
     def loss(self, batch: Float[Tensor, "tokens d"]) -> Tensor:
         """Return SAELens' training loss."""
         output = self._output(batch, _warmed(self._weights, self.trained))
-        self.trained.count(output.feature_acts)
+        features = _dense(output.feature_acts.detach())
+        self.trained.count(features.ne(0).any(dim=0), tokens=len(features))
         return output.loss
 
     def _output(self, batch: Tensor, coefficient: float) -> Any:
@@ -82,7 +84,7 @@ class StandardTask:
         for x in self._held.split(4096):
             features, _ = sae.encode_with_hidden_pre(x)
             error = (sae.decode(features) - x).double().square().sum()
-            total += float(error) + self._weights.sparsity * float(_size(sae, features).sum())
+            total += float(error) + self._weights.sparsity * float(sizes(sae, features).sum())
         return total / len(self._held)
 
     @torch.no_grad()
@@ -136,8 +138,8 @@ class WholeModelTask:
         """Return the loss of a batch of rows, in nats a token."""
         terms = self._terms(batch)
         sparsity = _warmed(self._weights, self.trained)
-        self.trained.count(terms.features)
-        self._update_threshold(terms.features)
+        self.trained.count(terms.coded.fired, tokens=len(terms.coded.x_hat))
+        self._update_threshold(terms.coded.values)
         return terms.total(sparsity, self._weights.without_sae)
 
     @torch.no_grad()
@@ -153,8 +155,13 @@ class WholeModelTask:
     @torch.no_grad()
     def held_features(self) -> Iterator[Float[Tensor, "tokens features"]]:
         """Give the features of the held rows, some at a time."""
+        host, site = self._passes.host, self._passes.site
         for ids in self._held.split(CHECKED_ROWS):
-            yield _dense(self._terms(ids).features)
+            put = _Put(self.trained.sae, site, counted_of(ids, host.special_ids).to(host.device))
+            original = self._passes.original(ids.to(host.device))
+            self._passes.final(original, put)
+            assert put.x is not None
+            yield _dense(self.trained.sae.encode_with_hidden_pre(put.x)[0])
 
     def stepped(self) -> None:
         """Keep the decoder's norms."""
@@ -165,13 +172,13 @@ class WholeModelTask:
         ids = ids.to(host.device)
         counted = counted_of(ids, host.special_ids)
         original = self._passes.original(ids)
-        put = _Put(self.trained.sae, self._passes.site, counted)
+        put = _Put(self.trained.sae, self._passes.site, counted, sized=self._weights.sparsity > 0)
         with_sae = self._read_out(original, counted, self._passes.final(original, put))
         without = None
         if self._both:
             without = self._read_out(original, counted, self._passes.final(original, None))
-        assert put.features is not None
-        return Terms(with_sae, without, put.features, _size(self.trained.sae, put.features).mean())
+        assert put.coded is not None
+        return Terms(with_sae, without, put.coded)
 
     def _read_out(self, original: Original, counted: Tensor, final: Tensor) -> Tensor:
         host = self._passes.host
@@ -181,10 +188,10 @@ class WholeModelTask:
         scored[:, -1] = False
         return cross_entropy_mean(host, final[scored], original.ids.roll(-1, dims=1)[scored])
 
-    def _update_threshold(self, features: Tensor) -> None:
+    def _update_threshold(self, values: Tensor) -> None:
         update = getattr(self.trained.sae, "update_topk_threshold", None)
         if update is not None:
-            update(features.detach())
+            update(values.detach())
 
 
 @dataclass(frozen=True)
@@ -194,42 +201,37 @@ class Terms:
     Attributes:
         with_sae: nats a token, the SAE in place.
         without: likewise of the changed model alone.
-        features: at each counted token.
-        size: Σ f·‖d‖, a mean over tokens.
+        coded: what the SAE made of the counted tokens.
     """
 
     with_sae: Float[Tensor, ""]
     without: Float[Tensor, ""] | None
-    features: Float[Tensor, "tokens features"]
-    size: Float[Tensor, ""]
+    coded: Coded
 
     def total(self, sparsity: float, without_sae: float) -> Tensor:
         """Return the weighted sum."""
         found = self.with_sae
         if self.without is not None:
             found = found + without_sae * self.without
-        return found + sparsity * self.size if sparsity else found
+        return found if self.coded.size is None else found + sparsity * self.coded.size
 
 
 class _Put:
-    """Puts an SAE's reconstructions in, and keeps the features."""
+    """Puts an SAE's reconstructions in, and keeps what it made and of what."""
 
-    def __init__(self, sae: Any, site: Site, counted: Tensor) -> None:
-        self._sae, self._site, self._counted = sae, site, counted
-        self.features: Tensor | None = None
+    def __init__(self, sae: Any, site: Site, counted: Tensor, *, sized: bool = False) -> None:
+        self._sae, self._site, self._sized = sae, site, sized
+        rows, positions = counted.nonzero(as_tuple=True)
+        self._counted = rows, positions
+        self.x: Tensor | None = None
+        self.coded: Coded | None = None
 
     def __call__(self, activation: Tensor) -> Tensor:
-        x = read_rows(self._site, activation, self._counted)
-        features, _ = self._sae.encode_with_hidden_pre(x)
-        self.features = features
+        self.x = read_rows(self._site, activation, self._counted)
+        self.coded = code(self._sae, self.x, sized=self._sized)
         changed = activation.clone()
-        write_rows(self._site, changed, self._sae.decode(features), self._counted)
+        write_rows(self._site, changed, self.coded.x_hat, self._counted)
         return changed
-
-
-def _size(sae: Any, features: Tensor) -> Float[Tensor, "tokens"]:
-    """Return Σ f·‖d‖ of each token: SAELens' L1 penalty, which no rescaling changes."""
-    return features @ sae.W_dec.norm(dim=1)
 
 
 def _dense(features: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ("core", "interventions", "context", "sweep", "one_hook", "single_token")
+SHORT = ("core", "interventions", "context", "sweep", "one_hook", "single_token", "train")
 
 
 def _perf(directory: Path, *cases: str) -> tuple[str, dict[str, Any]]:

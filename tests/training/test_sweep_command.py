@@ -66,6 +66,38 @@ def test_other_options_for_the_same_directory_are_refused(options, capsys):
     assert "was trained with learning_rate 0.001, now it is 0.1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("packing", ["documents", "packed"])
+def test_texts_that_are_judged_on_and_trained_on_are_refused_before_anything_is_trained(
+    options, tiny, trained, packing, capsys
+):
+    assert main([*options, "--judge-dataset", tiny.texts, "--judge-packing", packing]) == 4
+    assert "overlap, so that the result would be judged on what it was fitted on" in (
+        capsys.readouterr().err
+    )
+    assert not trained
+
+
+def test_an_objective_may_have_a_learning_rate_of_its_own(options, tmp_path):
+    more = ["--objectives", "standard", "frozen", "--sparsity", "topk:2"]
+    assert main([*options, *more, "--objective-rate", "frozen=0.0003"]) == 0
+    found = read_sweep(tmp_path / "out" / "sweep.json").points
+    assert [p.learning_rate for p in found] == [0.001, 0.0003]
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        ("frosen=1", "no such objective; did you mean 'frozen'?"),
+        ("frozen=much", "expected frozen=NUMBER"),
+        ("frozen=-1", "--learning-rate must be above 0"),
+        ("intrusive=1", "is not among --objectives"),
+    ],
+)
+def test_a_rate_that_is_none_is_refused(options, rate, said, capsys):
+    assert main([*options, "--objectives", "frozen", "--objective-rate", rate]) == 4
+    assert said in capsys.readouterr().err
+
+
 def test_in_equal_time_the_faster_objective_gets_more_tokens(options, tmp_path, monkeypatch):
     rates = {"blocks.1.hook_resid_pre": {"standard": 1.0, "frozen": 2.0}}
     monkeypatch.setattr(trainings, "_rates", lambda *_, **__: rates)

@@ -9,8 +9,11 @@ from safetensors.torch import load_file
 
 import saebench
 from saebench.cli import main
+from saebench.data.documents import open_documents
+from saebench.data.packed import RowSource
 from saebench.fitting.loop import fit
 from saebench.store.training_file import read_training
+from saebench.subjects.host import load_host
 
 
 @pytest.fixture
@@ -123,9 +126,20 @@ def test_a_diverging_loss_stops_with_1_and_keeps_the_last_good_checkpoint(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_training_that_diverged_goes_on_with_a_smaller_rate_and_says_so(
+    options, tmp_path, capsys
+):
+    command = [*options, "--objective", "frozen", "--sparsity", "topk:4", "--init", "random"]
+    assert main([*command, "--learning-rate", "100", "--clip", "0"]) == 1
+    assert f"the last good state is in {tmp_path / 'out.checkpoint'}" in capsys.readouterr().err
+    assert main([*command, "--learning-rate", "0.001", "--clip", "0", "--resume"]) == 0
+    note = read_training(tmp_path / "out" / "training.json").notes[-1]
+    assert "the learning rate was changed when the fit was resumed: 100 from 0 tokens" in note
+
+
 def test_a_coefficient_that_kills_most_features_is_warned_of(options, capsys):
     command = [*options, "--objective", "frozen", "--sparsity", "l1:1000", "--init", "random"]
-    assert main([*command, "--learning-rate", "0.02", "--tokens", "8000"]) == 0
+    assert main([*command, "--learning-rate", "0.02", "--tokens", "12000"]) == 0
     told = re.search(r"\d+ of 128 features \((\d+)%\) are dead", capsys.readouterr().err)
     assert told is not None
     assert int(told[1]) > 50
@@ -150,6 +164,26 @@ def test_what_cannot_be_is_refused_saying_why(options, tmp_path, more, said, cap
     assert main([*command, *more]) == 4
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_texts_that_it_is_to_be_judged_on_may_not_be_among_those_trained_on(
+    options, tiny, tmp_path, capsys
+):
+    command = [*options, "--objective", "frozen", "--sparsity", "topk:4"]
+    assert main([*command, "--judge-dataset", tiny.texts]) == 4
+    assert "overlap" in capsys.readouterr().err
+    assert not (tmp_path / "out.init").exists()
+
+
+def test_checks_are_made_on_rows_that_are_not_trained_on(options, tiny, tmp_path):
+    assert main([*options, "--objective", "standard", "--sparsity", "topk:4"]) == 0
+    course = read_training(tmp_path / "out" / "training.json").course
+    host = load_host(tiny.model, device="cpu", dtype="float32", asked_by="test")
+    texts = open_documents(tiny.texts)
+    rows = RowSource(texts, host.tokenizer, 12, host.tokenizer.bos_token_id, host.special_ids)
+    every = rows.survey(10**4, passes=10**4)
+    assert course.texts_tokens < every.tokens
+    assert course.dead_of == every.tokens - course.texts_tokens
 
 
 def test_force_removes_no_directory_that_holds_more_than_an_sae(options, tmp_path, capsys):

@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from families import FAMILIES, make_host
 
 from saebench.fitting.rows import counted_of
 from saebench.subjects.hooks import find_site
 from saebench.subjects.host import load_host
+from saebench.training import divergence
 from saebench.training.divergence import cross_entropy_mean, kl_mean
 from saebench.training.halves import HalfLayers, half_layers
 from saebench.training.objectives import Loss, Objective, Sparsity
@@ -120,6 +122,17 @@ def test_checkpointed_blocks_give_the_same_gradients(host, ids, hook):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointed_blocks_of_every_family_are_run_again_as_they_were(family, ids):
+    found = []
+    for checkpointing in (False, True):
+        host = make_host(family)
+        task = _task(host, "blocks.1.hook_resid_pre", checkpointing=checkpointing)
+        task.loss(ids).backward()
+        found.append(task.trained.sae.W_enc.grad)
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("hook", ["blocks.0.hook_resid_mid", "blocks.1.hook_resid_pre"])
 def test_gradients_of_half_layers_are_those_of_a_changed_model(host, ids, hook):
     """Both terms, with the half-layers' weights put into a whole copy of the model."""
@@ -191,10 +204,7 @@ def test_intrusive_training_changes_only_the_named_half_layers(host, ids):
 @pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
 def test_the_chunked_gradient_is_autograds(host, at_once, soft_cap, monkeypatch):
     monkeypatch.setattr(host.config, "final_logit_softcapping", soft_cap, raising=False)
-    monkeypatch.setitem(
-        __import__("saebench.training.divergence", fromlist=["x"]).LOGITS_AT_ONCE,
-        "cpu", at_once * host.config.vocab_size,
-    )  # fmt: skip
+    monkeypatch.setattr(divergence, "ROWS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     clean, changed = (torch.randn(20, host.d_model, generator=generator) for _ in range(2))
     targets = torch.randint(43, (20,), generator=generator)
