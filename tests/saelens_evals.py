@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from saebench.data.tokens import TokenSet
-from saebench.subjects.host import load_host
+from saebench.subjects.host_loading import load_host
 
 SEQUENCES, CONTEXT, BATCH = 24, 64, 8
 

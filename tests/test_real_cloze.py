@@ -12,9 +12,10 @@ from torch import nn
 
 from saebench.data.cloze import tokenise
 from saebench.data.prompts import open_prompts
-from saebench.subjects.host import Host, load_host
+from saebench.subjects.host import Host
+from saebench.subjects.host_loading import load_host
+from saebench.subjects.loading import wrap_sae
 from saebench.subjects.metadata import Overrides
-from saebench.subjects.sae import wrap_sae
 from saebench.substitution.cloze import Answers, ClozeEngine
 
 PROMPTS = 10

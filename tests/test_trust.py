@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 
 from saebench.errors import HostError, SaebenchError, SubjectError
 from saebench.privacy import OFF
-from saebench.subjects.host import load_host
+from saebench.subjects.host_loading import load_host
 from saebench.subjects.loaders.downloads import WEIGHTS_ONLY, checked_downloads
 from saebench.subjects.loaders.recognition import BUILT_IN
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import load_subject
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [*(ROOT / "saebench").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]

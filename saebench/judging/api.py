@@ -36,10 +36,12 @@ from saebench.scale.sharing import Sharing
 from saebench.scale.workplace import Workplace
 from saebench.settings import Settings
 from saebench.shown import is_unicode
-from saebench.subjects.host import Host, load_host
+from saebench.subjects.host import Host
+from saebench.subjects.host_loading import load_host
+from saebench.subjects.loading import load_subject, wrap_sae
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
-from saebench.subjects.sae import Subject, load_subject, wrap_sae
+from saebench.subjects.sae import Subject
 
 if TYPE_CHECKING:
     import pandas as pd

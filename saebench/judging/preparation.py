@@ -15,10 +15,12 @@ from saebench.errors import DataError, HookError, HostError, OptionError, neares
 from saebench.judging.bench import Bench
 from saebench.judging.readings import Texts, take
 from saebench.settings import Settings
-from saebench.subjects.host import Host, load_host
+from saebench.subjects.host import Host
+from saebench.subjects.host_loading import load_host
 from saebench.subjects.host_patch import host_for
+from saebench.subjects.loading import load_subject
 from saebench.subjects.references import SubjectReference
-from saebench.subjects.sae import Subject, load_subject
+from saebench.subjects.sae import Subject
 from saebench.substitution.engine import site_of
 from saebench.substitution.reading import reading_site
 

@@ -22,10 +22,12 @@ from saebench.repair.job import RepairJob
 from saebench.repair.judgement import settings_for
 from saebench.repair.penalty import Penalty, penalty_of
 from saebench.settings import Settings
-from saebench.subjects.host import Host, load_host
+from saebench.subjects.host import Host
+from saebench.subjects.host_loading import load_host
 from saebench.subjects.host_patch import host_for
+from saebench.subjects.loading import load_subject
 from saebench.subjects.references import SubjectReference, find_subjects
-from saebench.subjects.sae import Subject, load_subject
+from saebench.subjects.sae import Subject
 from saebench.substitution.engine import site_of
 
 HELD_TOKENS = 1 << 14  # activations that checks are made on; a tenth of short texts' rows at most

@@ -8,9 +8,10 @@ import torch
 
 from saebench.repair.judgement import AFTER
 from saebench.repairs import RepairRecipe
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides, SubjectMetadata
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import Subject, load_subject
+from saebench.subjects.sae import Subject
 
 RECORD_FILE = "repair.json"
 

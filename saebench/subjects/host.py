@@ -2,11 +2,9 @@
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,7 +15,6 @@ from saebench.errors import HookError, HostError
 from saebench.results import ModelRecord
 from saebench.subjects.hashing import tensors_sha256
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TILE = 1024  # of the vocabulary
 LINE = 16  # fp32 numbers of a cache line
 PAGE = 1024
@@ -286,57 +283,6 @@ def _product(
     return out
 
 
-def load_host(
-    source: str, *, device: str, dtype: str, asked_by: str, name: str | None = None
-) -> Host:
-    """Load a model by directory or name, from disk, the Hugging Face cache or the hub.
-
-    Args:
-        source: a directory, a hub name, or one of TransformerLens' aliases (``gpt2-small``).
-        device: torch device.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
-        asked_by: where the name comes from, for the error message.
-        name: what results call it; by default the directory's name, or the hub's.
-
-    Raises:
-        HostError: where there is no such model, or its weights are not safetensors.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path = source if Path(source).is_dir() else official_name(source)
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
-            )
-    except Exception as error:
-        # transformers raises whatever a damaged configuration or tokenizer leads it to.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise HostError(
-            f"model {source!r} ({asked_by}) cannot be loaded: {reason} "
-            "Give a directory or a name in the Hugging Face cache: --sae-model PATH|NAME"
-        ) from error
-    model = cast("nn.Module", model).to(device)
-    found = Path(path).resolve().name if Path(path).is_dir() else path
-    return Host(model, tokenizer, name=name or found)
-
-
-def official_name(name: str) -> str:
-    """Return the hub name of one of TransformerLens' aliases; other names as they are.
-
-    Example:
-        >>> official_name("gpt2-small")
-        'gpt2'
-    """
-    from transformer_lens.supported_models import MODEL_ALIASES
-
-    for official, aliases in MODEL_ALIASES.items():
-        if name in aliases:
-            return official
-    return name
-
-
 def _adapter(config: Any, name: str) -> Any:
     """Build the architecture's adapter without building a Bridge."""
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
@@ -353,22 +299,3 @@ def _adapter(config: Any, name: str) -> Any:
         raise HostError(
             f"{name}: TransformerLens knows no adapter for {type(config).__name__}: {error}"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep transformers' loading bars and advice out of the terminal: pytest's line is there."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -1,7 +1,6 @@
 """Loaded SAEs: one way to reconstruct activations, whatever the architecture."""
 
 import copy
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,15 +11,10 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from saebench.errors import SubjectError
 from saebench.measures.stages import DECODE, ENCODE, Stages
-from saebench.subjects.controls import make_control
 from saebench.subjects.features import INDEPENDENT, Active, tiles_of
 from saebench.subjects.hashing import tensors_sha256
-from saebench.subjects.hub import fetched
-from saebench.subjects.loaders.downloads import checked_downloads
-from saebench.subjects.loaders.saelens import inference_sae
-from saebench.subjects.metadata import Overrides, SubjectMetadata, check_config, parse_metadata
+from saebench.subjects.metadata import SubjectMetadata
 from saebench.subjects.modules import (
     config_of,
     decoder_norm,
@@ -29,7 +23,6 @@ from saebench.subjects.modules import (
     refuse_unfolded,
     without_reshaping,
 )
-from saebench.subjects.references import SubjectReference
 
 # Rows of d_sae features each: on a CPU 25 MB at 24,576 features; SAEs of more take fewer rows.
 ROWS_AT_ONCE = {"cpu": 256, "cuda": 4096}
@@ -314,113 +307,3 @@ class Subject:
         tiles = torch.cat([tile.encode(x) for _, tile in tiles_of(self.sae, self.d_sae)], dim=-1)
         whole = self.sae.encode(x)
         return tiles.shape == whole.shape and torch.allclose(tiles, whole, rtol=1e-4, atol=1e-5)
-
-
-def wrap_sae(sae: Any, *, id: str, overrides: Overrides) -> Subject:
-    """Wrap an SAE object: SAELens' own, or any module with ``encode`` and ``decode``.
-
-    Raises:
-        SubjectError: where it has neither, or no metadata says where it belongs.
-    """
-    if not isinstance(sae, nn.Module) or not (hasattr(sae, "encode") and hasattr(sae, "decode")):
-        raise SubjectError(
-            f"sae: expected a SAELens SAE, a torch module with encode and decode, or a SPEC; "
-            f"found {type(sae).__name__}"
-        )
-    if hasattr(sae, "save_inference_model"):
-        sae = inference_sae(sae)
-    config = config_of(sae)
-    where = f"{type(sae).__name__} object"
-    if config:
-        check_config(config, where=where)
-    metadata = parse_metadata(config, overrides, where=where)
-    return Subject(sae, id=id, source=where, metadata=metadata)
-
-
-def load_subject(reference: SubjectReference, *, overrides: Overrides, device: str) -> Subject:
-    """Load a referenced SAE.
-
-    Raises:
-        SubjectError: where it cannot be loaded or judged.
-    """
-    reference = fetched(reference)
-    with warnings.catch_warnings():
-        # SAELens warns of model_from_pretrained_kwargs; the site honours them.
-        warnings.simplefilter("ignore")
-        sae = _loaded(reference)
-    config = reference.config
-    if config is None:
-        config = config_of(sae)
-        check_config(config, where=reference.where)
-    metadata = parse_metadata(config, overrides, where=reference.where)
-    if reference.control is not None:
-        sae, config = make_control(reference.control, sae), {}
-    subject = Subject(
-        sae.to(device), id=reference.id, source=reference.source, metadata=metadata, told=config
-    )
-    _refuse_unusable(subject)
-    subject.expected_explained_variance = _expected_explained_variance(reference)
-    return subject
-
-
-def _refuse_unusable(subject: Subject) -> None:
-    """Try the SAE on nothing: what its configuration and weights make of it may not even run.
-
-    Raises:
-        SubjectError: where it does not take or give what it says.
-    """
-    if not subject.d_in:
-        return
-    here = next(subject.sae.parameters(), torch.empty(0)).device
-    try:
-        found = subject.reconstruct(torch.zeros(2, subject.d_in, device=here)).x_hat
-    except Exception as error:
-        # A configuration leads torch into errors of every kind, and a third party's SAE too.
-        raise SubjectError(
-            f"{subject.source}: cannot be run on activations {subject.d_in} wide: {error!r}"
-        ) from error
-    if found.shape != (2, subject.d_out):
-        raise SubjectError(
-            f"{subject.source}: gives {found.shape[-1]} components, its configuration says "
-            f"{subject.d_out}"
-        )
-
-
-def _loaded(reference: SubjectReference) -> Any:
-    if reference.loader is None or reference.directory is None:
-        return _from_registry(reference)
-    sae = reference.loader.load(reference.directory, reference.config or {})
-    if not isinstance(sae, nn.Module):
-        raise SubjectError(
-            f"{reference.source}: expected a torch module, found {type(sae).__name__}"
-        )
-    return sae
-
-
-def _from_registry(reference: SubjectReference) -> Any:
-    from sae_lens import SAE
-
-    assert reference.repository is not None
-    try:
-        with checked_downloads():
-            return SAE.from_pretrained(reference.repository, reference.path or "", dtype="float32")
-    except SubjectError:
-        raise
-    except Exception as error:
-        # The registry's loaders raise whatever their download, conversion or parsing raises.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise SubjectError(
-            f"--sae {reference.source}: neither a directory nor loadable through SAELens as "
-            f"release {reference.repository!r}, SAE {reference.path!r}: {reason}"
-        ) from error
-
-
-def _expected_explained_variance(reference: SubjectReference) -> float | None:
-    """Return the registry's figure; 1.0 there means that none was given."""
-    if reference.repository is None:
-        return None
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    release = get_pretrained_saes_directory().get(reference.repository)
-    value = release.expected_var_explained.get(reference.path or "", 1.0) if release else 1.0
-    return None if value == 1.0 else value

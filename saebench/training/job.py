@@ -26,11 +26,13 @@ from saebench.store.environment import environment, harness
 from saebench.store.training_file import write_training
 from saebench.subjects.hashing import tensors_sha256
 from saebench.subjects.hooks import Site, find_site
-from saebench.subjects.host import Host, load_host
+from saebench.subjects.host import Host
+from saebench.subjects.host_loading import load_host
 from saebench.subjects.host_patch import patch_file, write_patch
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import Subject, load_subject
+from saebench.subjects.sae import Subject
 from saebench.training.board import check_board, logged
 from saebench.training.course import course_of, notes_on
 from saebench.training.halves import HalfLayers, half_layers

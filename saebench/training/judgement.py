@@ -27,9 +27,9 @@ from saebench.store.atomic import write_file
 from saebench.store.training_file import read_training
 from saebench.subjects.host import Host
 from saebench.subjects.host_patch import host_for
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import load_subject
 from saebench.sweeps import KL, L0, SweepPoint
 from saebench.training.objectives import Objective
 from saebench.training.saving import RECORD_FILE

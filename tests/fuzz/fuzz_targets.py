@@ -39,9 +39,9 @@ from saebench.store.leaderboard import build, dump_leaderboard, read_leaderboard
 from saebench.store.ranking import rank
 from saebench.store.repair_file import read_repair
 from saebench.store.result_file import dump_run, parse_run
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import load_subject
 
 
 @dataclass(frozen=True)

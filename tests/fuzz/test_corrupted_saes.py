@@ -13,9 +13,10 @@ from independent_sae import read_weights, reconstruct
 
 import saebench
 from saebench.errors import SaebenchError
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import Subject, load_subject
+from saebench.subjects.sae import Subject
 
 WEIGHTS = "sae_weights.safetensors"
 FEWEST = 500

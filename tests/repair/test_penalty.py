@@ -65,10 +65,10 @@ def test_the_stories_saes_were_trained_on_normed_activations(real_data, layer):
     from saebench.data.documents import open_documents
     from saebench.data.packed import RowSource
     from saebench.fitting.stream import ActivationStream
-    from saebench.subjects.host import load_host
+    from saebench.subjects.host_loading import load_host
+    from saebench.subjects.loading import load_subject
     from saebench.subjects.metadata import Overrides
     from saebench.subjects.references import find_subjects
-    from saebench.subjects.sae import load_subject
     from saebench.substitution.engine import site_of
 
     (reference,) = find_subjects([real_data.sae(f"l{layer}-standard")])

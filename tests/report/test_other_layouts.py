@@ -13,7 +13,7 @@ from saebench.data.tokens import take_sequences
 from saebench.report.sae_bench import ABSENT, file_name, to_sae_bench
 from saebench.report.sae_lens import names_of, to_sae_lens
 from saebench.results import Verdict
-from saebench.subjects.host import load_host
+from saebench.subjects.host_loading import load_host
 
 # SAELens ablates position 0 too, and averages the bias over batches.
 OTHERWISE = {"kl_div_score", "kl_div_with_ablation", "ce_loss_score", "ce_loss_with_ablation"}

@@ -8,7 +8,8 @@ from families import FAMILIES, StubTokenizer, make_host, make_model, random_ids
 
 from saebench.errors import HostError
 from saebench.measures.divergence import clean_rows, compare
-from saebench.subjects.host import Host, official_name
+from saebench.subjects.host import Host
+from saebench.subjects.host_loading import official_name
 
 
 @pytest.mark.parametrize("family", FAMILIES)

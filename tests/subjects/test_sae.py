@@ -15,9 +15,10 @@ from saebench.errors import SubjectError
 from saebench.subjects.features import INDEPENDENT
 from saebench.subjects.hooks import find_site
 from saebench.subjects.host import Host
+from saebench.subjects.loading import load_subject, wrap_sae
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import Subject, load_subject, wrap_sae
+from saebench.subjects.sae import Subject
 from saebench.substitution.passes import Passes
 from saebench.substitution.rows import read_rows
 

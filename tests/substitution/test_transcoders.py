@@ -14,8 +14,9 @@ from saebench.data.cloze import ClozeTokens
 from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
 from saebench.errors import HookError
+from saebench.subjects.loading import wrap_sae
 from saebench.subjects.metadata import Overrides
-from saebench.subjects.sae import Subject, wrap_sae
+from saebench.subjects.sae import Subject
 from saebench.substitution.cloze import ClozeEngine
 from saebench.substitution.engine import Engine
 

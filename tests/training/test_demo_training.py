@@ -11,10 +11,10 @@ from saebench.properties.base import SEQUENCES
 from saebench.settings import Settings
 from saebench.statistics.bootstrap import estimate
 from saebench.subjects.demo import zoo
-from saebench.subjects.host import load_host
+from saebench.subjects.host_loading import load_host
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import load_subject
 
 SAE = "demo:l2-topk"
 

@@ -13,7 +13,7 @@ from saebench.data.documents import open_documents
 from saebench.data.packed import RowSource
 from saebench.fitting.loop import fit
 from saebench.store.training_file import read_training
-from saebench.subjects.host import load_host
+from saebench.subjects.host_loading import load_host
 
 
 @pytest.fixture

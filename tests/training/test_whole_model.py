@@ -9,7 +9,7 @@ from families import FAMILIES, make_host
 
 from saebench.fitting.rows import counted_of
 from saebench.subjects.hooks import find_site
-from saebench.subjects.host import load_host
+from saebench.subjects.host_loading import load_host
 from saebench.training import divergence
 from saebench.training.divergence import cross_entropy_mean, kl_mean
 from saebench.training.halves import HalfLayers, half_layers

@@ -7,10 +7,10 @@ import saebench
 from saebench.data.cloze import ClozePrompt, tokenise
 from saebench.properties.cloze import mcnemar_p
 from saebench.subjects.demo import cloze, zoo
-from saebench.subjects.host import load_host
+from saebench.subjects.host_loading import load_host
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import load_subject
 from saebench.substitution.cloze import ClozeEngine
 
 LAYERS = ("l0-standard", "l1-standard", "l2-standard", "l3-standard")

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from saebench.errors import SubjectError
 from saebench.subjects.loaders.converted import CONVERTED
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import Subject, load_subject
+from saebench.subjects.sae import Subject
 
 D, FEATURES = 16, 48
 

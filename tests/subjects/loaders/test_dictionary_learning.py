@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 import saebench
 from saebench.errors import SubjectError
 from saebench.subjects.loaders.dictionary_learning import CLASSES
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import Subject, load_subject
+from saebench.subjects.sae import Subject
 
 D, FEATURES, K, THRESHOLD = 16, 48, 5, 0.7
 LINEAR = {"encoder.weight": (FEATURES, D), "decoder.weight": (D, FEATURES)}

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 import saebench
 from saebench.errors import HostError, SubjectError
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import Subject, load_subject
+from saebench.subjects.sae import Subject
 
 D, LATENTS, K = 16, 48, 6
 OLD = {"expansion_factor": 3, "normalize_decoder": True, "num_latents": LATENTS, "k": K}

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 import saebench
 from saebench.errors import SubjectError
 from saebench.subjects.loaders import third_party
+from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
-from saebench.subjects.sae import load_subject
 
 DOCUMENTATION = Path(__file__).resolve().parents[3] / "docs" / "loaders.md"
 D, FEATURES = 16, 24

@@ -1,0 +1,84 @@
+"""From a directory or a name to the language model that SAEs are put into."""
+
+import contextlib
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from saebench.errors import HostError
+from saebench.subjects.host import Host
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_host(
+    source: str, *, device: str, dtype: str, asked_by: str, name: str | None = None
+) -> Host:
+    """Load a model by directory or name, from disk, the Hugging Face cache or the hub.
+
+    Args:
+        source: a directory, a hub name, or one of TransformerLens' aliases (``gpt2-small``).
+        device: torch device.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        asked_by: where the name comes from, for the error message.
+        name: what results call it; by default the directory's name, or the hub's.
+
+    Raises:
+        HostError: where there is no such model, or its weights are not safetensors.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = source if Path(source).is_dir() else official_name(source)
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+            )
+    except Exception as error:
+        # transformers raises whatever a damaged configuration or tokenizer leads it to.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise HostError(
+            f"model {source!r} ({asked_by}) cannot be loaded: {reason} "
+            "Give a directory or a name in the Hugging Face cache: --sae-model PATH|NAME"
+        ) from error
+    model = cast("nn.Module", model).to(device)
+    found = Path(path).resolve().name if Path(path).is_dir() else path
+    return Host(model, tokenizer, name=name or found)
+
+
+def official_name(name: str) -> str:
+    """Return the hub name of one of TransformerLens' aliases; other names as they are.
+
+    Example:
+        >>> official_name("gpt2-small")
+        'gpt2'
+    """
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    for official, aliases in MODEL_ALIASES.items():
+        if name in aliases:
+            return official
+    return name
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep transformers' loading bars and advice out of the terminal: pytest's line is there."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
