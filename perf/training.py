@@ -18,7 +18,7 @@ from perf.figures import Figures, Runner
 from perf.timing import CLOCKS, by_turns
 from saebench.fitting.rows import counted_of
 from saebench.subjects.hooks import find_site
-from saebench.training.job import host_of, steps_of
+from saebench.training.job import host_of, stepping
 from saebench.training.objectives import Objective, Sparsity
 from saebench.training.request import RANDOM, TrainJob
 from saebench.training.resumed import ResumedPasses
@@ -76,16 +76,16 @@ def _measured(options: argparse.Namespace, hook: str) -> Measured:
         model=options.model, dataset=options.dataset, context=options.context,
         batch_rows=options.rows, tokens=options.rows * options.context, init=RANDOM, device="cpu",
     )  # fmt: skip
-    step, tokens = steps_of(job)
+    found = stepping(job)
 
     def ours() -> Figures:
-        step()
+        found.step()
         return Figures({})
 
     runners = {STEP: ours, PLAIN: _plain(job)}
     clock = CLOCKS[options.clock]
     timed = by_turns(runners, repeats=options.repeats, clock=clock)
-    return Measured(hook, min(timed[STEP].seconds), min(timed[PLAIN].seconds), tokens)
+    return Measured(hook, min(timed[STEP].seconds), min(timed[PLAIN].seconds), found.tokens)
 
 
 def _plain(job: TrainJob) -> Runner:

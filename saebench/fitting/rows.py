@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saebench.data.packed import RowSource
-from saebench.fitting.stream import START, Place
+from saebench.fitting.stream import START, Place, order_of
 
 POOL_ROWS = 512
 
@@ -32,16 +32,15 @@ class RowStream:
         if batch_rows < 1:
             raise ValueError(f"batch_rows: expected 1 or more, found {batch_rows}")
         self._rows, self._seed = rows, seed
-        self._batch, self._pool = batch_rows, max(batch_rows, pool_rows)
+        self._batch, self.pool_rows = batch_rows, max(batch_rows, pool_rows)
 
     def batches(self, start: Place = START) -> Iterator[tuple[Int[Tensor, "rows context"], Place]]:
         """Give batches from a place on, each with the place after it."""
-        rows = islice(self._rows.endless(), start.pool * self._pool, None)
+        rows = islice(self._rows.endless(), start.pool * self.pool_rows, None)
         number, first = start.pool, start.batch
         while True:
-            pool = torch.tensor(list(islice(rows, self._pool)))
-            generator = torch.Generator().manual_seed((self._seed << 32) + number)
-            order = torch.randperm(len(pool), generator=generator)
+            pool = torch.tensor(list(islice(rows, self.pool_rows)))
+            order = order_of(len(pool), seed=self._seed, pool=number)
             batches = order.tensor_split(max(1, len(pool) // self._batch))
             for index in range(first, len(batches)):
                 last = index + 1 == len(batches)

@@ -63,17 +63,17 @@ class ActivationStream:
             raise ValueError(f"batch_tokens: expected 1 or more, found {batch_tokens}")
         pool = pool_tokens or min(POOL_TOKENS, max(batch_tokens, POOL_NUMBERS // site.width))
         self.batch_tokens = batch_tokens
-        self.rows_a_pool = max(1, pool // rows.context)
+        self.pool_rows = max(1, pool // rows.context)
         self._host, self._site, self._rows, self._seed = host, site, rows, seed
         self._passes = Passes(host)
 
     def batches(self, start: Place = START) -> Iterator[tuple[Float[Tensor, "tokens d"], Place]]:
         """Give batches from a place on, each with the place after it."""
-        rows = islice(self._rows.endless(), start.pool * self.rows_a_pool, None)
+        rows = islice(self._rows.endless(), start.pool * self.pool_rows, None)
         number, first = start.pool, start.batch
         while True:
-            pool = self._pool(torch.tensor(list(islice(rows, self.rows_a_pool))))
-            batches = self._order(len(pool), number).tensor_split(
+            pool = self._pool(torch.tensor(list(islice(rows, self.pool_rows))))
+            batches = order_of(len(pool), seed=self._seed, pool=number).tensor_split(
                 max(1, len(pool) // self.batch_tokens)
             )
             for index in range(first, len(batches)):
@@ -84,23 +84,17 @@ class ActivationStream:
 
     def first(self, tokens: int) -> Float[Tensor, "tokens d"]:
         """Return the first activations in the rows' order; of one pool and one pass at most."""
-        rows = list(islice(self._rows.once(), min(self.rows_a_pool, self._rows_for(tokens))))
+        rows = list(islice(self._rows.once(), min(self.pool_rows, self._rows_for(tokens))))
         return self._pool(torch.tensor(rows))[:tokens]
 
     def once(self, tokens: int) -> Iterator[Float[Tensor, "tokens d"]]:
         """Give the activations of one pass in the rows' order, a pool at a time."""
         rows = islice(self._rows.once(), self._rows_for(tokens))
-        while some := list(islice(rows, self.rows_a_pool)):
+        while some := list(islice(rows, self.pool_rows)):
             yield self._pool(torch.tensor(some))
 
     def _rows_for(self, tokens: int) -> int:
         return -(-tokens // max(1, self._rows.context - 1))
-
-    def _order(self, tokens: int, pool: int) -> Int[Tensor, "tokens"]:
-        # torch's Mersenne twister takes 32 bits: a seed in the upper ones would have no effect.
-        mixed = (self._seed * SPREAD + pool) & 0xFFFFFFFF
-        generator = torch.Generator().manual_seed(mixed)
-        return torch.randperm(tokens, generator=generator)
 
     def _pool(self, ids: Int[Tensor, "rows context"]) -> Float[Tensor, "tokens d"]:
         counted = torch.ones_like(ids, dtype=torch.bool)
@@ -116,3 +110,15 @@ class ActivationStream:
     def _read(self, ids: Tensor, counted: Tensor) -> Tensor:
         clean = self._passes.clean(ids, [self._site], stop_early=True)
         return read_rows(self._site, clean.activations[self._site], counted)
+
+
+def order_of(length: int, *, seed: int, pool: int) -> Int[Tensor, "length"]:
+    """Return the order in which a pool's elements are given.
+
+    Example:
+        >>> sorted(order_of(4, seed=1, pool=0).tolist())
+        [0, 1, 2, 3]
+    """
+    # torch's Mersenne twister takes 32 bits: a seed in the upper ones would have no effect.
+    mixed = (seed * SPREAD + pool) & 0xFFFFFFFF
+    return torch.randperm(length, generator=torch.Generator().manual_seed(mixed))

@@ -14,7 +14,7 @@ from saebench.data.documents import open_documents
 from saebench.data.packed import RowSource, Supply
 from saebench.errors import OptionError
 from saebench.fitting.checkpoint import Checkpoint
-from saebench.fitting.loop import Stream, fit, optimiser_of, take_step
+from saebench.fitting.loop import fit, optimiser_of, take_step
 from saebench.fitting.output import check_out
 from saebench.fitting.rates import notes_on_rates
 from saebench.fitting.rows import RowStream, counted_of
@@ -65,7 +65,7 @@ class _Prepared:
     rows: RowSource
     supply: Supply
     task: Task
-    stream: Stream
+    stream: RowStream | ActivationStream
     begun_from: str
     halves: HalfLayers | None
 
@@ -120,14 +120,32 @@ def train(job: TrainJob, *, progress: ProgressBar, say: Callable[[str], object])
     return _written(job, ready, course, notes, checkpoint)
 
 
-def steps_of(job: TrainJob) -> tuple[Callable[[], object], int]:
-    """Return what does one step of a training, and how many tokens it takes; nothing is written.
+@dataclass(frozen=True)
+class Stepping:
+    """One step of a training, again and again on the same batch; nothing is written.
+
+    Attributes:
+        step: does it.
+        tokens: that it takes.
+        fill: makes what steps are given, a pool at once: by the model, for activations.
+        filled_tokens: in that.
+    """
+
+    step: Callable[[], object]
+    tokens: int
+    fill: Callable[[], object]
+    filled_tokens: int
+
+
+def stepping(job: TrainJob) -> Stepping:
+    """Return a training's step, to be timed.
 
     Args:
         job: the training; a place and an objective, begun at random.
     """
     host = host_of(job)
-    ready = _prepare(replace(job, context=min(job.context, host.context or job.context)), host)
+    job = replace(job, context=min(job.context, host.context or job.context))
+    ready = _prepare(job, host)
     plan = job.plan(diverges_from=math.inf)
     optimiser = optimiser_of(ready.task.module, plan)
     batch, _ = next(ready.stream.batches())
@@ -136,7 +154,10 @@ def steps_of(job: TrainJob) -> tuple[Callable[[], object], int]:
         take_step(ready.task.loss(batch), optimiser, clip=plan.clip)
         ready.task.stepped()
 
-    return step, _size(job, host)(batch)
+    return Stepping(
+        step, _size(job, host)(batch), lambda: next(ready.stream.batches()),
+        ready.stream.pool_rows * (job.context - 1),
+    )  # fmt: skip
 
 
 def host_of(job: TrainJob) -> Host:

@@ -11,7 +11,7 @@ from saebench.errors import OptionError, StoreError
 from saebench.judging.progress import ProgressBar
 from saebench.store.atomic import write_file
 from saebench.store.training_file import read_training
-from saebench.training.job import steps_of, train
+from saebench.training.job import Stepping, stepping, train
 from saebench.training.objectives import Objective, Sparsity
 from saebench.training.request import RANDOM, TrainJob
 from saebench.training.saving import RECORD_FILE
@@ -187,15 +187,21 @@ def _rates(job: SweepJob, *, say: Say) -> dict[str, dict[str, float]]:
         one = replace(
             job.base, hook=hook, objective=objective, sparsity=job.sparsities[0], init=RANDOM
         )
-        step, tokens = steps_of(one)
-        times = []
-        for _ in range(1 + TIMED_STEPS):
-            started = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - started)
-        found.setdefault(hook, {})[objective.value] = min(times[1:]) / tokens
+        found.setdefault(hook, {})[objective.value] = _seconds_a_token(stepping(one))
     write_file(file, json.dumps(found, indent=1).encode())
     return found
+
+
+def _seconds_a_token(timed: Stepping) -> float:
+    """Return the fastest step's time, and that of making what it is given, for a token."""
+    steps = [_seconds(timed.step) for _ in range(1 + TIMED_STEPS)][1:]
+    return min(steps) / timed.tokens + _seconds(timed.fill) / timed.filled_tokens
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def _read_rates(file: Path, job: SweepJob) -> dict[str, dict[str, float]]:

@@ -125,7 +125,7 @@ def test_activations_may_be_kept_by_autograd(host):
 def test_a_pool_is_bounded_whatever_the_batch(host):
     for batch_tokens in (1, 1 << 20):
         chosen = stream(host, batch_tokens=batch_tokens, pool_tokens=None)
-        assert chosen.rows_a_pool == (1 << 16) // CONTEXT
+        assert chosen.pool_rows == (1 << 16) // CONTEXT
 
 
 def test_a_batch_of_no_token_is_refused(host):
