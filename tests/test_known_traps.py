@@ -16,10 +16,9 @@ import saebench
 from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
 from saebench.errors import HostError, MeasurementError, OptionError, SubjectError
-from saebench.subjects.loading import load_subject, wrap_sae
+from saebench.subjects.loading import _expected_explained_variance, load_subject, wrap_sae
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
-from saebench.subjects.sae import Subject, _expected_explained_variance
 from saebench.substitution.engine import Engine
 
 D, FEATURES = 16, 48

@@ -41,8 +41,8 @@ def _drawn(run):
     return {figure.id for figure, view in _charts(run) if has_data(view.chart)}
 
 
-def test_a_run_without_cases_draws_nothing():
-    assert _drawn(full_run()) == set()
+def test_a_run_without_cases_draws_what_it_cost_and_nothing_else():
+    assert _drawn(full_run()) == {"cost-stages"}
 
 
 def test_cases_without_series_are_drawn_by_their_metrics_alone(mixed_run):
