@@ -19,6 +19,7 @@ from saebench.errors import HostError, MeasurementError, OptionError, SubjectErr
 from saebench.subjects.loading import _expected_explained_variance, load_subject, wrap_sae
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
+from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine
 
 D, FEATURES = 16, 48
