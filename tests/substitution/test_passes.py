@@ -100,10 +100,18 @@ def _place(family: str, hook: str) -> tuple[nn.Module, bool]:
 
 
 @torch.inference_mode()
+def _plain_logits(family: str) -> Tensor:
+    """Run the whole model as transformers does, but for GPT-2's GELU: its bits are torch's own."""
+    host = host_of(family)
+    with host.gelus_in_one():
+        return host.model(input_ids=_ids(), use_cache=False).logits
+
+
+@torch.inference_mode()
 def _full_logits(family: str, hook: str, value: Tensor) -> Tensor:
     module, output = _place(family, hook)
     with _written(module, value, output=output):
-        return host_of(family).model(input_ids=_ids(), use_cache=False).logits
+        return _plain_logits(family)
 
 
 @torch.inference_mode()
@@ -114,11 +122,6 @@ def _resumed_logits(family: str, site: Site, change: Callable[[Tensor], Tensor])
     changed = change(clean.activations[site])
     final = passes.resume(clean, site, changed[None])[0]
     return host.model.get_output_embeddings()(final)
-
-
-@torch.inference_mode()
-def _plain_logits(family: str) -> Tensor:
-    return host_of(family).model(input_ids=_ids(), use_cache=False).logits
 
 
 def _capped(family: str, logits: Tensor) -> Tensor:
@@ -332,7 +335,7 @@ def _both_by_hand(family: str, pair: tuple[str, str]) -> tuple[Tensor, Tensor]:
             if output
             else module.register_forward_pre_hook(_argument(halved), with_kwargs=True)
         )
-        logits = host_of(family).model(input_ids=_ids(), use_cache=False).logits
+        logits = _plain_logits(family)
         handle.remove()
     return seen[0], logits
 
