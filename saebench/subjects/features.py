@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
 INDEPENDENT = ("standard", "jumprelu", "gated")  # no feature looks at another
 TILE = 2048  # features
+SPARSE_FROM = 4096  # features; below, the dense product is as fast as gathering
+SPARSE_SHARE = 0.05  # of features that fire; above, the dense product is as fast
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,33 @@ class Active:
     def by_token(self, values: Float[Tensor, "active"]) -> Float[Tensor, "tokens"]:
         """Sum values over each token's features."""
         return values.new_zeros(len(self.counts)).index_add_(0, self.token, values)
+
+    def decoded(
+        self,
+        weight: Float[Tensor, "features d"],
+        bias: Float[Tensor, "d"],
+        *,
+        rescaled: bool,
+    ) -> Float[Tensor, "tokens d"]:
+        """Sum the decoder rows of the features that fired, instead of multiplying by zeros.
+
+        Args:
+            weight: the decoder's.
+            bias: the decoder's.
+            rescaled: features were multiplied by their rows' norm: it is divided out again.
+
+        Example:
+            >>> features = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
+            >>> weight, bias = torch.eye(2), torch.ones(2)
+            >>> Active.of(features).decoded(weight, bias, rescaled=False).tolist()
+            [[1.0, 3.0], [1.0, 1.0]]
+        """
+        value = self.value
+        if rescaled:
+            value = value / weight.norm(dim=-1)[self.feature]
+        begins = self.counts.cumsum(0) - self.counts
+        rows = F.embedding_bag(self.feature, weight, begins, per_sample_weights=value, mode="sum")
+        return rows + bias
 
 
 def tiles_of(sae: Any, d_sae: int) -> Iterator[tuple[int, Any]]:

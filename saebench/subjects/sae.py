@@ -7,12 +7,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saebench.measures.stages import DECODE, ENCODE, Stages
-from saebench.subjects.features import INDEPENDENT, Active, tiles_of
+from saebench.subjects.features import (
+    INDEPENDENT,
+    SPARSE_FROM,
+    SPARSE_SHARE,
+    Active,
+    tiles_of,
+)
 from saebench.subjects.hashing import tensors_sha256
 from saebench.subjects.metadata import SubjectMetadata
 from saebench.subjects.modules import (
@@ -28,8 +33,6 @@ from saebench.subjects.modules import (
 ROWS_AT_ONCE = {"cpu": 256, "cuda": 4096}
 FEATURES_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
 TILE_ROWS = 1024  # where features are taken by tiles: 8 MB of them at once
-SPARSE_FROM = 4096  # features; below, the dense product is as fast as gathering
-SPARSE_SHARE = 0.05  # of features that fire; above, the dense product is as fast
 
 
 @dataclass(frozen=True)
@@ -212,9 +215,7 @@ class Subject:
             features = self._features(x)
         with stages(DECODE):
             self._features_seen = features.shape[-1]
-            sparse = (
-                self._sparse and int(features.count_nonzero()) < SPARSE_SHARE * features.numel()
-            )
+            sparse = self._sparse and self._on_cpu(x) and self._few(features)
             found = self._gathered(Active.of(features), x) if sparse else self._dense(features, x)
             return self._with_skip(found, x.to(features.dtype))
 
@@ -266,19 +267,8 @@ class Subject:
 
     def _summed(self, active: Active) -> Float[Tensor, "tokens d"]:
         """Sum the decoder rows of the features that fired, instead of multiplying by zeros."""
-        weight, bias = self.sae.W_dec, self.sae.b_dec
-        value = active.value
-        if self._acts_are_rescaled:
-            value = value / weight.norm(dim=-1)[active.feature]
-        offsets = active.counts.cumsum(0) - active.counts
-        summed = F.embedding_bag(
-            active.feature, weight, offsets, mode="sum", per_sample_weights=value
-        )
-        return summed + bias
-
-    @property
-    def _acts_are_rescaled(self) -> bool:
-        return bool(self.config.get("rescale_acts_by_decoder_norm", False))
+        rescaled = bool(self.config.get("rescale_acts_by_decoder_norm", False))
+        return active.decoded(self.sae.W_dec, self.sae.b_dec, rescaled=rescaled)
 
     @torch.inference_mode()
     def _decodes_sparsely(self) -> bool:

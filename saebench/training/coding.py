@@ -8,8 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-SPARSE_FROM = 4096  # features; below, the dense product is as fast as gathering
-SPARSE_SHARE = 0.05  # of features that fire; above, the dense product is as fast
+from saebench.subjects.features import SPARSE_FROM, SPARSE_SHARE, Active
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,5 @@ def _decoded(sae: Any, features: Tensor) -> Tensor:
     most = SPARSE_SHARE * features.numel()
     if features.shape[1] < SPARSE_FROM or int(features.detach().count_nonzero()) > most:
         return sae.decode(features)
-    token, which = features.detach().nonzero(as_tuple=True)
-    values = features[token, which]
-    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
-        values = values / sae.W_dec.norm(dim=1)[which]
-    begins = torch.searchsorted(token, torch.arange(len(features), device=token.device))
-    x_hat = F.embedding_bag(which, sae.W_dec, begins, per_sample_weights=values, mode="sum")
-    return x_hat + sae.b_dec
+    rescaled = getattr(sae.cfg, "rescale_acts_by_decoder_norm", False)
+    return Active.of(features).decoded(sae.W_dec, sae.b_dec, rescaled=rescaled)

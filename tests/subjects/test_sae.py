@@ -145,6 +145,16 @@ def test_many_active_features_are_not_gathered_by_tiles(monkeypatch):
     _assert_reconstructs(subject, sae)
 
 
+def test_where_a_gpu_would_be_waited_for_the_decoder_is_a_product(monkeypatch):
+    sae = _made("standard")
+    subject = wrap_sae(sae, id="sae", overrides=Overrides())
+    subject._sparse = subject._tiled = True
+    monkeypatch.setattr(subject, "_on_cpu", lambda x: False)
+    monkeypatch.setattr(subject, "_gathered", None)
+    monkeypatch.setattr("saebench.subjects.sae.SPARSE_SHARE", 1.1)
+    _assert_reconstructs(subject, sae)
+
+
 @pytest.mark.parametrize("name", ["topk", "abstopk"])
 def test_features_that_depend_on_one_another_are_not_taken_by_tiles(name: str):
     assert not wrap_sae(_made(name), id="sae", overrides=Overrides())._encodes_by_tiles()
