@@ -17,8 +17,8 @@ from saebench.results import Basis, CaseResult, Metric, Run
 from saebench.store.boards import Score
 from saebench.store.checked import read_checked_baseline
 from saebench.store.leaderboard import baseline_paths, basis_of
+from saebench.store.record_file import read_json
 from saebench.store.result_file import read_run
-from saebench.store.strict_json import loads
 from saebench.store.sums_file import RunSums, read_sums, sums_path
 
 NO_SUMS = RunSums({})
@@ -55,12 +55,7 @@ def sides_of_result(path: Path, run: Run) -> dict[str, Side]:
 
 def is_baseline(path: Path) -> bool:
     """Return whether a file says of itself that it is a baseline."""
-    try:
-        content = loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise StoreError(f"{path}: not valid JSON: {error}") from error
+    content = read_json(path)
     return isinstance(content, dict) and "arrays" in content
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saebench.errors import StoreError
-from saebench.store.strict_json import loads
+from saebench.store.record_file import read_json, validated
 
 SCHEMA_VERSION = 1
 DIRECTORY = "published"
@@ -73,20 +73,8 @@ def read_published(root: Path) -> tuple[Published, ...]:
 
 
 def _read(path: Path) -> Published:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        content = loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise StoreError(f"{path}: not valid JSON: {error}") from error
+    content = read_json(path)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise StoreError(f"{path}: schema_version is {version}, expected {SCHEMA_VERSION}")
-    try:
-        return TypeAdapter(Published).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{path}: no published figures: {place}: {first['msg']}") from error
+    return validated(Published, content, told=f"{path}: no published figures")

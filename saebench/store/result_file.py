@@ -9,6 +9,7 @@ from typing import Any
 from saebench.errors import OptionError, StoreError
 from saebench.results import SCHEMA_VERSION, Run
 from saebench.store.atomic import write_file
+from saebench.store.record_file import validated
 from saebench.store.strict_json import HALVES, loads
 
 READ_VERSIONS = (1, 2, 3, SCHEMA_VERSION)
@@ -70,8 +71,6 @@ def parse_run(text: str, *, where: str) -> Run:
     Raises:
         StoreError: where it is no result file, or of another schema version.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         content = loads(text)
     except ValueError as error:
@@ -81,13 +80,9 @@ def parse_run(text: str, *, where: str) -> Run:
         raise StoreError(
             f"{where}: schema_version is {version}, this saebench reads {SCHEMA_VERSION}"
         )
-    try:
-        # Version 2 added what a case's numbers rest on; of version 1 that stays unknown.
-        run = TypeAdapter(Run).validate_python(content | {"schema_version": SCHEMA_VERSION})
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{where}: no saebench result file: {place}: {first['msg']}") from error
+    # Version 2 added what a case's numbers rest on; of version 1 that stays unknown.
+    current = content | {"schema_version": SCHEMA_VERSION}
+    run = validated(Run, current, told=f"{where}: no saebench result file")
     _check_names(run, where)
     try:
         datetime.fromisoformat(run.run.started)
