@@ -149,7 +149,7 @@ def test_where_a_gpu_would_be_waited_for_the_decoder_is_a_product(monkeypatch):
     sae = _made("standard")
     subject = wrap_sae(sae, id="sae", overrides=Overrides())
     subject._sparse = subject._tiled = True
-    monkeypatch.setattr(subject, "_on_cpu", lambda x: False)
+    monkeypatch.setattr(subject, "_on_cpu", lambda _: False)
     monkeypatch.setattr(subject, "_gathered", None)
     monkeypatch.setattr("saebench.subjects.sae.SPARSE_SHARE", 1.1)
     _assert_reconstructs(subject, sae)
