@@ -16,6 +16,17 @@ class Ranged:
     low: float | None = None
     high: float | None = None
 
+    def interval(self, form: str) -> str | None:
+        """Return the interval as text; None where an end is missing, as a file may have it.
+
+        Example:
+            >>> Ranged(0.5, 0.25, 0.75).interval("+.1f")
+            '[+0.2, +0.8]'
+        """
+        if self.low is None or self.high is None:
+            return None
+        return f"[{self.low:{form}}, {self.high:{form}}]"
+
 
 @dataclass(frozen=True)
 class RepairRow:

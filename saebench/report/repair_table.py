@@ -57,9 +57,8 @@ def repair_lines(record: RepairRecord) -> Iterator[str]:
 
 
 def _cells(row: RepairRow, *, shares: bool) -> tuple[str | Text, ...]:
-    change, interval = row.change, Text("")
-    if change.low is not None and change.high is not None:
-        interval = Text(f"[{change.low:+.3g}, {change.high:+.3g}]")
+    change = row.change
+    interval = Text(change.interval("+.3g") or "")
     numbers = [_number(each.value) for each in (row.before, row.after)]
     signed = "undefined" if change.value is None else f"{change.value:+.3g}"
     name = Text(plain_text(f"{row.metric} {ARROWS[row.direction]}"))
@@ -75,9 +74,8 @@ def _percent(share: Ranged, *, ends: bool = True) -> str:
     if share.value is None:
         return ""
     text = f"{share.value:+.1%}"
-    if ends and share.low is not None and share.high is not None:
-        text += f" [{share.low:+.1%}, {share.high:+.1%}]"
-    return text
+    interval = share.interval("+.1%") if ends else None
+    return text if interval is None else f"{text} {interval}"
 
 
 def recovered(record: RepairRecord) -> Ranged:
@@ -91,8 +89,9 @@ def _analysis_lines(found: FeatureAnalysis) -> Iterator[str]:
     for each in found.correlations:
         given = "" if each.given is None else f" given {each.given}"
         if each.r.value is not None:
-            ends = "" if each.r.low is None else f" [{each.r.low:+.2f}, {each.r.high:+.2f}]"
-            yield f"r({each.y}, {each.x}{given}) = {each.r.value:+.3f}{ends}"
+            ends = each.r.interval("+.2f")
+            told = "" if ends is None else f" {ends}"
+            yield f"r({each.y}, {each.x}{given}) = {each.r.value:+.3f}{told}"
     theory = (
         "" if found.additive_theory is None else f"; theory c·d/2 = {found.additive_theory:.3g}"
     )

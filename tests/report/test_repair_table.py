@@ -108,3 +108,13 @@ def test_verdicts_that_changed_are_told_and_others_not():
     (same,) = (replace(gate, after=gate.before) for gate in record.gates)
     assert list(repair_lines(record))[-1] == "fidelity.kl<=0.1: FAIL before, PASS after"
     assert "fidelity.kl<=0.1" not in "\n".join(repair_lines(replace(record, gates=(same,))))
+
+
+@pytest.mark.parametrize("missing", ["low", "high"])
+def test_an_interval_that_lacks_an_end_in_the_file_is_not_shown(missing):
+    first, *rest = ANALYSIS.correlations
+    ends = {"low": -0.5, "high": 0.5} | {missing: None}
+    odd = replace(first, r=replace(first.r, value=0.25, **ends))
+    lines = list(repair_lines(make_repair(analysis=replace(ANALYSIS, correlations=(odd, *rest)))))
+    [line] = [line for line in lines if line.endswith("= +0.250")]
+    assert line.startswith("r(")

@@ -126,9 +126,8 @@ def _number(value: float | None, sign: str = "", *, percent: bool = False) -> Ce
 
 
 def _ends(found: Ranged, form: str) -> Cell:
-    if found.low is None or found.high is None:
-        return Cell("–")
-    return Cell(f"[{found.low:+{form}}, {found.high:+{form}}]", found.low)
+    told = found.interval(f"+{form}")
+    return Cell("–") if told is None else Cell(told, found.low)
 
 
 def _figures(material: Material) -> Iterator[Figure]:

@@ -111,9 +111,8 @@ def number(point: SweepPoint, name: str) -> Cell:
 
 def ends(found: Ranged, sign: str = "") -> Cell:
     """Return an interval's cell."""
-    if found.low is None or found.high is None:
-        return Cell("–")
-    return Cell(f"[{found.low:{sign}.3g}, {found.high:{sign}.3g}]", found.low)
+    told = found.interval(f"{sign}.3g")
+    return Cell("–") if told is None else Cell(told, found.low)
 
 
 SECTION = Section(
