@@ -43,9 +43,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(prog="python -m perf", description=__doc__)
     add = parser.add_argument
-    add("--size", choices=SIZES, default="gpt2", help="of model, SAEs and tokens")
+    add("--size", choices=SIZES, help="of model, SAEs and tokens; default gpt2, or gpt2-gpu")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="of ours and of the peers")
     add("--smoke", action="store_const", dest="size", const="smoke", help="the tiny size")
-    add("--cases", nargs="+", choices=CASES, default=list(CASES), help="all where not given")
+    add("--cases", nargs="+", choices=CASES, help="all where not given")
     add("--threads", type=_positive, default=STATED_THREADS, help="of the matrix products")
     add("--repeats", type=_positive, default=3, help="timed calls of each, after a warm-up")
     add("--statistic", choices=STATISTICS, default="min", help="of the repeats")
@@ -54,6 +55,11 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--readme", action="store_true", help="put the table into perf/README.md")
     add("-o", "--output", type=Path, help="the JSON; by default a new file in perf/results")
     options = parser.parse_args(argv)
+    on_gpu = options.device == "cuda"
+    options.size = options.size or ("gpt2-gpu" if on_gpu else "gpt2")
+    # Resident memory is a CPU's, and sae_bench's environment has no torch for a GPU.
+    options.cases = options.cases or [case for case in CASES if not (on_gpu and case == "memory")]
+    options.no_sae_bench |= on_gpu
     if options.clock == "cpu" and (options.threads > 1 or not options.no_sae_bench):
         parser.error(
             "--clock cpu adds up the threads, and does not see sae_bench's process: "
@@ -80,6 +86,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         cases=tuple(options.cases),
         sae_bench=not options.no_sae_bench,
         clock=options.clock,
+        device=options.device,
     )
 
 

@@ -19,7 +19,7 @@ def our_runner(
     subjects: Sequence[Subject],
     interventions: Sequence[str] = CORE,
     *,
-    batch: int,
+    batch: int | None,
 ) -> Runner:
     """Return a call that measures the SAEs from scratch; nothing is kept from call to call.
 

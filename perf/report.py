@@ -44,12 +44,18 @@ class Report:
         return tuple(c for outcome in self.outcomes for c in outcome.disagreements)
 
     @property
+    def _place(self) -> str:
+        if self.settings.device == "cuda":
+            return f"{self.machine['gpu']}, fp32 throughout"
+        return f"{self.machine['cpu']}; {self.settings.threads} threads"
+
+    @property
     def heading(self) -> str:
         """The machine and the settings, in a line."""
         versions = ", ".join(f"{k} {self.versions[k]}" for k in ("torch", "sae-lens"))
         time = "processor time" if self.settings.clock == "cpu" else "wall time"
         return (
-            f"{self.machine['cpu']}; {self.settings.threads} threads; {versions}; size "
+            f"{self._place}; {versions}; size "
             f"{self.settings.size}; {time}, {self.settings.statistic} of "
             f"{self.settings.repeats} calls; "
             f"saebench {self.harness['git']}; {self.started[:10]}"

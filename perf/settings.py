@@ -62,6 +62,12 @@ SIZES = {
         hook_layer=8, sequences=8, context=128, batch=8, long_sequences=2, long_context=1024,
         memory_sequences=16, saes_at_one_hook=8, drawn_position=48, draws=500,
     ),
+    # A GPU is not busy with a thousand tokens.
+    "gpt2-gpu": Size(
+        layers=12, d_model=768, heads=12, vocab=50257, positions=1024, d_sae=24576, active=60,
+        hook_layer=8, sequences=256, context=128, batch=64, long_sequences=8, long_context=1024,
+        memory_sequences=64, saes_at_one_hook=8, drawn_position=48, draws=500,
+    ),
     "smoke": Size(
         layers=3, d_model=32, heads=4, vocab=97, positions=48, d_sae=256, active=8,
         hook_layer=2, sequences=6, context=16, batch=3, long_sequences=2, long_context=48,
@@ -83,6 +89,7 @@ class Settings:
         cases: names of the cases to run.
         sae_bench: measure that peer too, which installs it in an environment of its own.
         clock: ``wall``, or ``cpu`` for this process' processor time.
+        device: of ours and of the peers in this process.
     """
 
     size: str
@@ -92,6 +99,7 @@ class Settings:
     cases: tuple[str, ...]
     sae_bench: bool
     clock: str = "wall"
+    device: str = "cpu"
     seed: int = 0
 
     @property
@@ -102,5 +110,10 @@ class Settings:
     @property
     def judges(self) -> bool:
         """True where the targets, stated for GPT-2 size and two threads, can be judged."""
-        stated = (self.size, self.threads, self.clock)
-        return stated == ("gpt2", STATED_THREADS, "wall")
+        stated = (self.size, self.threads, self.clock, self.device)
+        return stated == ("gpt2", STATED_THREADS, "wall", "cpu")
+
+    @property
+    def our_batch(self) -> int | None:
+        """Sequences that ours takes at once: as the peers on a CPU, by itself on a GPU."""
+        return self.sizes.batch if self.device == "cpu" else None

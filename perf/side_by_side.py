@@ -44,7 +44,7 @@ class SideBySide:
     def run(self, settings: Settings) -> Outcome:
         """Time and compare."""
         clock, left_out = CLOCKS[settings.clock], dict(self.left_out)
-        rates = Rates(clock=clock)
+        rates = Rates(clock=clock, device=settings.device)
         rates.sample(self.counted)
         with ExitStack() as stack:
             runners = {OURS: self.ours} | self._started(stack, left_out)

@@ -24,6 +24,7 @@ from saebench.subjects.sae import Subject
 
 MODEL, SAE, IDS = "model", "sae", "ids.pt"
 BOS = "<|endoftext|>"
+SCALED_ON = 8  # sequences, that an SAE's threshold and scale are found on
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Workload:
     def host(self) -> Host:
         """Our host."""
         return load_host(
-            str(self.directory / MODEL), device="cpu", dtype="float32", asked_by="perf"
+            str(self.directory / MODEL), device=self.device, dtype="float32", asked_by="perf"
         )
 
     @cached_property
@@ -67,12 +68,22 @@ class Workload:
         """The SAE of most cases, a SAELens object."""
         from sae_lens import SAE as Sae  # noqa: N814
 
-        return Sae.load_from_disk(str(self.directory / SAE))
+        return Sae.load_from_disk(str(self.directory / SAE), device=self.device)
 
     @cached_property
     def ids(self) -> Int[Tensor, "sequences context"]:
         """The tokens of most cases."""
         return torch.load(self.directory / IDS)
+
+    @property
+    def device(self) -> str:
+        """Where ours and the peers run."""
+        return self.settings.device
+
+    @property
+    def ids_there(self) -> Int[Tensor, "sequences context"]:
+        """The tokens where the peers want them."""
+        return self.ids.to(self.device)
 
     def products(
         self,
@@ -90,8 +101,10 @@ class Workload:
 
     def random_sae(self, layer: int, *, seed: int) -> Any:
         """Return another SAE, at any block's input."""
-        activations = activations_at(self.host.model, self.ids, layer)
-        return make_sae(self.size, activations, hook=resid_pre(layer), seed=seed)
+        some = self.ids_there[:SCALED_ON]
+        activations = activations_at(self.host.model, some, layer).cpu()
+        made = make_sae(self.size, activations, hook=resid_pre(layer), seed=seed)
+        return made.to(self.device)
 
 
 @contextmanager
@@ -105,7 +118,7 @@ def workload(settings: Settings) -> Iterator[Workload]:
         make_tokenizer(size).save_pretrained(made.directory / MODEL)
         ids = random_ids(size, size.sequences, size.context, seed=settings.seed)
         torch.save(ids, made.directory / IDS)
-        activations = activations_at(model, ids, size.hook_layer)
+        activations = activations_at(model, ids[:SCALED_ON], size.hook_layer)
         sae = make_sae(size, activations, hook=size.hook, seed=settings.seed)
         sae.save_model(made.directory / SAE)
         yield made

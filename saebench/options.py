@@ -28,7 +28,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--sae-draws": ("how many random errors (default: the profile's, 50 or 500)", {"type": int}),
     "--sae-seed": ("root seed of all noise (default 0)", {"type": int}),
     "--sae-device": ("torch device (default: cuda where there is one, else cpu)", {}),
-    "--sae-dtype": ("of the model: float32 (default), bfloat16, float16", {}),
+    "--sae-dtype": ("of the model: float32 (default), bfloat16, float16; tf32 on a GPU", {}),
     "--sae-packing": ("documents (default): one a sequence; packed: joined and cut", {}),
     "--sae-hook": ("the SAE's hook, where its metadata has none", {}),
     "--sae-hook-out": ("a transcoder's output hook, where its metadata has none", {}),

@@ -8,7 +8,7 @@ from saebench.errors import OptionError, nearest
 from saebench.subjects.metadata import SHORTEST_CONTEXT, Overrides
 from saebench.substitution.names import check_names
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "tf32", "bfloat16", "float16")
 
 
 class Profile(StrEnum):
@@ -59,7 +59,7 @@ class Settings:
         draws: how many of these; None takes the profile's.
         seed: root seed of all noise.
         device: ``auto``, or a torch device.
-        dtype: of the model's weights.
+        dtype: of the model's weights; ``tf32`` for float32 multiplied in TF32, on a GPU.
         packing: how documents become sequences.
         score_bos: count position 0 and special tokens too.
         interventions: which of them kl_gap measures; empty for all.

@@ -16,14 +16,14 @@ def run(workload: Workload) -> Outcome:
     sequences, context = size.long_sequences, size.long_context
     ids = random_ids(size, sequences, context, seed=workload.settings.seed)
     peer = saelens_runner(
-        bridge(workload.directory / MODEL), ids, {"sae": workload.sae},
+        bridge(workload.directory / MODEL, device=workload.device), ids, {"sae": workload.sae},
         batch=sequences, bos=workload.bos,
     )  # fmt: skip
     subject = as_subject(workload.sae, id="sae")
     case = SideBySide(
         case="context",
         title=f"core batch at context {context}; {sequences} × {context} tokens",
-        ours=our_runner(workload.host, as_token_set(ids), [subject], batch=sequences),
+        ours=our_runner(workload.host, as_token_set(ids), [subject], batch=_our_batch(workload)),
         peers={ON_BRIDGE: here(peer)},
         counted=workload.products(
             resumed_from=(size.hook_layer,), resumed_once=(size.hook_layer,), ids=ids
@@ -31,3 +31,8 @@ def run(workload: Workload) -> Outcome:
         targets={ON_BRIDGE: Target(at_least=2)},
     )
     return case.run(workload.settings)
+
+
+def _our_batch(workload: Workload) -> int | None:
+    """Take all sequences at once on a CPU, and what fits on a GPU."""
+    return workload.size.long_sequences if workload.device == "cpu" else None

@@ -26,7 +26,9 @@ def run(workload: Workload) -> Outcome:
     case = SideBySide(
         case="core",
         title=f"core batch: clean, SAE, zero; {size.sequences} × {size.context} tokens",
-        ours=our_runner(workload.host, as_token_set(ids), [subject], batch=size.batch),
+        ours=our_runner(
+            workload.host, as_token_set(ids), [subject], batch=workload.settings.our_batch
+        ),
         peers=_peers(workload),
         counted=workload.products(resumed_from=(size.hook_layer,), resumed_once=(size.hook_layer,)),
         targets={
@@ -47,10 +49,18 @@ def _peers(workload: Workload) -> dict[str, AbstractContextManager[Runner]]:
     threads = workload.settings.threads
     peers = {
         SAELENS: here(
-            saelens_runner(hooked_transformer(model), ids, saes, batch=size.batch, bos=workload.bos)
+            saelens_runner(
+                hooked_transformer(model, device=workload.device),
+                ids,
+                saes,
+                batch=size.batch,
+                bos=workload.bos,
+            )
         ),
         ON_BRIDGE: here(
-            saelens_runner(bridge(model), ids, saes, batch=size.batch, bos=workload.bos)
+            saelens_runner(
+                bridge(model, device=workload.device), ids, saes, batch=size.batch, bos=workload.bos
+            )
         ),
     }
     if workload.settings.sae_bench:

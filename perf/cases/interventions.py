@@ -23,7 +23,7 @@ def run(workload: Workload) -> Outcome:
     case = SideBySide(
         case="interventions",
         title=f"{len(names)} interventions; {size.sequences} × {size.context} tokens",
-        ours=our_runner(workload.host, tokens, [subject], names, batch=size.batch),
+        ours=our_runner(workload.host, tokens, [subject], names, batch=workload.settings.our_batch),
         peers=_peers(workload),
         counted=workload.products(
             resumed_from=(size.hook_layer,) * (len(names) - len(INDEPENDENT_OF_SAE)),
@@ -37,7 +37,7 @@ def run(workload: Workload) -> Outcome:
 
 def _peers(workload: Workload) -> dict[str, AbstractContextManager[Runner]]:
     size = workload.size
-    hooked = hooked_transformer(workload.directory / MODEL)
+    hooked = hooked_transformer(workload.directory / MODEL, device=workload.device)
     models: dict[str, FullPasses] = {
         ON_LENS: HookedPasses(hooked, size.hook_layer),
         ON_HUGGING_FACE: HuggingFacePasses(workload.host.model, size.hook_layer),

@@ -17,13 +17,15 @@ def run(workload: Workload) -> Outcome:
     saes = {f"s{i}": workload.random_sae(size.hook_layer, seed=1 + i) for i in range(count)}
     subjects = [as_subject(sae, id=name) for name, sae in saes.items()]
     peer = saelens_runner(
-        hooked_transformer(workload.directory / MODEL), ids, saes,
+        hooked_transformer(workload.directory / MODEL, device=workload.device), ids, saes,
         batch=size.batch, bos=workload.bos,
     )  # fmt: skip
     case = SideBySide(
         case="one_hook",
         title=f"{count} SAEs at {size.hook}; {size.sequences} × {size.context} tokens",
-        ours=our_runner(workload.host, as_token_set(ids), subjects, batch=size.batch),
+        ours=our_runner(
+            workload.host, as_token_set(ids), subjects, batch=workload.settings.our_batch
+        ),
         peers={ONE_BY_ONE: here(peer)},
         # Zero ablation depends neither on the SAE nor on the sequence: one for all of them.
         counted=workload.products(

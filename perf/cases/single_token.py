@@ -17,10 +17,10 @@ PLAIN = "plain full passes"
 
 def run(workload: Workload) -> Outcome:
     """Measure the draws at one token of one sequence."""
-    size, ids = workload.size, workload.ids[:1]
+    size = workload.size
     model = HuggingFacePasses(workload.host.model, size.hook_layer)
     plain = plain_draws_runner(
-        model, ids[0], workload.sae,
+        model, workload.ids_there[0], workload.sae,
         position=size.drawn_position, draws=size.draws, batch=size.batch,
     )  # fmt: skip
     case = SideBySide(

@@ -17,13 +17,15 @@ def run(workload: Workload) -> Outcome:
     saes = {f"l{i}": workload.random_sae(i, seed=1 + i) for i in layers}
     subjects = [as_subject(sae, id=name) for name, sae in saes.items()]
     peer = saelens_runner(
-        hooked_transformer(workload.directory / MODEL), ids, saes,
+        hooked_transformer(workload.directory / MODEL, device=workload.device), ids, saes,
         batch=size.batch, bos=workload.bos,
     )  # fmt: skip
     case = SideBySide(
         case="sweep",
         title=f"SAEs of {size.layers} layers; {size.sequences} × {size.context} tokens",
-        ours=our_runner(workload.host, as_token_set(ids), subjects, batch=size.batch),
+        ours=our_runner(
+            workload.host, as_token_set(ids), subjects, batch=workload.settings.our_batch
+        ),
         peers={ONE_BY_ONE: here(peer)},
         counted=workload.products(
             resumed_from=tuple(layers), resumed_once=tuple(layers), saes=len(layers)

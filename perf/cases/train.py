@@ -21,18 +21,16 @@ TARGETS = {ALONE: Target(at_least=0.77)}
 
 def run(workload: Workload) -> Outcome:
     """Measure one step, its optimiser included."""
-    size = workload.size
+    size, ids = workload.size, workload.ids_there[: workload.size.batch]
     peers = {
         name: here(
-            plain_step_runner(
-                workload.host.model, workload.sae, workload.ids, size.hook_layer, with_sae=sae
-            )
+            plain_step_runner(workload.host.model, workload.sae, ids, size.hook_layer, with_sae=sae)
         )
         for name, sae in ((ALONE, False), (WITH_SAE, True))
     }
     case = SideBySide(
         case="train",
-        title=f"a step on the whole model's KL, {size.sequences} × {size.context} tokens",
+        title=f"a step on the whole model's KL, {len(ids)} × {size.context} tokens",
         ours=_our_step(workload),
         peers=peers,
         counted=_products(workload),
@@ -43,21 +41,23 @@ def run(workload: Workload) -> Outcome:
 
 def _our_step(workload: Workload) -> Runner:
     size, host = workload.size, workload.host
+    ids = workload.ids_there[: size.batch]
     sae = make_sae(
         d_in=size.d_model, d_sae=size.d_sae, sparsity=Sparsity("l1", 0.0), metadata={}, seed=0
     )
     begin_from(sae, workload.sae, where="the SAE")
+    sae = sae.to(host.device)
     passes = ResumedPasses(host, find_site(host, size.hook))
     task = WholeModelTask(
-        sae, passes, objective=Objective.FROZEN, loss=Loss.KL, held=workload.ids[:1],
+        sae, passes, objective=Objective.FROZEN, loss=Loss.KL, held=ids[:1],
         weights=Weights(),
     )  # fmt: skip
     # A rate of zero: each step does the same, and its loss can be held against the peers'.
-    plan = Plan(tokens=workload.ids.numel(), learning_rate=0.0, clip=CLIP)
+    plan = Plan(tokens=ids.numel(), learning_rate=0.0, clip=CLIP)
     optimiser = optimiser_of(task.module, plan)
 
     def run() -> Figures:
-        loss = task.loss(workload.ids)
+        loss = task.loss(ids)
         take_step(loss, optimiser, clip=plan.clip)
         task.stepped()
         return Figures({"kl.sae": loss.item()})
@@ -71,7 +71,7 @@ def _products(workload: Workload) -> tuple[Product, ...]:
     The way back through a frozen product is one more of its size; through the SAE's it is two.
     """
     size, shape = workload.size, workload.shape
-    sequences, context = workload.ids.shape
+    sequences, context = workload.ids[: size.batch].shape
     tokens, later = sequences * context, size.layers - size.hook_layer
     return (
         *block_products(shape, sequences=sequences, context=context, times=size.layers + 2 * later),

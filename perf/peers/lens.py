@@ -36,7 +36,7 @@ class TokenStore:
         return next(self._batches)
 
 
-def hooked_transformer(directory: Path) -> Any:
+def hooked_transformer(directory: Path, *, device: str = "cpu") -> Any:
     """Return a saved GPT-2 as HookedTransformer, its weights unprocessed.
 
     ``HookedTransformer.from_pretrained`` refuses names and directories that it does not know;
@@ -59,7 +59,7 @@ def hooked_transformer(directory: Path) -> Any:
         act_fn=told.activation_function,
         eps=told.layer_norm_epsilon,
         normalization_type="LN",
-        device="cpu",
+        device=device,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,7 +74,7 @@ def hooked_transformer(directory: Path) -> Any:
     return model.eval()
 
 
-def bridge(directory: Path) -> Any:
+def bridge(directory: Path, *, device: str = "cpu") -> Any:
     """Return a saved model as TransformerBridge."""
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer
@@ -83,5 +83,5 @@ def bridge(directory: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return TransformerBridge.boot_transformers(
-            str(directory), tokenizer=tokenizer, device="cpu", dtype=torch.float32
+            str(directory), tokenizer=tokenizer, device=device, dtype=torch.float32
         )

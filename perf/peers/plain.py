@@ -36,11 +36,13 @@ class Substituted:
 
     def normal(self) -> Float[Tensor, "batch pos d"]:
         """Return standard normal vectors."""
-        return torch.randn(self.x.shape, generator=self.generator)
+        return torch.randn(self.x.shape, generator=self.generator, device=self.x.device)
 
     def drawn(self, table: Float[Tensor, "tokens d"]) -> Float[Tensor, "batch pos d"]:
         """Return a random row of a table for every token."""
-        return table[torch.randint(len(table), self.x.shape[:2], generator=self.generator)]
+        where = self.x.shape[:2]
+        picked = torch.randint(len(table), where, generator=self.generator, device=self.x.device)
+        return table[picked]
 
     def at_distance(self, direction: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
         """Return x + ε·direction/‖direction‖."""
@@ -92,11 +94,12 @@ def plain_runner(
         batch: sequences at once.
         everywhere: substitute at position 0 too, which is never scored.
     """
-    first = 0 if everywhere else 1
+    first, device = 0 if everywhere else 1, sae.W_dec.device
+    ids = ids.to(device)
 
     @torch.inference_mode()
     def run() -> Figures:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(device).manual_seed(0)
         corpus = _corpus(model, ids, sae, batch=batch)
         parts: dict[str, list[Tensor]] = {}
         for some in ids.split(batch):
@@ -133,7 +136,7 @@ def _corpus(model: FullPasses, ids: Tensor, sae: Any, *, batch: int) -> Corpus:
     x = torch.cat([model.activations(some)[:, 1:].flatten(0, 1) for some in ids.split(batch)])
     covariance = x.double().T.cov(correction=0)
     d = len(covariance)
-    ridge = 1e-6 * covariance.trace() / d * torch.eye(d, dtype=torch.float64)
+    ridge = 1e-6 * covariance.trace() / d * torch.eye(d, dtype=torch.float64, device=x.device)
     factor = torch.linalg.cholesky(covariance + ridge).float()
     return Corpus(x.double().mean(dim=0).float(), factor, x, x - sae.decode(sae.encode(x)))
 

@@ -32,11 +32,11 @@ def plain_draws_runner(
 
     @torch.inference_mode()
     def run() -> Figures:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(ids.device).manual_seed(0)
         clean, states = model.clean(ids[None])
         x = states[0, position]
         x_hat = sae.decode(sae.encode(x[None]))
-        noise = torch.randn(draws, len(x), generator=generator)
+        noise = torch.randn(draws, len(x), generator=generator, device=ids.device)
         noise *= (x - x_hat).norm() / noise.norm(dim=-1, keepdim=True)
         found: list[Tensor] = []
         for changed in torch.cat([x_hat, x + noise]).split(batch):

@@ -30,6 +30,7 @@ def saelens_runner(
     from sae_lens.evals import EvalConfig, run_evals
     from sae_lens.training.activation_scaler import ActivationScaler
 
+    ids = ids.to(next(iter(saes.values())).W_dec.device)
     config = EvalConfig(batch, len(ids) // batch, compute_kl=True, compute_ce_loss=True)
 
     def evaluated(sae: Any) -> Figures:

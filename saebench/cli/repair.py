@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
          "of --sae-dataset, which is then not fitted on)"),
         ("--sae-hook", "HOOK", "where the SAE belongs, if its metadata does not say"),
         ("--sae-device", "DEVICE", "default: cuda where there is one"),
-        ("--sae-dtype", "DTYPE", "of the model: float32, bfloat16, float16"),
+        ("--sae-dtype", "DTYPE", "of the model: float32, bfloat16, float16, tf32"),
         ("--json", "FILE", "write repair.json there too"),
     ):  # fmt: skip
         parser.add_argument(name, metavar=metavar, help=about)

@@ -89,7 +89,9 @@ def add_place(parser: argparse.ArgumentParser, *, several: bool = False) -> None
     parser.add_argument("--gradient-checkpointing", choices=("auto", "always", "never"),
                         default="auto", help="of the later blocks, to save memory")  # fmt: skip
     parser.add_argument("--sae-device", metavar="DEVICE", help="default: cuda where there is one")
-    parser.add_argument("--sae-dtype", metavar="DTYPE", help="of the model: float32, bfloat16")
+    parser.add_argument(
+        "--sae-dtype", metavar="DTYPE", help="of the model: float32, bfloat16, tf32"
+    )
 
 
 def add_numbers(parser: argparse.ArgumentParser, numbers: Any) -> None:

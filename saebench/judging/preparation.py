@@ -213,7 +213,12 @@ def model_of(settings: Settings, reference: SubjectReference, subject: Subject) 
             f"{subject.source}: metadata has no model_name, the model that the SAE was trained "
             "on; give it: --sae-model PATH|NAME"
         )
-    return subject.metadata.model_name, f"metadata.model_name of {subject.source}"
+    from saebench.subjects.demo import recipe, zoo
+
+    told = subject.metadata.model_name
+    # What was trained on the embedded model names it so.
+    name = str(zoo.model_path()) if told == recipe.MODEL_NAME else told
+    return name, f"metadata.model_name of {subject.source}"
 
 
 def _check_fit(host: Host, subject: Subject) -> None:

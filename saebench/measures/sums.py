@@ -9,9 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saebench.measures.histogram import LogHistogram
+from saebench.measures.histogram import LogHistogram, binned
 from saebench.measures.names import in_bin
 
+BY_SEQUENCE, BY_POSITION, BY_TOKEN, HISTOGRAMS = (
+    "by_sequence", "by_position", "by_token", "histograms"
+)  # fmt: skip
 KEPT_TOKENS = 2_000_000  # of one channel: 8 MB
 
 
@@ -28,6 +31,8 @@ class TokenSums:
     Of the channels in ``keep`` the values themselves are kept too, in ``by_token``, for what no
     sum can tell: those of the run's first sequences, up to ``KEPT_TOKENS`` tokens. ``first`` is
     the place in the run of the first sequence here.
+
+    What is added on a GPU stays there until :meth:`fetch`, so that the GPU is never waited for.
 
     Example:
         >>> sums = TokenSums(sequences=2, context=3)
@@ -47,6 +52,10 @@ class TokenSums:
     by_position: dict[str, np.ndarray] = field(default_factory=dict)
     histograms: dict[str, LogHistogram] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Have nothing on a GPU yet."""
+        self._there: dict[tuple[str, str], Tensor] = {}
+
     def add(
         self,
         channel: str,
@@ -57,15 +66,15 @@ class TokenSums:
     ) -> None:
         """Add a batch's values where the mask holds; ``rows`` are the sequences' indices."""
         kept = torch.where(mask, values.double(), 0.0)
-        by_sequence = self._table(self.by_sequence, channel, self.sequences)
-        by_position = self._table(self.by_position, channel, self.context)
-        by_sequence[rows] += kept.sum(dim=1).cpu().numpy()
+        device = kept.device
+        self._table(BY_SEQUENCE, channel, device)[rows] += kept.sum(dim=1)
         for i, (start, stop) in enumerate(pairwise(self.edges)):
-            in_this = self._table(self.by_sequence, in_bin(channel, i), self.sequences)
-            in_this[rows] += kept[:, start:stop].sum(dim=1).cpu().numpy()
-        by_position += kept.sum(dim=0).cpu().numpy()
+            in_this = self._table(BY_SEQUENCE, in_bin(channel, i), device)
+            in_this[rows] += kept[:, start:stop].sum(dim=1)
+        self._table(BY_POSITION, channel, device).add_(kept.sum(dim=0))
         if channel in self.keep:
-            self._keep(channel, kept, rows)
+            place = self._table(BY_TOKEN, channel, device)[rows]
+            place += kept[: len(place)].float()
 
     @property
     def kept_sequences(self) -> int:
@@ -79,7 +88,23 @@ class TokenSums:
 
     def tally(self, channel: str, values: Float[Tensor, "tokens"]) -> None:
         """Count the values in the channel's histogram."""
-        self.histograms.setdefault(channel, LogHistogram.empty()).update(values)
+        counts = binned(values)
+        if counts.device.type == "cpu":
+            self._histogram(channel).counts += counts.numpy()
+        else:
+            before = self._there.get((HISTOGRAMS, channel))
+            self._there[HISTOGRAMS, channel] = counts if before is None else before + counts
+
+    def fetch(self) -> "TokenSums":
+        """Add what lies on a GPU to what is here, and return these sums."""
+        for (kind, channel), there in self._there.items():
+            found = there.cpu()
+            if kind == HISTOGRAMS:
+                self._histogram(channel).counts += found.numpy()
+            else:
+                self._table(kind, channel, found.device).add_(found)
+        self._there.clear()
+        return self
 
     @classmethod
     def joined(cls, parts: "Sequence[TokenSums]") -> "TokenSums":
@@ -101,15 +126,13 @@ class TokenSums:
         for start, part in zip(starts, parts, strict=False):
             rows = slice(start, start + part.sequences)
             for channel, values in part.by_sequence.items():
-                cls._table(whole.by_sequence, channel, n)[rows] = values
+                whole._here(BY_SEQUENCE, channel)[rows] = values
             for channel, values in part.by_position.items():
-                cls._table(whole.by_position, channel, whole.context)[:] += values
+                whole._here(BY_POSITION, channel)[:] += values
             for channel, values in part.by_token.items():
-                shape = (whole.kept_sequences, whole.context)
-                table = whole.by_token.setdefault(channel, np.zeros(shape, dtype=np.float32))
-                table[rows] = values
+                whole._here(BY_TOKEN, channel)[rows] = values
             for channel, histogram in part.histograms.items():
-                whole.histograms.setdefault(channel, LogHistogram.empty()).merge(histogram)
+                whole._histogram(channel).merge(histogram)
         return whole
 
     def total(self, channel: str) -> float:
@@ -123,12 +146,26 @@ class TokenSums:
             means = self.by_position[channel] / counts
         return [float(m) if n else None for m, n in zip(means, counts, strict=True)]
 
-    def _keep(self, channel: str, values: Tensor, rows: slice) -> None:
-        shape = (self.kept_sequences, self.context)
-        table = self.by_token.setdefault(channel, np.zeros(shape, dtype=np.float32))
-        place = table[rows]
-        place += values[: len(place)].float().cpu().numpy()
+    def _table(self, kind: str, channel: str, device: torch.device) -> Tensor:
+        """Return a channel's table, where its values are."""
+        if device.type == "cpu":
+            return torch.from_numpy(self._here(kind, channel))
+        if (kind, channel) not in self._there:
+            new = torch.from_numpy(self._zeros(kind))
+            self._there[kind, channel] = torch.zeros_like(new, device=device)
+        return self._there[kind, channel]
 
-    @staticmethod
-    def _table(tables: dict[str, np.ndarray], channel: str, length: int) -> np.ndarray:
-        return tables.setdefault(channel, np.zeros(length, dtype=np.float64))
+    def _here(self, kind: str, channel: str) -> np.ndarray:
+        tables: dict[str, np.ndarray] = getattr(self, kind)
+        if channel not in tables:
+            tables[channel] = self._zeros(kind)
+        return tables[channel]
+
+    def _zeros(self, kind: str) -> np.ndarray:
+        if kind == BY_TOKEN:
+            return np.zeros((self.kept_sequences, self.context), dtype=np.float32)
+        length = self.sequences if kind == BY_SEQUENCE else self.context
+        return np.zeros(length, dtype=np.float64)
+
+    def _histogram(self, channel: str) -> LogHistogram:
+        return self.histograms.setdefault(channel, LogHistogram.empty())

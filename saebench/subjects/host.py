@@ -18,6 +18,7 @@ from saebench.subjects.hashing import tensors_sha256
 TILE = 1024  # of the vocabulary
 LINE = 16  # fp32 numbers of a cache line
 PAGE = 1024
+TF32_EPS = 2.0**-10  # its ten bits are fp16's
 
 
 class Host:
@@ -27,6 +28,8 @@ class Host:
         model: a transformers causal language model; put into evaluation mode.
         tokenizer: its tokenizer.
         name: what the result file calls it.
+        tf32: multiply matrices in TF32 while the model runs, on a GPU that can; logits are still
+            in fp32.
 
     Attributes:
         original: the model that this one is a patched copy of; None for a model as it came.
@@ -36,10 +39,11 @@ class Host:
             hidden state and output embedding give.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, tf32: bool = False) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
+        self.tf32 = tf32
         self.config = model.config.get_text_config()
         self.original: Host | None = None
         self._check_logits()
@@ -48,6 +52,16 @@ class Host:
     def device(self) -> torch.device:
         """Where the model's weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def is_fp32(self) -> bool:
+        """True where the model is run in fp32 throughout."""
+        return self.model.dtype == torch.float32 and not self.tf32
+
+    @property
+    def rounding(self) -> float:
+        """The relative rounding of what the model computes with."""
+        return TF32_EPS if self.tf32 else torch.finfo(self.model.dtype).eps
 
     @property
     def d_model(self) -> int:
@@ -119,8 +133,22 @@ class Host:
 
     def final_hidden(self, input_ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d"]:
         """Run the model up to and including its final norm, with a gradient where one is kept."""
-        with self.gelus_in_one():
-            return self.model.base_model(input_ids=input_ids, use_cache=False)[0]
+        return self.run(input_ids=input_ids, use_cache=False)[0]
+
+    def run(self, **given: Any) -> Any:
+        """Run the model without its unembedding; every pass is one of these."""
+        with self.gelus_in_one(), self._products():
+            return self.model.base_model(**given)
+
+    @contextlib.contextmanager
+    def _products(self) -> Iterator[None]:
+        """Multiply matrices as the host was told to, and afterwards as before."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if self.tf32 else before)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     @contextlib.contextmanager
     def gelus_in_one(self) -> Iterator[None]:
@@ -237,7 +265,7 @@ class Host:
             name=self.name,
             revision=getattr(self.model.config, "_commit_hash", None),
             weights_sha256=self._weights_sha256,
-            dtype=str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            dtype="tf32" if self.tf32 else str(self.model.dtype).removeprefix("torch."),
             device=str(self.device),
         )
 
@@ -256,8 +284,7 @@ class Host:
             raise HostError(
                 f"{self.name}: its logits are NaN or infinite; are the weights damaged?"
             )
-        exact = self.model.dtype == torch.float32
-        tolerance = (1e-4 if exact else 5e-2) * theirs.abs().max().clamp_min(1)
+        tolerance = (1e-4 if self.is_fp32 else 5e-2) * theirs.abs().max().clamp_min(1)
         if ours.shape != theirs.shape or (ours - theirs).abs().max() > tolerance:
             raise HostError(
                 f"{self.name} ({type(self.model).__name__}): its logits are not its output "

@@ -8,10 +8,14 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from saebench.errors import HostError
+from saebench.errors import HostError, OptionError
 from saebench.subjects.host import Host
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TF32 = "tf32"
+DTYPES = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
+    TF32: torch.float32,
+}  # fmt: skip
 
 
 def load_host(
@@ -22,13 +26,20 @@ def load_host(
     Args:
         source: a directory, a hub name, or one of TransformerLens' aliases (``gpt2-small``).
         device: torch device.
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; ``tf32`` for weights in float32 that a
+            GPU multiplies in TF32.
         asked_by: where the name comes from, for the error message.
         name: what results call it; by default the directory's name, or the hub's.
 
     Raises:
         HostError: where there is no such model, or its weights are not safetensors.
+        OptionError: for ``tf32`` on a device that has none.
     """
+    if dtype == TF32 and not has_tf32(device):
+        raise OptionError(
+            f"--sae-dtype tf32 needs an NVIDIA GPU of compute capability 8.0 or more, found device "
+            f"{device}; leave the option out for float32"
+        )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = source if Path(source).is_dir() else official_name(source)
@@ -47,7 +58,18 @@ def load_host(
         ) from error
     model = cast("nn.Module", model).to(device)
     found = Path(path).resolve().name if Path(path).is_dir() else path
-    return Host(model, tokenizer, name=name or found)
+    return Host(model, tokenizer, name=name or found, tf32=dtype == TF32)
+
+
+def has_tf32(device: str) -> bool:
+    """True for a GPU that multiplies matrices in TF32: NVIDIA's, from Ampere on.
+
+    Example:
+        >>> has_tf32("cpu")
+        False
+    """
+    is_gpu = torch.device(device).type == "cuda" and torch.version.hip is None
+    return is_gpu and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def official_name(name: str) -> str:

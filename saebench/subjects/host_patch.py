@@ -73,7 +73,7 @@ def patched_host(host: Host, file: Path) -> Host:
         with torch.no_grad():
             own[name].copy_(tensor)
     sha = hashlib.sha256(file.read_bytes()).hexdigest()
-    found = Host(model, host.tokenizer, name=f"{host.name}+patch-{sha[:8]}")
+    found = Host(model, host.tokenizer, name=f"{host.name}+patch-{sha[:8]}", tf32=host.tf32)
     found.original = host
     return found
 

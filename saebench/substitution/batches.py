@@ -71,13 +71,19 @@ def make_batch(tokens: TokenSet, rows: slice, *, device: torch.device) -> Batch:
     alike = _are_alike(ids, counted)
     row, position = counted.nonzero(as_tuple=True)
     targets = ids.roll(-1, dims=1)[row, position]
-    there = [
-        part.to(device) for part in (ids, counted, tokens.has_target[rows], row, position, targets)
-    ]
+    parts = (ids, counted, tokens.has_target[rows], row, position, targets)
+    there = [to_device(part, device) for part in parts]
     ids, counted, has_target, row, position, targets = there
     at = (row, position)
     sequence = row + rows.start + tokens.first
     return Batch(rows, ids, counted, has_target, at, sequence, position, targets, alike)
+
+
+def to_device(part: Tensor, device: torch.device) -> Tensor:
+    """Put a part of a batch where the model is, without waiting for what a GPU has to do."""
+    if device.type != "cuda":
+        return part.to(device)
+    return part.pin_memory().to(device, non_blocking=True)
 
 
 def _are_alike(ids: Int[Tensor, "batch pos"], counted: Bool[Tensor, "batch pos"]) -> bool:

@@ -85,11 +85,10 @@ class DrawsMeasurement:
 class _Draw(Tokens):
     """Tokens whose noise is that of one draw."""
 
-    draw: int = field(kw_only=True)
+    drawn: Float[Tensor, "tokens d"] = field(kw_only=True)
 
-    def noise(self, name: str) -> Float[Tensor, "tokens d"]:
-        source = NoiseSource(self.seed, name)
-        return source.normal(self.sequence, self.position, d=self.x.shape[-1], draw=self.draw)
+    def noise(self, name: str) -> Float[Tensor, "tokens d"]:  # noqa: ARG002
+        return self.drawn
 
 
 class DrawsEngine:
@@ -156,7 +155,10 @@ class DrawsEngine:
         hidden = windows.resume(batch, at.site, {"sae": tokens.x_hat})
         for some in _chunks(draws, windows.stack(batch)):
             with windows.stages(NOISE):
-                made = {str(k): substitute(BASELINE, _Draw(**vars(tokens), draw=k)) for k in some}
+                noise = zip(some, _noise(tokens, some), strict=True)
+                made = {
+                    str(k): substitute(BASELINE, _Draw(**vars(tokens), drawn=z)) for k, z in noise
+                }
             hidden |= windows.resume(batch, at.site, made)
         with windows.stages(READOUT):
             _, found = read_out(windows.host, batch.final, hidden, targets=batch.targets)
@@ -184,6 +186,16 @@ class _Gathered:
             draws=draws.astype(np.float64),
             path=windows.passes.path(self.at.site),
         )
+
+
+def _noise(tokens: Tokens, draws: range) -> Float[Tensor, "draws tokens d"]:
+    """Return the noise of several draws at once: a GPU would wait for each of them to begin."""
+    times, here = len(draws), len(tokens.sequence)
+    sequence, position = (t.repeat(times) for t in (tokens.sequence, tokens.position))
+    draw = torch.arange(draws.start, draws.stop, device=sequence.device).repeat_interleave(here)
+    source = NoiseSource(tokens.seed, BASELINE)
+    noise = source.normal(sequence, position, d=tokens.x.shape[-1], draw=draw)
+    return noise.unflatten(0, (times, here))
 
 
 def _chunks(n: int, size: int) -> Iterator[range]:

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from saebench.data.tokens import TokenSet, token_text
 from saebench.errors import HookError, MeasurementError, UndefinedDirection
+from saebench.measures.divergence import RowReadout
 from saebench.measures.stages import CLEAN, FOLD, NOISE, READOUT, RESUME, Stages
 from saebench.measures.sums import TokenSums
 from saebench.subjects.hooks import Site, find_site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Reconstruction, Subject
 from saebench.substitution.batches import Batch, cut, halves, make_batch
+from saebench.substitution.doubts import AT_ONCE, Doubts
 from saebench.substitution.gathering import Gathered, check_first_look
 from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement, TokenMeasurement
@@ -196,18 +198,34 @@ class Engine:
         assert clean.final is not None
         made = {g.subject.id: self._reconstructed(g, batch, clean) for g in gathering}
         failed = self._first_look(batch, made, gathering)
-        hidden: dict[str, Changed] = {}
-        for site in dict.fromkeys(g.site for g in gathering):
-            here = [(g, made[g.subject.id]) for g in gathering if g.site == site]
-            hidden |= self._resumed(site, batch, clean, here)
-        with self.stages(READOUT):
-            ce, readouts = self._read_out(clean.final[batch.at], hidden, targets=batch.targets)
+        doubts = Doubts(later=self.host.device.type != "cpu")
+        ce, readouts = self._substituted(batch, clean, made, gathering, doubts)
+        if doubts.any():
+            ce, readouts = self._substituted(batch, clean, made, gathering, AT_ONCE)
         with self.stages(FOLD):
             for g in gathering:
                 g.fold_reconstruction(batch, *made[g.subject.id])
                 mine = {name: readouts[_key(g, name)] for name in g.interventions}
                 g.fold_readouts(batch, ce, mine)
         return failed
+
+    def _substituted(
+        self,
+        batch: Batch,
+        clean: CleanPass,
+        made: Mapping[str, tuple[Tensor, Reconstruction]],
+        gathering: list[Gathered],
+        doubts: Doubts,
+    ) -> tuple[Float[Tensor, "tokens"], dict[str, RowReadout]]:
+        """Return the clean cross-entropy, and what every intervention on every SAE does."""
+        assert clean.final is not None
+        hidden: dict[str, Changed] = {}
+        for site in dict.fromkeys(g.site for g in gathering):
+            here = [(g, made[g.subject.id]) for g in gathering if g.site == site]
+            hidden |= self._resumed(site, batch, clean, here, doubts)
+        with self.stages(READOUT):
+            final = clean.final[batch.at]
+            return self._read_out(final, hidden, targets=batch.targets, doubts=doubts)
 
     def _reconstructed(
         self, g: Gathered, batch: Batch, clean: CleanPass
@@ -245,13 +263,13 @@ class Engine:
         return Spread(sequences, centre, by_sequence=True)
 
     def _substitutions(
-        self, batch: Batch, here: Here, names: Container[str]
+        self, batch: Batch, here: Here, names: Container[str], doubts: Doubts
     ) -> Iterator[tuple[str, Float[Tensor, "tokens width"]]]:
         """Give x′ of the counted tokens for these interventions at one site."""
         done = set()
         for g, (x, found) in here:
             place = (batch.sequence, batch.position, self._references.get(g.site), g.bank_errors)
-            tokens = Tokens(x, found.x_hat, *place, self.seed)
+            tokens = Tokens(x, found.x_hat, *place, self.seed, doubts)
             wanted = [name for name in g.interventions if name in names]
             for name in [name for name in wanted if _key(g, name) not in done]:
                 done.add(_key(g, name))
@@ -264,7 +282,7 @@ class Engine:
                     yield _key(g, name), changed
 
     def _resumed(
-        self, site: Site, batch: Batch, clean: CleanPass, here: Here
+        self, site: Site, batch: Batch, clean: CleanPass, here: Here, doubts: Doubts
     ) -> dict[str, Changed]:
         """Return the final hidden states of the counted tokens under every x′ at one site.
 
@@ -274,12 +292,12 @@ class Engine:
         once = INDEPENDENT_OF_SAE if batch.alike and self._passes.is_all(site) else ()
         each = [name for name in INTERVENTIONS if name not in once]
         hidden: dict[str, Changed] = {}
-        substitutions = self._substitutions(batch, here, each)
+        substitutions = self._substitutions(batch, here, each, doubts)
         at_once = max(1, tokens_a_pass(self.host) // batch.ids.numel())
         while some := dict(islice(substitutions, at_once)):
             hidden |= self._final(site, clean, some, batch.at)
         times = len(batch.ids)
-        alike = {key: x[::times] for key, x in self._substitutions(batch, here, once)}
+        alike = {key: x[::times] for key, x in self._substitutions(batch, here, once, doubts)}
         if alike:
             row, position = batch.at
             final = self._final(site, clean.first, alike, (row[::times], position[::times]))
@@ -308,7 +326,7 @@ class Engine:
         first = slice(0, sums.kept_sequences)
         ids, counted = self.tokens.ids[first].numpy(), self.tokens.counted[first].numpy()
         return TokenMeasurement(
-            sums.by_token, ids, counted, partial(token_text, self.host.tokenizer)
+            sums.fetch().by_token, ids, counted, partial(token_text, self.host.tokenizer)
         )
 
 

@@ -74,7 +74,7 @@ class Gathered:
         assert self.spread is not None
         assert self.fired is not None
         found = Measurement(
-            sums=self.sums,
+            sums=self.sums.fetch(),
             interventions=tuple(self.interventions),
             fired=self.fired.cpu().numpy().astype(np.int64),
             path=path,

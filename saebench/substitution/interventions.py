@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saebench.errors import UndefinedDirection
+from saebench.substitution.doubts import AT_ONCE, Doubts
 from saebench.substitution.names import check_names
 from saebench.substitution.noise import NoiseSource, below
 from saebench.substitution.reference import Reference
@@ -25,6 +26,7 @@ class Tokens:
         reference: corpus statistics at this hook; None where no intervention needs them.
         bank_errors: the SAE's errors at the reference's bank.
         seed: the run's root seed.
+        doubts: where directions that may be undefined are told; by default they are errors.
     """
 
     x: Float[Tensor, "tokens d"]
@@ -34,6 +36,7 @@ class Tokens:
     reference: Reference | None
     bank_errors: Float[Tensor, "bank d"]
     seed: int
+    doubts: Doubts = AT_ONCE
 
     @property
     def corpus(self) -> Reference:
@@ -86,7 +89,7 @@ class Tokens:
         """
         norm = vectors.norm(dim=-1, keepdim=True)
         undefined = needed & ~(norm[:, 0] > 0)
-        if undefined.any():
+        if not self.doubts.put_off(undefined) and undefined.any():
             at = int(undefined.nonzero()[0])
             raise UndefinedDirection(
                 f"{of} has length zero at sequence {int(self.sequence[at])}, position "

@@ -12,7 +12,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _WORD = 0xFFFFFFFF
-_COUNTERS_AT_ONCE = 1 << 15  # four int64 arrays of this length stay in the second-level cache
+# On a CPU four int64 arrays of this length stay in the second-level cache; a GPU wants many.
+_COUNTERS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 23}
 
 
 def philox(
@@ -61,29 +62,32 @@ class NoiseSource:
         position: Int[Tensor, "tokens"],
         *,
         d: int,
-        draw: int = 0,
+        draw: int | Int[Tensor, "tokens"] = 0,
     ) -> Float[Tensor, "tokens d"]:
         """Return standard normal vectors (Box–Muller), one for each token, in float32."""
         blocks = math.ceil(d / 4)
+        draws = torch.full_like(sequence, draw) if isinstance(draw, int) else draw
         out = torch.empty(len(sequence), blocks * 4, device=sequence.device)
-        step = max(1, _COUNTERS_AT_ONCE // blocks)
+        most = _COUNTERS_AT_ONCE.get(sequence.device.type, _COUNTERS_AT_ONCE["cuda"])
+        step = max(1, most // blocks)
         for start in range(0, len(sequence), step):
             rows = slice(start, start + step)
-            out[rows] = _box_muller(self._words(sequence[rows], position[rows], draw, blocks))
+            words = self._words(sequence[rows], position[rows], draws[rows], blocks)
+            out[rows] = _box_muller(words)
         return out[:, :d]
 
     def integers(
         self, sequence: Int[Tensor, "tokens"], position: Int[Tensor, "tokens"]
     ) -> Int[Tensor, "tokens 4"]:
         """Return four integers in ``[0, 2^32)`` for each token; :func:`below` scales them."""
-        words = self._words(sequence, position, 0, 1)
+        words = self._words(sequence, position, torch.zeros_like(sequence), 1)
         return torch.stack([w[:, 0] for w in words], dim=1)
 
     def _words(
-        self, sequence: Tensor, position: Tensor, draw: int, blocks: int
+        self, sequence: Tensor, position: Tensor, draw: Tensor, blocks: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         block = torch.arange(blocks, device=sequence.device).expand(len(sequence), blocks)
-        spread = [block, position[:, None], sequence[:, None], torch.full_like(block, draw)]
+        spread = [block, position[:, None], sequence[:, None], draw[:, None]]
         counter = tuple(c.expand_as(block).long() for c in spread)
         return philox(counter, key=self._key())  # pyright: ignore[reportArgumentType]
 

@@ -136,13 +136,12 @@ class _Scorer:
         except (AttributeError, TypeError, ValueError, NotImplementedError):
             # A model that keeps no keys and values says so in one of these ways.
             return False
-        exact = self._host.model.dtype == torch.float32
-        tolerance = TOLERANCE if exact else 8 * torch.finfo(self._host.model.dtype).eps
+        tolerance = TOLERANCE if self._host.is_fp32 else 8 * self._host.rounding
         return bool(((found - expected).abs() <= tolerance * expected.abs().clamp_min(1)).all())
 
     def _from_cache(self, what: Substituted) -> Float[Tensor, "options tail d"]:
         """Run the prompt once, then the options behind its keys and values."""
-        run, ids = self._host.model.base_model, self._prompt[None]
+        run, ids = self._host.run, self._prompt[None]
         with self._substituted(ids, what):
             prompt = run(input_ids=ids, use_cache=True)
         last = prompt[0][:, -1:].expand(len(self._tails), -1, -1)

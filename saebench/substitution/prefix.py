@@ -112,8 +112,7 @@ class PrefixPasses:
         changed[:, :, 0] *= -1
         found = self._continued(window, site, changed).float()
         expected = self._from_the_start(window, site, changed).float()
-        exact = self.host.model.dtype == torch.float32
-        tolerance = TOLERANCE if exact else 8 * torch.finfo(self.host.model.dtype).eps
+        tolerance = TOLERANCE if self.host.is_fp32 else 8 * self.host.rounding
         return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
     def _continued(self, window: Window, site: Site, changed: Tensor) -> Tensor:

@@ -232,4 +232,4 @@ class PairEngine:
     ) -> PairMeasurement:
         exact = all(self._passes.is_exact(placed[name].site) for name in pair)
         hooks = (placed[pair[0]].site.hook, placed[pair[1]].site.hook)
-        return PairMeasurement(sums, pair, hooks, "resumed" if exact else "full")
+        return PairMeasurement(sums.fetch(), pair, hooks, "resumed" if exact else "full")

@@ -15,6 +15,7 @@ from saebench.measures.divergence import (
     in_float64,
 )
 from saebench.subjects.host import Host
+from saebench.substitution.doubts import AT_ONCE, Doubts
 
 # Logits at once. A matrix product wants many rows, of the clean pass and of every intervention
 # together: each reads the whole unembedding. What is then done to them wants few: on a CPU a
@@ -52,6 +53,7 @@ class Readout:
         changed: Mapping[str, Changed],
         *,
         targets: Int[Tensor, "rows"],
+        doubts: Doubts = AT_ONCE,
     ) -> tuple[Float[Tensor, "rows"], dict[str, RowReadout]]:
         """Return the clean cross-entropy of each row, and each intervention's readout.
 
@@ -61,6 +63,7 @@ class Readout:
             clean: final hidden states of the clean pass.
             changed: those of each intervention.
             targets: true next tokens.
+            doubts: where rows that fp32 may not hold are told; by default they are computed again.
         """
         ce: list[Tensor] = []
         parts: dict[str, list[RowReadout]] = {name: [] for name in changed}
@@ -76,7 +79,10 @@ class Readout:
                     parts[name].append(compare(side, here, targets=goals, settle=False))
         found = {name: _joined(chunks) for name, chunks in parts.items()}
         settled = {
-            name: self._settled(of, clean, changed[name], targets) for name, of in found.items()
+            name: of
+            if doubts.put_off(of.overflowed)
+            else self._settled(of, clean, changed[name], targets)
+            for name, of in found.items()
         }
         return torch.cat(ce), settled
 

@@ -40,7 +40,7 @@ class ReferenceSums:
     def __init__(self, d: int, *, tokens: int) -> None:
         """Prepare for about ``tokens`` tokens of width ``d``."""
         self._count = 0
-        self._sum = torch.zeros(d, dtype=torch.float64)
+        self._sum = torch.zeros(d, dtype=torch.float64)  # they go where what is added lies
         self._products = torch.zeros(d, d, dtype=torch.float64)
         self._stride = max(1, -(-tokens // BANK_SIZE))
         self._bank: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -53,8 +53,8 @@ class ReferenceSums:
     ) -> None:
         """Add tokens, in the order of the run."""
         wide = x.double()
-        self._sum += wide.sum(dim=0).cpu()
-        self._products += (wide.T @ wide).cpu()
+        self._sum = self._sum.to(x.device) + wide.sum(dim=0)
+        self._products = self._products.to(x.device) + wide.T @ wide
         picked = torch.arange(-self._count % self._stride, len(x), self._stride, device=x.device)
         self._bank.append((x[picked].float(), sequence[picked], position[picked]))
         self._count += len(x)
@@ -67,8 +67,8 @@ class ReferenceSums:
         """
         if self._count == 0:
             raise ValueError("a reference of no tokens is undefined")
-        mean = self._sum / self._count
-        covariance = self._products / self._count - torch.outer(mean, mean)
+        mean = self._sum.cpu() / self._count
+        covariance = self._products.cpu() / self._count - torch.outer(mean, mean)
         d = len(mean)
         ridge = 1e-6 * covariance.trace() / d
         # Where Σ has no factor (constant or non-finite activations) the factor is zero, and

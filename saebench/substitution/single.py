@@ -148,7 +148,7 @@ class SingleEngine:
 
     def _finished(self, windows: Windows, g: _Subject) -> SingleMeasurement:
         return SingleMeasurement(
-            sums=g.sums,
+            sums=g.sums.fetch(),
             interventions=tuple(g.interventions),
             fired=np.zeros(0, dtype=np.int64),
             path=windows.passes.path(g.at.site),

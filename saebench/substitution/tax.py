@@ -74,7 +74,7 @@ class TaxEngine:
             if batch.counts:
                 self._add(batch, subject, sums)
             progress(batch.ids.numel())
-        if not all(np.isfinite(v).all() for v in sums.by_sequence.values()):
+        if not all(np.isfinite(v).all() for v in sums.fetch().by_sequence.values()):
             raise NonFiniteValue(f"{subject.source}: the patched model's output is not finite")
         return TaxMeasurement(sums, "resumed" if self._passes.is_exact(site) else "full")
 

@@ -110,8 +110,10 @@ class TrainedSAE(nn.Module):
     def __init__(self, sae: Any) -> None:
         super().__init__()
         self.sae: Any = sae
-        self.register_buffer("silent", torch.zeros(sae.cfg.d_sae, dtype=torch.int64))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        device = sae.W_dec.device
+        silent = torch.zeros(sae.cfg.d_sae, dtype=torch.int64, device=device)
+        self.register_buffer("silent", silent)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("norm", sae.W_dec.detach().norm(dim=1).clone())
 
     @torch.no_grad()

@@ -74,7 +74,7 @@ def test_noise_does_not_depend_on_which_tokens_come_along(places, order, d):
 def test_chunks_give_what_one_piece_gives(monkeypatch):
     source = NoiseSource(0, "eps_random")
     whole = _normal(source, _grid(5, 7), d=10)
-    monkeypatch.setattr("saebench.substitution.noise._COUNTERS_AT_ONCE", 5)
+    monkeypatch.setattr("saebench.substitution.noise._COUNTERS_AT_ONCE", {"cpu": 5, "cuda": 5})
     assert torch.equal(_normal(source, _grid(5, 7), d=10), whole)
 
 
