@@ -416,6 +416,13 @@ def test_an_impossible_option_value_is_refused_by_name(gate_run, tiny, option, v
     assert value in message
 
 
+def test_tf32_is_refused_where_there_is_none(gate_run, tiny):
+    asked = ("--sae-dtype", "tf32", "--sae-device", "cpu")
+    message = gate_run.refused("--sae", tiny.good, "--sae-model", tiny.model, *asked)
+    assert "--sae-dtype tf32 needs an NVIDIA GPU" in message
+    assert "found device cpu" in message
+
+
 def _model_without_weights(tiny, to: Path) -> Path:
     shutil.copytree(tiny.model, to)
     (to / "model.safetensors").unlink()

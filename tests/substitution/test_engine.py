@@ -19,6 +19,8 @@ from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError
 from saebench.subjects.metadata import SubjectMetadata
 from saebench.subjects.sae import Subject
+from saebench.substitution import engine as engine_module
+from saebench.substitution.doubts import Doubts
 from saebench.substitution.engine import Engine, site_of
 from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement
@@ -336,6 +338,39 @@ def test_a_failed_intervention_is_named_and_spares_the_others():
     assert set(found.failures) == {"norm_corrected", "theta_random_x", "theta_random_sae"}
     assert "sequence 0, position 1" in str(found.failures["norm_corrected"])
     assert found.sums.total("sae.kl") == pytest.approx(found.sums.total("zero.kl"), rel=1e-6)
+
+
+@pytest.mark.parametrize("made", ["silent", "huge", "usual"])
+def test_doubts_put_off_to_the_end_of_a_batch_give_what_looking_at_once_gives(made, monkeypatch):
+    class Silent(_Identity):
+        def decode(self, features: Tensor) -> Tensor:
+            return torch.zeros_like(features)
+
+    # On a GPU doubts are put off; here they are made to be.
+    sae = Silent() if made == "silent" else _sae(WIDTH)
+    host = make_host("llama")
+    if made == "huge":
+        host.model.model.norm.weight.data.mul_(1000)  # logits that fp32 cannot compare
+    runs, seen = [], []
+
+    class Noted(Doubts):
+        def any(self) -> bool:
+            seen.append(super().any())
+            return seen[-1]
+
+    for later in (False, True):
+        monkeypatch.setattr(engine_module, "Doubts", lambda **_: Noted(later=later))  # noqa: B023
+        engine = Engine(host, _tokens(), seed=11, batch_size=4)
+        jobs = [(_subject(sae, RESID), INTERVENTIONS)]
+        runs.append(engine.measure(jobs, progress=lambda _: None)["sae"])
+    assert any(seen) == (made != "usual")
+    expected, found = runs
+    assert found.failures.keys() == expected.failures.keys()
+    assert found.interventions == expected.interventions
+    assert found.table().keys() == expected.table().keys()
+    for channel, values in expected.table().items():
+        assert np.isfinite(values).all()
+        np.testing.assert_array_equal(found.table()[channel], values, err_msg=channel)
 
 
 def test_masked_tokens_are_neither_substituted_nor_scored():

@@ -78,6 +78,15 @@ def test_chunks_give_what_one_piece_gives(monkeypatch):
     assert torch.equal(_normal(source, _grid(5, 7), d=10), whole)
 
 
+def test_several_draws_at_once_are_the_draws_one_by_one():
+    source = NoiseSource(0, "eps_random")
+    sequence, position = torch.tensor(_grid(2, 3)).T
+    draw = torch.arange(4).repeat_interleave(6)
+    found = source.normal(sequence.repeat(4), position.repeat(4), d=10, draw=draw)
+    expected = [_normal(source, _grid(2, 3), d=10, draw=k) for k in range(4)]
+    assert torch.equal(found, torch.cat(expected))
+
+
 @given(st.integers(0, 2**40), st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
 def test_every_part_of_the_place_matters(seed, sequence, position, draw):
     def at(seed=seed, name="eps_random", s=sequence, t=position, k=draw):
