@@ -143,8 +143,11 @@ class Host:
     @contextlib.contextmanager
     def _products(self) -> Iterator[None]:
         """Multiply matrices as the host was told to, and afterwards as before."""
+        if not self.tf32:
+            yield
+            return
         before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high" if self.tf32 else before)
+        torch.set_float32_matmul_precision("high")
         try:
             yield
         finally:
