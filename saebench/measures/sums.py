@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saebench.measures.histogram import LogHistogram, binned
+from saebench.measures.histogram import BINS, LogHistogram, binned
 from saebench.measures.names import in_bin
 
 BY_SEQUENCE, BY_POSITION, BY_TOKEN, HISTOGRAMS = (
@@ -88,21 +88,13 @@ class TokenSums:
 
     def tally(self, channel: str, values: Float[Tensor, "tokens"]) -> None:
         """Count the values in the channel's histogram."""
-        counts = binned(values)
-        if counts.device.type == "cpu":
-            self._histogram(channel).counts += counts.numpy()
-        else:
-            before = self._there.get((HISTOGRAMS, channel))
-            self._there[HISTOGRAMS, channel] = counts if before is None else before + counts
+        self._table(HISTOGRAMS, channel, values.device).add_(binned(values))
 
     def fetch(self) -> "TokenSums":
         """Add what lies on a GPU to what is here, and return these sums."""
         for (kind, channel), there in self._there.items():
             found = there.cpu()
-            if kind == HISTOGRAMS:
-                self._histogram(channel).counts += found.numpy()
-            else:
-                self._table(kind, channel, found.device).add_(found)
+            self._table(kind, channel, found.device).add_(found)
         self._there.clear()
         return self
 
@@ -156,12 +148,16 @@ class TokenSums:
         return self._there[kind, channel]
 
     def _here(self, kind: str, channel: str) -> np.ndarray:
+        if kind == HISTOGRAMS:
+            return self._histogram(channel).counts
         tables: dict[str, np.ndarray] = getattr(self, kind)
         if channel not in tables:
             tables[channel] = self._zeros(kind)
         return tables[channel]
 
     def _zeros(self, kind: str) -> np.ndarray:
+        if kind == HISTOGRAMS:
+            return np.zeros(BINS, dtype=np.int64)
         if kind == BY_TOKEN:
             return np.zeros((self.kept_sequences, self.context), dtype=np.float32)
         length = self.sequences if kind == BY_SEQUENCE else self.context

@@ -79,17 +79,17 @@ class Readout:
                     parts[name].append(compare(side, here, targets=goals, settle=False))
         found = {name: _joined(chunks) for name, chunks in parts.items()}
         settled = {
-            name: of
-            if doubts.put_off(of.overflowed)
-            else self._settled(of, clean, changed[name], targets)
+            name: self._settled(of, clean, changed[name], targets, doubts)
             for name, of in found.items()
         }
         return torch.cat(ce), settled
 
     def _settled(
-        self, found: RowReadout, clean: Tensor, changed: Changed, targets: Tensor
+        self, found: RowReadout, clean: Tensor, changed: Changed, targets: Tensor, doubts: Doubts
     ) -> RowReadout:
         """Compute rows that fp32 could not hold again; one look for the whole batch."""
+        if doubts.put_off(found.overflowed):
+            return found
         rows = found.overflowed.nonzero()[:, 0]
         for some in rows.split(max(1, int(self._at_once(BLOCK)))) if len(rows) else ():
             place = some // changed.times if isinstance(changed, Repeated) else some
