@@ -79,7 +79,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "cpmant": {"dim_head": 8, "prompt_types": 4, "prompt_length": 4, "segment_types": 4},
     "dbrx": {
         "attn_config": {"rope_theta": 10000.0, "kv_n_heads": KEY_HEADS, "clip_qkv": 8.0},
-        "ffn_config": {"hidden_size": WIDTH, "ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
     },
     "dots3_note": {
         "text_config": {"per_layer_config": {}, "head_dim": 16, "index_head_dim": 8},
@@ -259,6 +259,7 @@ def tiny_model(name: str, *, seed: int = 0) -> Any:
             raise TooLarge(f"{name}: {size:,} parameters with every known size small")
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         _make_loud(model)
+        model.config.architectures = [type(model).__name__]  # as in a saved configuration
         return model
 
 
