@@ -245,7 +245,9 @@ def _refused(cell: Cell, sentence: str) -> Cell:
     if cell.family not in sentence or not names_hook or "\n" in sentence.strip():
         return _with(cell, Outcome.RAW, f"a refusal that names not the model and hook: {sentence}")
     if len(sentence) >= STATED:
-        return _with(cell, Outcome.RAW, f"a refusal of {len(sentence)} characters: {sentence}")
+        return _with(
+            cell, Outcome.RAW, f"a refusal of {len(sentence)} characters: {sentence[:200]}…"
+        )
     return _with(cell, Outcome.REFUSED, sentence)
 
 

@@ -74,14 +74,29 @@ class Block:
         return self.value(Place(self.path))
 
     @cached_property
+    def said(self) -> tuple[Tensor | None, Tensor | None]:
+        """What saebench says are the attention's and the MLP's outputs."""
+        attn, mlp = self.ask("hook_attn_out"), self.ask("hook_mlp_out")
+        return _like(attn, self.pre), _like(mlp, self.pre)
+
+    @property
     def attn(self) -> Tensor | None:
-        """What saebench says is the attention's output."""
-        return _like(self.ask("hook_attn_out"), self.pre)
+        """The attention's output; None where it is refused or wrong."""
+        return self.said[0] if self._has_parts else None
+
+    @property
+    def mlp(self) -> Tensor | None:
+        """The MLP's output; None where it is refused or wrong."""
+        return self.said[1] if self._has_parts else None
 
     @cached_property
-    def mlp(self) -> Tensor | None:
-        """What saebench says is the MLP's output."""
-        return _like(self.ask("hook_mlp_out"), self.pre)
+    def _has_parts(self) -> bool:
+        """True where what saebench says of the parts adds up."""
+        try:
+            self.check_parts()
+        except Wrong:
+            return False
+        return True
 
     @cached_property
     def norms(self) -> dict[str, torch.nn.Module]:
@@ -135,7 +150,7 @@ class Block:
         Raises:
             Wrong: where no known form holds.
         """
-        known = [part for part in (self.attn, self.mlp) if part is not None]
+        known = [part for part in self.said if part is not None]
         rest = self.post - self.pre - sum(known, torch.zeros_like(self.pre))
         scale = self.post.abs().max()
         if rest.abs().max() <= reference.CLOSE * scale:
@@ -150,8 +165,9 @@ class Block:
         """Try the form in which norms follow the sums, with any module as a part not known."""
         outputs = [self.plain.clean.values.get(Place(path)) for path in self.inside]
         others = [o for o in outputs if o is not None and o.shape == self.pre.shape]
-        for attn in [self.attn] if self.attn is not None else others:
-            for mlp in [self.mlp] if self.mlp is not None else others:
+        said_attn, said_mlp = self.said
+        for attn in others if said_attn is None else [said_attn]:
+            for mlp in others if said_mlp is None else [said_mlp]:
                 form = reference.additive_form(self.pre, self.post, attn, mlp, self.norms)
                 if form is not None:
                     yield True
