@@ -31,16 +31,22 @@ HOOKS = (
     "hook_resid_pre", "hook_resid_post", "hook_resid_mid", "hook_attn_out", "hook_mlp_out",
     "hook_mlp_in", "attn.hook_z", "mlp.hook_post",
 )  # fmt: skip
+BOTH = "attn and MLP out"  # both parts of a block substituted, one after the other
 MORE_HOOKS = ("ln1.hook_normalized", "ln2.hook_normalized", "mlp.hook_pre", "attn.hook_q")
 
 
 class Outcome(Enum):
-    """What became of a cell; the last three are faults."""
+    """What became of a cell: proved, refused in a sentence, or one of four faults.
+
+    SILENT: a number is wrong with no word. RAW: an error that is not saebench's own. UNCLEAR: a
+    refusal that does not say of what. QUIET: no change moves the logits, so nothing is proved.
+    """
 
     SUPPORTED = "supported"
     REFUSED = "refused"
     SILENT = "silent"
     RAW = "raw"
+    UNCLEAR = "unclear"
     QUIET = "quiet"
 
     @property
@@ -168,7 +174,7 @@ def run_family(name: str, *, model: Any = None) -> FamilyResult:
         model: the model to try; a tiny random one where not given.
     """
     try:
-        with _time_limit(TIME_LIMIT_S):
+        with _time_limit(TIME_LIMIT_S), torch.no_grad():
             model = tiny_model(name) if model is None else model
             model(input_ids=token_ids(), use_cache=False)
     except Exception as error:
@@ -200,7 +206,7 @@ def _places(trial: Trial) -> Iterator[tuple[int, str]]:
     """Give the layers and hooks to try: a layer of each other kind beside the one for all."""
     last = len(trial.host.blocks) - 1
     layer = min(LAYER, last)
-    yield from ((layer, hook) for hook in (*HOOKS, *MORE_HOOKS, "block"))
+    yield from ((layer, hook) for hook in (*HOOKS, *MORE_HOOKS, "block", BOTH))
     for other in _other_kinds(trial, layer):
         yield from ((other, hook) for hook in HOOKS)
     yield last, "hook_resid_post"
@@ -241,13 +247,12 @@ def _with(cell: Cell, outcome: Outcome, text: str) -> Cell:
 
 def _refused(cell: Cell, sentence: str) -> Cell:
     """Say that a cell is refused, unless its sentence does not say of what and why."""
-    names_hook = cell.hook in ("model", "block") or cell.hook in sentence
-    if cell.family not in sentence or not names_hook or "\n" in sentence.strip():
-        return _with(cell, Outcome.RAW, f"a refusal that names not the model and hook: {sentence}")
-    if len(sentence) >= STATED:
-        return _with(
-            cell, Outcome.RAW, f"a refusal of {len(sentence)} characters: {sentence[:200]}…"
-        )
+    hook = {"model": "", "block": "", BOTH: ""}.get(cell.hook, cell.hook)
+    missing = [what for what in (cell.family, hook) if what not in sentence]
+    if missing:
+        return _with(cell, Outcome.UNCLEAR, f"without {' and '.join(missing)}: {sentence}")
+    if "\n" in sentence.strip() or len(sentence) >= STATED:
+        return _with(cell, Outcome.UNCLEAR, f"{len(sentence)} characters: {sentence[:200]}…")
     return _with(cell, Outcome.REFUSED, sentence)
 
 
@@ -307,6 +312,8 @@ def check(trial: Trial, hook: str, layer: int) -> tuple[str, str]:
         Quiet: where a change does not show.
     """
     hooked = _hooks_on(trial.host.model)
+    if hook == BOTH:
+        return _check_both(trial, layer)
     site = trial.site(hook, layer)
     passes = Passes(trial.host)
     clean = passes.clean(trial.ids, [site])
@@ -352,6 +359,28 @@ def _check_full(
     resumed = passes.resume(clean, site, changed)
     full = FullPasses(trial.host).resume(clean, site, changed)
     _alike("resumed", resumed, full, of=full.abs().max().item())
+    with passes.substituted(clean, site, changed[-1]), torch.inference_mode():
+        within = trial.host.final_hidden(trial.ids)
+    _alike("substituted", within, full[-1], of=full.abs().max().item())
+
+
+def _check_both(trial: Trial, layer: int) -> tuple[str, str]:
+    """Substitute a block's attention and then, on top of it, its MLP."""
+    attn, mlp = trial.site("hook_attn_out", layer), trial.site("hook_mlp_out", layer)
+    passes = Passes(trial.host)
+    clean = passes.clean(trial.ids, [attn, mlp])
+    x, y = clean.activations[attn], clean.activations[mlp]
+    write_attn = expected(trial.block(layer), "hook_attn_out", x)
+    write_mlp = expected(trial.block(layer), "hook_mlp_out", y)
+    after = passes.resume_keeping(clean, attn, _random(x)[None], [mlp])
+    ours = trial.logits(passes.resume(after, mlp, -2 * _random(y)[None]))[0]
+    changes = {**write_attn(_random(x).double()), **write_mlp(-2 * _random(y).double())}
+    theirs = trial.plain.run(changes).logits
+    _alike("both", ours, theirs, of=distance(theirs, trial.plain.clean.logits))
+    found = trial.block(layer).part_under("hook_mlp_out", write_attn(_random(x).double()))
+    _alike("kept", after.activations[mlp], found, of=found.abs().max().item())
+    is_exact = passes.is_exact(attn) and passes.is_exact(mlp)
+    return ("resumed" if is_exact else "full"), ""
 
 
 def _check_single(trial: Trial, site: Site, x: Tensor, write: Write) -> str:

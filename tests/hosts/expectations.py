@@ -144,6 +144,13 @@ class Block:
         small = reference.EXACT if self.plain.dtype == torch.float64 else 1e-5
         return not close(found, self.value(place), rel=small)
 
+    def part_under(self, hook: str, changes: Mapping[Place, Change]) -> Tensor:
+        """Return what the plain model has at a part's output while changes are made."""
+        value = self.ask(hook)
+        assert value is not None
+        place, times = self.output_of(value.double())
+        return times * self.plain.run(changes, record=[place.path]).values[place]
+
     def check_parts(self) -> None:
         """Hold the block's output against the sum of its input and its parts.
 
@@ -157,9 +164,18 @@ class Block:
             return
         if any(self._multiples(rest, is_input=False)):
             return  # another branch, or the part that saebench refuses
+        if len(known) == 2 and any(self._scaled(self.pre + known[0] + known[1])):
+            return
         if not any(self._post_ln()):
             raise Wrong("identity", f"resid_pre + parts is {rest.abs().max():.2g} of {scale:.2g} "
                         "away from resid_post")  # fmt: skip
+
+    def _scaled(self, stream: Tensor) -> Iterator[bool]:
+        """Try the form in which the sum, and a third branch, are multiplied by numbers."""
+        for path in self.inside:
+            other = self.plain.clean.values.get(Place(path))
+            if other is not None and reference.is_scaled_sum(self.post, stream, other):
+                yield True
 
     def _post_ln(self) -> Iterator[bool]:
         """Try the form in which norms follow the sums, with any module as a part not known."""

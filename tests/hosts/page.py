@@ -3,15 +3,17 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from hosts.cells import HOOKS, MORE_HOOKS, Cell, FamilyResult, Outcome
+from hosts.cells import BOTH, HOOKS, MORE_HOOKS, Cell, FamilyResult, Outcome
 from hosts.tiny_models import families
 
-COLUMNS = (*HOOKS, *MORE_HOOKS, "block")
+LAST = "last"
+COLUMNS = (*HOOKS, *MORE_HOOKS, "block", BOTH, LAST)
 TITLES = {
     "hook_resid_pre": "resid pre", "hook_resid_post": "resid post", "hook_resid_mid": "resid mid",
     "hook_attn_out": "attn out", "hook_mlp_out": "MLP out", "hook_mlp_in": "MLP in",
     "attn.hook_z": "z", "mlp.hook_post": "post", "ln1.hook_normalized": "ln1",
     "ln2.hook_normalized": "ln2", "mlp.hook_pre": "pre", "attn.hook_q": "q", "block": "module",
+    BOTH: "both", LAST: "last post",
 }  # fmt: skip
 LETTERS = {"resumed": "r", "full": "f", "prefix": "p"}
 
@@ -82,19 +84,24 @@ def _totals(results: Sequence[FamilyResult]) -> str:
 
 
 def _hook_name(hook: str) -> str:
-    if hook == "block":
-        return "the block's own module path (SAEs trained on the plain transformers model)"
-    return f"`blocks.N.{hook}`"
+    named = {
+        "block": "the block's own module path (SAEs trained on the plain transformers model)",
+        BOTH: "`hook_attn_out` and then `hook_mlp_out` of one block, both substituted",
+        LAST: "`hook_resid_post` of the last block",
+    }
+    return named.get(hook, f"`blocks.N.{hook}`")
 
 
 def _rows(result: FamilyResult, reasons: "_Reasons") -> Iterable[str]:
     if result.not_built:
         return
-    name = _name(result.family)
+    name, last = _name(result.family), result.cells[-1]
     for layer in dict.fromkeys(cell.layer for cell in result.cells):
         found = {cell.hook: cell for cell in result.cells if cell.layer == layer}
-        if set(found) == {"hook_resid_post"}:  # the last block's: shown where it is a kind's too
+        if set(found) == {"hook_resid_post"}:
             continue
+        if len(found) > len(HOOKS):  # the block at which every hook is tried
+            found[LAST] = last
         if "model" in found:
             found = dict.fromkeys(COLUMNS, found["model"])
         marks = [_mark(found[h], reasons) if h in found else "" for h in COLUMNS]
@@ -108,8 +115,10 @@ def _name(family: str) -> str:
 
 def _mark(cell: Cell, reasons: "_Reasons") -> str:
     if cell.outcome is Outcome.SUPPORTED:
-        single = LETTERS.get(cell.single) or str(reasons.number(cell, cell.single))
-        return f"{LETTERS[cell.path]} {single}"
+        single = LETTERS.get(cell.single, "") if cell.single in ("", *LETTERS) else str(
+            reasons.number(cell, cell.single)
+        )  # fmt: skip
+        return f"{LETTERS[cell.path]} {single}".strip()
     if cell.outcome is Outcome.REFUSED:
         return str(reasons.number(cell, cell.text))
     return f"**{cell.outcome.value}**"

@@ -64,6 +64,8 @@ class Plain:
         self.ids = ids
         self.dtype = torch.float64
         self.model = copy.deepcopy(model).to(self.dtype).eval()
+        # The experts' fused kernels take no float64.
+        self.model.set_experts_implementation("eager")
         if not self._is_the_same_model(model):
             self.dtype = torch.float32
             self.model = copy.deepcopy(model).eval()
@@ -278,3 +280,15 @@ def ratio(value: Tensor, other: Tensor) -> float | None:
     if not times or not close(times * other, value):
         return None
     return 1.0 if abs(times - 1) < CLOSE else times
+
+
+def is_scaled_sum(total: Tensor, stream: Tensor, other: Tensor) -> bool:
+    """True where a total is a stream times a number, plus another value times a number.
+
+    A block may end in a scalar of its own, and add a third branch (Gemma 4).
+    """
+    if total.shape != other.shape:
+        return False
+    columns = torch.stack([stream.flatten(), other.flatten()], dim=1)
+    times = torch.linalg.lstsq(columns, total.flatten()[:, None]).solution[:, 0]
+    return abs(times[0].item()) > 0.1 and close((columns @ times).view_as(total), total)

@@ -275,3 +275,12 @@ def _make_loud(model: Any) -> None:
         elif spread < 0.7 * LOUD:
             mean = parameter.mean()
             parameter.sub_(mean).mul_(LOUD / spread).add_(mean)
+    for buffer in _learnt_buffers(model):
+        buffer.mul_(1 + LOUD * torch.randn(buffer.shape))
+
+
+def _learnt_buffers(model: Any) -> list[torch.Tensor]:
+    """Return what is saved beside the parameters, such as a layer's scalar: 1 until trained."""
+    own = dict(model.named_parameters(remove_duplicate=False))
+    saved = model.state_dict(keep_vars=True).items()
+    return [value for name, value in saved if name not in own and value.is_floating_point()]
