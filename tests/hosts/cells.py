@@ -195,11 +195,15 @@ def _cells(name: str, model: Any) -> Iterator[Cell]:
         yield whole
         return
     trial = made[0]
-    for layer, hook in _places(trial):
-        cell = Cell(name, hook, layer, Outcome.SUPPORTED)
-        paths: list[str] = []
-        cell = _judged(cell, lambda h=hook, at=layer, p=paths: p.extend(check(trial, h, at)))
-        yield Cell(**(vars(cell) | dict(zip(("path", "single"), paths, strict=False))))
+    yield from (tried(trial, hook, layer) for layer, hook in _places(trial))
+
+
+def tried(trial: Trial, hook: str, layer: int) -> Cell:
+    """Return a hook's cell."""
+    paths: list[str] = []
+    cell = Cell(trial.name, hook, layer, Outcome.SUPPORTED)
+    cell = _judged(cell, lambda: paths.extend(check(trial, hook, layer)))
+    return Cell(**(vars(cell) | dict(zip(("path", "single"), paths, strict=False))))
 
 
 def _places(trial: Trial) -> Iterator[tuple[int, str]]:
