@@ -8,7 +8,7 @@ import torch
 from families import make_model
 
 from hosts import cells
-from hosts.__main__ import PAGE
+from hosts.__main__ import PAGE, main
 from hosts.cells import HOOKS, FamilyResult, FullPasses, Outcome, Trial, run_family
 from hosts.page import families_on, page
 from hosts.tiny_models import families
@@ -185,3 +185,13 @@ def test_a_page_marks_faults_and_numbers_refusals():
     assert row.split(" | ")[2:7] == ["r p", "", "1", "", "**silent**"]
     assert "1. HOOK: no" in text
     assert "| `xlnet` | why not |" in text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(o, int(o not in (Outcome.SUPPORTED, Outcome.REFUSED))) for o in Outcome]
+)
+def test_a_fault_is_the_exit_code(monkeypatch, capsys, outcome, code):
+    result = FamilyResult("gpt2", (cells.Cell("gpt2", "hook_z", 1, outcome, "why"),))
+    monkeypatch.setattr(cells, "run_family", lambda _: result)
+    assert main(["gpt2"]) == code
+    assert f"1 {outcome.value}" in capsys.readouterr().out

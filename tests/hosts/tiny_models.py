@@ -44,6 +44,7 @@ SIZES: dict[str, Any] = {
     "linear_value_head_dim": 8, "linear_head_dim": 8, "linear_num_heads": 4,
     "kv_lora_rank": 16, "q_lora_rank": 16, "qk_nope_head_dim": 8,
     "qk_rope_head_dim": 8, "v_head_dim": 8, "sliding_window": 16, "lru_width": WIDTH,
+    "attention_chunk_size": 8, "local_attention": 16,
     "is_decoder": True, "tie_word_embeddings": False,
     # Scalars that are 1 by default hide a missing factor.
     "logits_scaling": 2.0, "residual_multiplier": 0.6, "embedding_multiplier": 1.5,
@@ -81,6 +82,9 @@ EXTRAS: dict[str, dict[str, Any]] = {
         "attn_config": {"rope_theta": 10000.0, "kv_n_heads": KEY_HEADS, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
     },
+    "deepseek_v4": {
+        "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+    },
     "dots3_note": {
         "text_config": {"per_layer_config": {}, "head_dim": 16, "index_head_dim": 8},
         "vision_config": {"adapter_in_dim": WIDTH, "adapter_out_dim": WIDTH},
@@ -105,7 +109,8 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "lfm2_moe": CONV,
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "minicpm3": {"scale_emb": 1.5, "dim_model_base": 16},
-    "mllama": {},
+    "minimax": {"block_size": 8},
+    "mllama": {"cross_attention_layers": [2], "num_hidden_layers": 4},
     "nemotron_h": {"layers_block_type": ["linear_attention", "full_attention", "moe", "mlp"]},
     "reformer": {
         "attn_layers": ["local", "lsh", "local"], "axial_pos_shape": [8, 8],
