@@ -22,6 +22,7 @@ from saebench.subjects.loading import load_subject
 from saebench.subjects.references import SubjectReference
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import site_of
+from saebench.substitution.passes import Passes
 from saebench.substitution.reading import reading_site
 
 DEMO_SEED = 0
@@ -93,6 +94,7 @@ def _bench(
     bos = subjects[0].metadata.prepend_bos
     tokens = take(settings, host, texts.documents, context=context, bos=bos)
     _check_vocabulary(host, tokens)
+    _prove(host, subjects, tokens)
     return Bench(host, texts, subjects, tokens, settings)
 
 
@@ -237,6 +239,18 @@ def _check_fit(host: Host, subject: Subject) -> None:
             f"{subject.source}: gives {found.x_hat.shape[-1]} components for {site.width} at "
             f"{site.hook} of {host.name}"
         )
+
+
+def _prove(host: Host, subjects: Iterable[Subject], tokens: TokenSet) -> None:
+    """Have the model show on the run's first sequences that substituting works at each hook.
+
+    Raises:
+        HookError: where it does not.
+        HostError: where the model cannot be run on sequences of this length.
+    """
+    passes, ids = Passes(host), tokens.ids.to(host.device)
+    for site in dict.fromkeys(site_of(host, subject) for subject in subjects):
+        passes.prove(site, ids)
 
 
 def _check_vocabulary(host: Host, tokens: TokenSet) -> None:

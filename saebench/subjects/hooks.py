@@ -1,26 +1,31 @@
 """Hook names → places in a Hugging Face model."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from torch import Tensor, nn
+
 from saebench.errors import HookError, nearest
+from saebench.subjects.parts import Form, is_close
+from saebench.subjects.recording import Call
 
 if TYPE_CHECKING:
     from saebench.subjects.host import Host
 
-_BLOCK_HOOK = re.compile(r"blocks\.(\d+)\.(?:attn\.|mlp\.)?(hook_\w+)")
-NAMES = (
-    "hook_resid_pre",
-    "hook_resid_post",
-    "hook_resid_mid",
-    "hook_attn_out",
-    "hook_mlp_out",
-    "hook_z",
-    "hook_post",
-    "hook_in",
-)
+_BLOCK_HOOK = re.compile(r"blocks\.(\d+)\.((?:attn|mlp|ln1|ln2)\.)?(hook_\w+)")
+# By the part of the block that a name goes through; some tools leave attn and mlp out.
+NAMES = {
+    "": ("hook_resid_pre", "hook_resid_post", "hook_resid_mid", "hook_attn_out", "hook_mlp_out",
+         "hook_mlp_in", "hook_z"),
+    "attn.": ("hook_z", "hook_q", "hook_k", "hook_v"),
+    "mlp.": ("hook_pre", "hook_post", "hook_in"),
+    "ln1.": ("hook_normalized",),
+    "ln2.": ("hook_normalized",),
+}  # fmt: skip
+_ALL = sorted({part + name for part, names in NAMES.items() for name in names} - {"hook_z"})
 
 
 class Kind(Enum):
@@ -30,6 +35,7 @@ class Kind(Enum):
     MODULE_OUTPUT = auto()
     MODULE_INPUT = auto()
     RESID_MID = auto()
+    NORMALISED = auto()
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Site:
         head: index of the one attention head, else None.
         width: size of the activation there.
         centred: the SAE saw the activation minus its mean over components, as in models whose
-            writing weights are centred; LayerNorm makes the model blind to that mean.
+            writing weights are centred; norms that subtract it make the model blind to that mean.
     """
 
     hook: str
@@ -78,20 +84,25 @@ def find_site(
     Raises:
         HookError: where the model has no such place, or it cannot be substituted.
     """
+    key = (hook, head, centred, module_path)
+    if key not in host.sites:
+        host.sites[key] = _find_site(host, hook, head, centred, module_path)
+    return host.sites[key]
+
+
+def _find_site(host: "Host", hook: str, head: int | None, centred: bool, module_path: bool) -> Site:
     match = _BLOCK_HOOK.fullmatch(hook)
     if match is None:
         if module_path or host.has_module(_module(host, hook)):
             return _module_site(host, hook)
         raise HookError(
             f"hook {hook!r} is not known: expected blocks.LAYER.HOOK with HOOK one of "
-            f"{', '.join(NAMES)} (attn.hook_z, mlp.hook_post, mlp.hook_in), or a module path of "
-            f"{type(host.model).__name__}, which means its output, or with .input its input"
+            f"{', '.join(_ALL)}, or a module path of {type(host.model).__name__}, which means its "
+            "output, or with .input its input"
         )
-    layer, name = int(match[1]), match[2]
-    if name not in NAMES:
-        raise HookError(f"hook {hook!r} cannot be substituted here{nearest(name, NAMES)}")
-    if name == "hook_in" and ".mlp." not in hook:
-        raise HookError(f"hook {hook!r} cannot be substituted here; did you mean mlp.hook_in?")
+    layer, part, name = int(match[1]), match[2] or "", match[3]
+    if name not in NAMES[part]:
+        raise HookError(f"hook {hook!r} cannot be substituted here{nearest(part + name, _ALL)}")
     if layer >= len(host.blocks):
         raise HookError(
             f"hook {hook!r} is not in the model: {host.name} has {len(host.blocks)} blocks, "
@@ -99,70 +110,233 @@ def find_site(
         )
     if head is not None and name != "hook_z":
         raise HookError(f"hook {hook!r} with hook_head_index={head}: only hook_z has heads")
-    centred = centred and host.has_layer_norm and name not in ("hook_z", "hook_post")
-    return _block_site(host, hook, layer, name, head=head, centred=centred)
+    site = _BlockHooks(host, hook, layer).site(part, name)
+    if head is not None:
+        return _one_head(host, site, head)
+    inside = name not in _CENTRED
+    return site if inside or not centred else replace(site, centred=host.is_blind_to_mean)
 
 
-def _block_site(
-    host: "Host", hook: str, layer: int, name: str, *, head: int | None, centred: bool
-) -> Site:
-    wide = host.d_model
-    if name in ("hook_resid_pre", "hook_resid_post"):
-        block = layer + (name == "hook_resid_post")
-        return Site(hook, Kind.BLOCK_INPUT, block, None, None, wide, centred)
-    if name == "hook_z":
-        module = host.module_path(f"blocks.{layer}.attn.o")
-        return _head_site(host, Site(hook, Kind.MODULE_INPUT, layer, module, head, 0, False))
-    if name == "hook_post":
-        module = host.module_path(f"blocks.{layer}.mlp.out")
-        return _head_site(host, Site(hook, Kind.MODULE_INPUT, layer, module, None, 0, False))
-    if name == "hook_in":
-        module = host.module_path(f"blocks.{layer}.mlp")
-        return Site(hook, Kind.MODULE_INPUT, layer, module, None, wide, False)
-    if name == "hook_mlp_out":
-        module = host.output_path(layer, "mlp", post_norm="ln2_post")
-        return Site(hook, Kind.MODULE_OUTPUT, layer, module, None, wide, centred)
-    module = host.output_path(layer, "attn", post_norm="ln1_post")
-    if name == "hook_attn_out":
-        return Site(hook, Kind.MODULE_OUTPUT, layer, module, None, wide, centred)
-    if not host.is_sequential:
-        raise HookError(
-            f"hook {hook!r} is not in the model: the blocks of {host.name} run attention and MLP "
-            "in parallel, or scale what they add, so there is no residual stream between them"
-        )
-    return Site(hook, Kind.RESID_MID, layer, module, None, wide, centred)
+# What a model with centred writing weights writes into the residual stream, or reads there.
+_CENTRED = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out",
+            "hook_mlp_out", "hook_mlp_in")  # fmt: skip
 
 
-def _head_site(host: "Host", site: Site) -> Site:
-    assert site.module is not None
-    projection = host.model.get_submodule(site.module)
-    # nn.Linear keeps [out, in], GPT-2's Conv1D [in, out] under the name nx.
-    width = getattr(projection, "in_features", None) or getattr(projection, "nx", None)
-    if width is None:
-        raise HookError(f"hook {site.hook!r}: {site.module} is no linear projection")
-    if site.head is not None:
-        if not 0 <= site.head < host.n_heads:
+class _BlockHooks:
+    """Finds TransformerLens' hooks in one block."""
+
+    def __init__(self, host: "Host", hook: str, layer: int) -> None:
+        self.host, self.hook, self.layer = host, hook, layer
+        self.block = host.stack.blocks[layer]
+
+    def site(self, part: str, name: str) -> Site:
+        """Return where a hook is."""
+        find = getattr(self, "_" + (part + name).replace(".", "_").replace("attn_hook_z", "hook_z"))
+        return find()
+
+    def _hook_resid_pre(self) -> Site:
+        return self._at(Kind.BLOCK_INPUT, None, self.host.stack.width)
+
+    def _hook_resid_post(self) -> Site:
+        width = self.host.stack.width
+        if self.block.feeds_next:
+            return replace(self._at(Kind.BLOCK_INPUT, None, width), block=self.layer + 1)
+        return self._at(Kind.MODULE_OUTPUT, self.block.path, width)
+
+    def _hook_resid_mid(self) -> Site:
+        parts = self.host.parts(self.layer)
+        if parts.form is Form.PARALLEL:
             raise HookError(
-                f"hook {site.hook!r}: hook_head_index={site.head}, "
-                f"the model has {host.n_heads} heads"
+                f"hook {self.hook!r} is not in the model: the blocks of {self.host.name} run "
+                "attention and MLP in parallel, so there is no residual stream between them"
             )
-        width //= host.n_heads
-    return Site(site.hook, site.kind, site.block, site.module, site.head, width, False)
+        if parts.middle is not None:
+            return self._at(Kind.MODULE_OUTPUT, parts.middle, self.host.stack.width)
+        if parts.form is None or parts.attention is None:
+            raise self._none(parts.missing)
+        return self._at(Kind.RESID_MID, parts.attention, self.host.stack.width)
+
+    def _hook_attn_out(self) -> Site:
+        return self._adds(self.host.parts(self.layer).attention)
+
+    def _hook_mlp_out(self) -> Site:
+        return self._adds(self.host.parts(self.layer).mlp)
+
+    def _adds(self, path: str | None) -> Site:
+        if path is None:
+            raise self._none(self.host.parts(self.layer).missing)
+        return self._at(Kind.MODULE_OUTPUT, path, self.host.stack.width)
+
+    def _hook_mlp_in(self) -> Site:
+        parts = self.host.parts(self.layer)
+        if parts.mlp_entry is None:
+            raise self._none(
+                parts.missing
+                if parts.mlp is None
+                else "no module reads the residual stream for the MLP alone"
+            )
+        return self._at(Kind.MODULE_INPUT, parts.mlp_entry, self.host.stack.width)
+
+    def _mlp_hook_in(self) -> Site:
+        path = self.host.adapter_path(f"blocks.{self.layer}.mlp") or self._branch("mlp")
+        return self._input(path or self._linear("mlp", "in"))
+
+    def _hook_z(self) -> Site:
+        site = self._input(self._last_linear("attention", "attn.o"))
+        if not self.host.n_heads or site.width % self.host.n_heads:
+            raise self._none(f"{site.module} is {site.width} wide, no multiple of the heads")
+        return site
+
+    def _mlp_hook_post(self) -> Site:
+        return self._input(self._last_linear("mlp", "mlp.out"))
+
+    def _mlp_hook_pre(self) -> Site:
+        post = self._mlp_hook_post()
+        path = self._linear("mlp", "gate") or self._linear("mlp", "in")
+        site = self._output(path)
+        if site.width != post.width:
+            raise self._none(f"{site.module} gives the gate and what it lets through in one")
+        return site
+
+    def _attn_hook_q(self) -> Site:
+        return self._projection("q", self.host.n_heads)
+
+    def _attn_hook_k(self) -> Site:
+        return self._projection("k", self._key_heads)
+
+    def _attn_hook_v(self) -> Site:
+        return self._projection("v", self._key_heads)
+
+    @property
+    def _key_heads(self) -> int:
+        return getattr(self.host.config, "num_key_value_heads", None) or self.host.n_heads
+
+    def _projection(self, which: str, heads: int) -> Site:
+        site = self._output(self._linear("attn", which))
+        z = self._hook_z()
+        if site.width * self.host.n_heads != z.width * heads:
+            raise self._none(
+                f"{site.module} is {site.width} wide, {heads} heads of {z.width} // "
+                f"{self.host.n_heads} components were expected"
+            )
+        return site
+
+    def _ln1_hook_normalized(self) -> Site:
+        return self._normalised(self.host.adapter_path(f"blocks.{self.layer}.ln1"))
+
+    def _ln2_hook_normalized(self) -> Site:
+        told = self.host.adapter_path(f"blocks.{self.layer}.ln2")
+        return self._normalised(told or self.host.parts(self.layer).mlp_entry)
+
+    def _normalised(self, path: str | None) -> Site:
+        if path is None:
+            raise self._none("no module shows what the norm makes")
+        self.host.unit_norm(path)
+        return replace(self._input(path), kind=Kind.NORMALISED)
+
+    def _linear(self, part: str, which: str) -> str | None:
+        """Return the linear map that TransformerLens' adapter calls so, where there is one."""
+        path = self.host.adapter_path(f"blocks.{self.layer}.{part}.{which}")
+        is_one = path is not None and _in_features(self.host.model.get_submodule(path))
+        return path if is_one else None
+
+    def _last_linear(self, part: str, lens_path: str) -> str | None:
+        """Return the linear map that a part of the block ends in.
+
+        It must give what the part gives: then its input is all that the part makes of its heads,
+        or of its hidden layer.
+        """
+        parts = self.host.parts(self.layer)
+        adds = parts.attention if part == "attention" else parts.mlp
+        told = self.host.adapter_path(f"blocks.{self.layer}.{lens_path}")
+        if adds is None:
+            raise self._none(parts.missing)
+        branch = parts.branches[adds]
+        inside = [p for p in self._calls if p.startswith(f"{branch}.") or p in (branch, told)]
+        results = [self._calls[p].returned for p in (adds, branch) if p in self._calls]
+        ends = [p for p in inside if self._ends_in(p, results)]
+        return told if told in ends else next(iter(ends), None)
+
+    def _ends_in(self, path: str, results: list[Tensor | None]) -> bool:
+        if not _in_features(self.host.model.get_submodule(path)):
+            return False
+        given = self._calls[path].returned
+        return given is not None and any(
+            r is not None and is_close(given, r, self.host) for r in results
+        )
+
+    @cached_property
+    def _calls(self) -> dict[str, Call]:
+        return self.host.calls(self.layer)
+
+    def _branch(self, part: str) -> str | None:
+        parts = self.host.parts(self.layer)
+        adds = parts.attention if part == "attention" else parts.mlp
+        return None if adds is None else parts.branches[adds]
+
+    def _input(self, path: str | None) -> Site:
+        call = self._calls.get(path or "")
+        if path is None or call is None or call.given is None:
+            raise self._none("no module shows it for each token")
+        return self._at(Kind.MODULE_INPUT, path, call.given.shape[-1])
+
+    def _output(self, path: str | None) -> Site:
+        call = self._calls.get(path or "")
+        if path is None or call is None or call.returned is None:
+            raise self._none("no module shows it for each token")
+        return self._at(Kind.MODULE_OUTPUT, path, call.returned.shape[-1])
+
+    def _at(self, kind: Kind, module: str | None, width: int) -> Site:
+        return Site(self.hook, kind, self.layer, module, None, width, False)
+
+    def _none(self, why: str) -> HookError:
+        """Return the error of a hook that the block does not have; it names the block's parts."""
+        path = self.block.path
+        children = dict(self.host.model.get_submodule(path).named_children())
+        named = ", ".join(f"{name} ({type(child).__name__})" for name, child in children.items())
+        return HookError(
+            f"hook {self.hook!r} is not in block {self.layer} of {self.host.kind}: {why}; the "
+            f"block has {named}: name one by its module path, {path}.{next(iter(children), '')}"
+        )
+
+
+def _in_features(module: nn.Module) -> int | None:
+    """Return the width of a linear map's input; None for other modules."""
+    # nn.Linear keeps [out, in], GPT-2's Conv1D [in, out] under the name nx.
+    return getattr(module, "in_features", None) or getattr(module, "nx", None)
+
+
+def _one_head(host: "Host", site: Site, head: int) -> Site:
+    if not 0 <= head < host.n_heads:
+        raise HookError(
+            f"hook {site.hook!r}: hook_head_index={head}, the model has {host.n_heads} heads"
+        )
+    return replace(site, head=head, width=site.width // host.n_heads)
 
 
 def _module_site(host: "Host", hook: str) -> Site:
     """Find a module's output, or its input where the name ends so; a block's are the stream."""
     path, of_input = _module(host, hook), hook.endswith(".input")
-    for layer, block in enumerate(host.block_paths):
-        if path == block:
-            first = layer if of_input else layer + 1
-            return Site(hook, Kind.BLOCK_INPUT, first, None, None, host.d_model, False)
-        if path.startswith(f"{block}.") and host.has_module(path):
-            width = host.activation_width(path, of_input=of_input)
+    for layer, block in enumerate(host.stack.blocks):
+        if path == block.path:
+            found = _BlockHooks(host, hook, layer)
+            return found.site("", "hook_resid_pre" if of_input else "hook_resid_post")
+        if path.startswith(f"{block.path}.") and host.has_module(path):
             kind = Kind.MODULE_INPUT if of_input else Kind.MODULE_OUTPUT
+            width = _shown_width(host, layer, path, of_input=of_input)
             return Site(hook, kind, layer, path, None, width, False)
     known = [*host.block_paths, *(n for n, _ in host.model.named_modules() if n)]
     raise HookError(f"hook {hook!r} is no module in a block of {host.name}{nearest(path, known)}")
+
+
+def _shown_width(host: "Host", layer: int, path: str, *, of_input: bool) -> int:
+    side = "input" if of_input else "output"
+    call = host.calls(layer).get(path)
+    value = None if call is None else call.given if of_input else call.returned
+    if value is None:
+        often = "it is not run once in a pass" if call is None else "its shape is another"
+        raise HookError(f"{path} of {host.name} has no {side} for each token: {often}")
+    return value.shape[-1]
 
 
 def _module(host: "Host", hook: str) -> str:

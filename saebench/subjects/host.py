@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -11,10 +12,18 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saebench.errors import HookError, HostError
+from saebench.errors import HostError, SaebenchError
+from saebench.measures.memory import is_out_of_memory
 from saebench.results import ModelRecord
+from saebench.subjects.calls import argument, by_token, with_argument
 from saebench.subjects.hashing import tensors_sha256
+from saebench.subjects.last_step import LastStep, find_last_step
+from saebench.subjects.norms import UnitNorm
+from saebench.subjects.parts import Parts, find_parts, is_close
+from saebench.subjects.recording import Call, calls_once, record
+from saebench.subjects.stack import Stack, find_stack
 
+TRIAL_TOKENS = 12
 TILE = 1024  # of the vocabulary
 LINE = 16  # fp32 numbers of a cache line
 PAGE = 1024
@@ -33,6 +42,7 @@ class Host:
 
     Attributes:
         original: the model that this one is a patched copy of; None for a model as it came.
+        sites: places that were found in it, by what was asked for.
 
     Raises:
         HostError: where the model has no list of blocks, or its logits are not what its final
@@ -40,13 +50,21 @@ class Host:
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, tf32: bool = False) -> None:
-        self.model = model.eval()
+        self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self.name = name
         self.tf32 = tf32
         self.config = model.config.get_text_config()
         self.original: Host | None = None
-        self._check_logits()
+        self.sites: dict[Any, Any] = {}
+        self._calls: dict[int, dict[str, Call]] = {}
+        self._parts: dict[int, Parts] = {}
+        self._unit_norms: dict[str, UnitNorm] = {}
+        self._reads_early = False
+        self._columns = 0
+        self._last_step = LastStep()
+        self._check_end()
+        self._check_causal()
 
     @property
     def device(self) -> torch.device:
@@ -65,18 +83,30 @@ class Host:
 
     @property
     def d_model(self) -> int:
-        """Width of the residual stream."""
-        return self.config.hidden_size
+        """Width of the final hidden states; for most models that of the residual stream too."""
+        return self._unembedding[0].shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        return self._unembedding[0].shape[0]
+
+    @property
+    def n_embeddings(self) -> int:
+        """Number of token ids that the model can read."""
+        embeddings = getattr(self.model.get_input_embeddings(), "weight", None)
+        return embeddings.shape[0] if isinstance(embeddings, Tensor) else self.config.vocab_size
 
     @property
     def n_heads(self) -> int:
-        """Number of query heads; key and value heads may be fewer."""
-        return self.config.num_attention_heads
+        """Number of query heads, 0 where it has none; key and value heads may be fewer."""
+        return getattr(self.config, "num_attention_heads", None) or 0
 
     @property
     def context(self) -> int | None:
         """The longest sequence the model takes, None where it has no limit."""
-        return getattr(self.config, "max_position_embeddings", None)
+        told = getattr(self.config, "max_position_embeddings", None)
+        return told if isinstance(told, int) and told > 0 else None
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -85,60 +115,181 @@ class Host:
         found = {getattr(self.tokenizer, kind, None) for kind in kinds}
         return frozenset(i for i in found if i is not None)
 
-    @cached_property
-    def adapter(self) -> Any:
-        """TransformerLens' architecture adapter: it knows this architecture's module names."""
-        return _adapter(self.model.config, self.name)
+    @property
+    def kind(self) -> str:
+        """The model's name and class, for error messages."""
+        return f"{self.name} ({type(self.model).__name__})"
 
     @cached_property
+    def trial_ids(self) -> Int[Tensor, "2 pos"]:
+        """Two short sequences that differ in every token: what the model does is tried on them."""
+        width = min(TRIAL_TOKENS, self.context or TRIAL_TOKENS)
+        plain = sorted(set(range(self.n_embeddings)) - self._named_ids) or [0]
+        generator = torch.Generator().manual_seed(0)
+        first = torch.randint(len(plain), (width,), generator=generator)
+        second = (first + torch.randint(1, max(2, len(plain)), (width,), generator=generator)) % (
+            len(plain)
+        )
+        return torch.tensor(plain)[torch.stack([first, second])].to(self.device)
+
+    @property
+    def _named_ids(self) -> set[int]:
+        """Ids that the configuration gives a meaning, such as padding or an image's place."""
+        both = {**self.model.config.to_dict(), **self.config.to_dict()}
+        told = {v for k, v in both.items() if k.endswith(("_token_id", "_token_index"))
+                and isinstance(v, int)}  # fmt: skip
+        return told | set(self.special_ids)
+
+    @cached_property
+    def adapter(self) -> Any:
+        """TransformerLens' adapter of this architecture: its module names; None without one."""
+        return _adapter(self.model.config, self.name)
+
+    def adapter_path(self, lens_path: str) -> str | None:
+        """Return the module that TransformerLens' adapter means by a component of its own.
+
+        None where there is no adapter, it knows no such component, or the model has no such
+        module: a block of a hybrid model has not all the parts that others have.
+        """
+        if self.adapter is None:
+            return None
+        try:
+            path = self.adapter.translate_transformer_lens_path(lens_path)
+        except (ValueError, KeyError, IndexError, AttributeError, TypeError):
+            return None
+        return path if path in self._module_paths else None
+
+    def alias(self, layer: int, hook: str) -> str | None:
+        """Return the module whose output TransformerLens' adapter takes for a block's hook."""
+        if self.adapter is None:
+            return None
+        told = getattr(self.adapter.component_mapping.get("blocks"), "hook_aliases", {}).get(hook)
+        if not isinstance(told, str) or not told.endswith(".hook_out"):
+            return None
+        return self.adapter_path(f"blocks.{layer}.{told.removesuffix('.hook_out')}")
+
+    @cached_property
+    def stack(self) -> Stack:
+        """The transformer blocks."""
+        return find_stack(self)
+
+    @property
     def block_paths(self) -> tuple[str, ...]:
         """Module paths of the transformer blocks, in order."""
-        path = self.module_path("blocks")
-        return tuple(f"{path}.{i}" for i in range(len(self.model.get_submodule(path))))
+        return tuple(block.path for block in self.stack.blocks)
 
     @cached_property
     def blocks(self) -> tuple[nn.Module, ...]:
         """The transformer blocks, in order."""
         return tuple(self.model.get_submodule(path) for path in self.block_paths)
 
-    @property
-    def is_sequential(self) -> bool:
-        """True where the MLP reads the residual stream after attention was added, unscaled."""
-        return "hook_resid_mid" in self.adapter.component_mapping["blocks"].hook_aliases
+    def calls(self, layer: int) -> dict[str, Call]:
+        """Return what a block's modules are given and give back on the trial tokens.
 
-    @cached_property
-    def has_layer_norm(self) -> bool:
-        """True where every norm subtracts the mean, so that the residual's mean is unread."""
-        norms = [m for m in self.model.modules() if "norm" in type(m).__name__.lower()]
-        return bool(norms) and all(isinstance(m, nn.LayerNorm) for m in norms)
+        By path, in the order in which they end, of those that are run once; the block is last.
+        """
+        if layer not in self._calls:
+            path = self.block_paths[layer]
+            block = self.model.get_submodule(path)
+            inner = [
+                f"{path}.{name}" for name, _ in block.named_modules(remove_duplicate=False) if name
+            ]
+            self._calls[layer] = calls_once(record(self, [*inner, path]))
+        return self._calls[layer]
 
-    def module_path(self, lens_path: str) -> str:
-        """Return the module path of a TransformerLens component such as ``blocks.1.attn.o``.
+    def parts(self, layer: int) -> Parts:
+        """Return where a block's attention and MLP add to the residual stream."""
+        if layer not in self._parts:
+            self._parts[layer] = find_parts(self, layer)
+        return self._parts[layer]
+
+    def unit_norm(self, path: str) -> UnitNorm:
+        """Return a norm of the model without its weights.
 
         Raises:
-            HookError: where this architecture has no such component.
+            HookError: where the module is no such norm.
         """
-        try:
-            return self.adapter.translate_transformer_lens_path(lens_path)
-        except ValueError as error:
-            raise HookError(f"{lens_path} is not in {self.name}: {error}") from error
+        if path not in self._unit_norms:
+            module = self.model.get_submodule(path)
+            self._unit_norms[path] = UnitNorm(module, path, width=self.stack.width)
+        return self._unit_norms[path]
 
-    def output_path(self, layer: int, part: str, *, post_norm: str) -> str:
-        """Return the module whose output a block's part adds to the residual stream.
+    @cached_property
+    def is_blind_to_mean(self) -> bool:
+        """True where adding a constant to the residual stream changes nothing.
 
-        Some architectures (gemma2) normalise the part's output before they add it.
+        All norms that read it then subtract its mean, whatever their class is called.
         """
-        submodules = self.adapter.component_mapping["blocks"].submodules
-        return self.module_path(f"blocks.{layer}.{post_norm if post_norm in submodules else part}")
+        first = self.blocks[0]
+        shift: list[float] = []
+
+        def shifted(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            x = argument(first, args, kwargs)
+            shift.append(3 * float(x.float().std()))
+            return with_argument(first, args, kwargs, x + shift[0])
+
+        with torch.inference_mode():
+            expected = self.final_hidden(self.trial_ids)
+            with first.register_forward_pre_hook(shifted, with_kwargs=True):
+                found = self.final_hidden(self.trial_ids)
+        # RMS norms would shrink the rest to a third; rounding is of the size of what was added.
+        tolerance = max(1e-3, 16 * self.rounding)
+        return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
     def final_hidden(self, input_ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d"]:
         """Run the model up to and including its final norm, with a gradient where one is kept."""
         return self.run(input_ids=input_ids, use_cache=False)[0]
 
     def run(self, **given: Any) -> Any:
-        """Run the model without its unembedding; every pass is one of these."""
-        with self.gelus_in_one(), self._products():
-            return self.model.base_model(**given)
+        """Run the model without its unembedding; every pass is one of these.
+
+        Raises:
+            HostError: where the model's own code fails on what it is given.
+        """
+        with self.gelus_in_one(), self._products(), self._failures_explained(given):
+            if not self._reads_early:
+                return self.model.base_model(**given)
+            return (self._until_unembedding(given),)
+
+    @property
+    def runs(self) -> nn.Module:
+        """The module that every pass calls."""
+        return self.model if self._reads_early else self.model.base_model
+
+    def _until_unembedding(self, given: dict[str, Any]) -> Float[Tensor, "batch pos d"]:
+        """Run the whole model, and leave it where the output embedding is given its states."""
+
+        def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            raise _Reached(argument(module, args, kwargs))
+
+        with self.output_embedding.register_forward_pre_hook(leave, with_kwargs=True):
+            try:
+                self.model(**given)
+            except _Reached as reached:
+                where = f"{self.kind}: what its output embedding is given"
+                return by_token(reached.hidden, given["input_ids"], where=where)
+        raise HostError(
+            f"{self.kind}: its output embedding is not run, so there "
+            "are no final hidden states to read out"
+        )
+
+    @contextlib.contextmanager
+    def _failures_explained(self, given: dict[str, Any]) -> Iterator[None]:
+        """Turn an error in the model's own code into one that says what was run."""
+        try:
+            yield
+        except SaebenchError:
+            raise
+        except Exception as error:
+            # Whatever transformers' code raises on tokens that it cannot take.
+            if is_out_of_memory(error) or isinstance(error, _Reached):
+                raise
+            lines = str(error).strip().splitlines()
+            shape = tuple(given["input_ids"].shape)
+            raise HostError(
+                f"{self.kind} cannot be run on {shape[0]} sequences "
+                f"of {shape[1]} tokens: {type(error).__name__}: {lines[0] if lines else ''}"
+            ) from error
 
     @contextlib.contextmanager
     def _products(self) -> Iterator[None]:
@@ -204,8 +355,7 @@ class Host:
         logits = _product(hidden.float(), weight, out=out)
         if bias is not None:
             logits += bias
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+        return self._last_step.apply_(logits)
 
     def back_through_logits(
         self, slope: Float[Tensor, "rows vocab"], logits: Float[Tensor, "rows vocab"]
@@ -216,51 +366,53 @@ class Host:
             slope: the gradient in the logits; may be overwritten.
             logits: what :meth:`logits` gave for the hidden states.
         """
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        if cap is not None:
-            slope = slope.mul_(1 - (logits / cap).square())
-        return slope @ self._unembedding[0]
+        return self._last_step.back_(slope, logits) @ self._unembedding[0]
+
+    @property
+    def output_embedding(self) -> Any:
+        """The module that turns final hidden states into logits.
+
+        Raises:
+            HostError: where the model has none, or several.
+        """
+        found = self.model.get_output_embeddings()
+        if not isinstance(getattr(found, "weight", None), Tensor):
+            raise HostError(
+                f"{self.kind}: expected one output embedding, found "
+                f"{type(found).__name__}; it is no language model with one vocabulary of logits"
+            )
+        return found
 
     @cached_property
     def _unembedding(self) -> tuple[Tensor, Tensor | None]:
-        output = self.model.get_output_embeddings()
+        output = self.output_embedding
         bias = getattr(output, "bias", None)
-        return output.weight.detach().float(), None if bias is None else bias.detach().float()
+        weight = output.weight.detach().float()[: self._columns]
+        return weight, None if bias is None else bias.detach().float()[: self._columns]
 
     def has_module(self, path: str) -> bool:
         """True for a module's path, whether from the model or from its base model on."""
-        return self.full_path(path) in dict(self.model.named_modules())
+        return self.full_path(path) in self._module_paths
+
+    @cached_property
+    def _module_paths(self) -> frozenset[str]:
+        # A module that several blocks share, such as an activation, is in each of them.
+        return frozenset(p for p, _ in self.model.named_modules(remove_duplicate=False) if p)
 
     def full_path(self, path: str) -> str:
-        """Return a module's path from the model on; tools that use AutoModel leave its prefix out.
+        """Return a module's path from the model on, as this model spells it.
 
-        What is no module's path is returned as it is.
+        Tools that use AutoModel leave the model's prefix out, and in a multimodal wrapper the
+        language model's blocks lie deeper than in the language model alone. What is no module's
+        path is returned as it is.
         """
-        modules = dict(self.model.named_modules())
         below = f"{self.model.base_model_prefix}.{path}"
-        return below if path not in modules and below in modules else path
-
-    @torch.inference_mode()
-    def activation_width(self, path: str, *, of_input: bool = False) -> int:
-        """Return the width of a module's output or input, found by running a few tokens.
-
-        Raises:
-            HookError: where the module has no activation for each token there.
-        """
-        found: list[Any] = []
-
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            given = args[0] if args else kwargs.get("hidden_states")
-            found.append(given if of_input else output)
-
-        ids = torch.zeros(1, min(4, self.context or 4), dtype=torch.int64, device=self.device)
-        with self.model.get_submodule(path).register_forward_hook(keep, with_kwargs=True):
-            self.final_hidden(ids)
-        value = found[0][0] if found and isinstance(found[0], tuple) else (found or [None])[0]
-        if not isinstance(value, Tensor) or value.shape[:2] != ids.shape or value.ndim != 3:
-            side = "input" if of_input else "output"
-            raise HookError(f"{path} of {self.name} has no {side} for each token")
-        return value.shape[-1]
+        spellings = [path, below]
+        if match := re.fullmatch(r"(?:[a-z_]+\.)*?([a-z_]+)\.(\d+)(\..*)?", path):
+            name, number, inside = match.groups()
+            if self.stack.path.rsplit(".", 1)[-1] == name:
+                spellings.append(f"{self.stack.path}.{number}{inside or ''}")
+        return next((each for each in spellings if each in self._module_paths), path)
 
     def record(self) -> ModelRecord:
         """Return what the result file says of the model."""
@@ -277,22 +429,78 @@ class Host:
         return tensors_sha256(dict(self.model.named_parameters()))
 
     @torch.inference_mode()
-    def _check_logits(self) -> None:
-        """Hold our unembedding against the model's own: some architectures scale their logits."""
-        width = min(8, self.context or 8)
-        ids = torch.arange(width, device=self.device)[None] % self.config.vocab_size
-        ours = self.logits(self.final_hidden(ids)[0])
-        theirs = self.model(input_ids=ids, use_cache=False).logits[0].float()
+    def _check_end(self) -> None:
+        """Find the final hidden states and the last step, and hold the logits against the model's.
+
+        Raises:
+            HostError: where they are not the model's.
+        """
+        ids = self.trial_ids
+        given = {"input_ids": ids, "use_cache": False}
+        with self._failures_explained(given):
+            theirs = self.model(**given).logits.flatten(0, 1).float()
         if not torch.isfinite(theirs).all():
             raise HostError(
                 f"{self.name}: its logits are NaN or infinite; are the weights damaged?"
             )
-        tolerance = (1e-4 if self.is_fp32 else 5e-2) * theirs.abs().max().clamp_min(1)
-        if ours.shape != theirs.shape or (ours - theirs).abs().max() > tolerance:
+        self._columns = theirs.shape[-1]
+        tolerance = 1e-4 if self.is_fp32 else 5e-2
+        for early in (False, True):
+            self._reads_early = early
+            z = self._unembedded(ids)
+            step = None
+            if z is not None and z.shape == theirs.shape:
+                step = find_last_step(z, theirs, self.config, tolerance=tolerance)
+            if step is not None:
+                self._last_step = step
+                return
+        raise HostError(
+            f"{self.kind}: its logits are not its output embedding "
+            "applied to its final hidden state, times a scale or soft-capped at most, so "
+            "substitutions cannot be read out"
+        )
+
+    def _unembedded(self, ids: Int[Tensor, "batch pos"]) -> Tensor | None:
+        """Return the output embedding applied to the final hidden states, where they fit it."""
+        try:
+            hidden = self.final_hidden(ids)
+        except HostError:
+            if self._reads_early:
+                raise
+            return None
+        weight, bias = self._unembedding
+        if not isinstance(hidden, Tensor) or hidden.shape != (*ids.shape, weight.shape[1]):
+            return None
+        z = hidden.flatten(0, 1).float() @ weight.T
+        return z if bias is None else z + bias
+
+    @torch.inference_mode()
+    def _check_causal(self) -> None:
+        """Refuse a model in which a position reads those after it: KL there means nothing.
+
+        Raises:
+            HostError: where one does.
+        """
+        ids = self.trial_ids
+        if ids.shape[1] < 2 or self.n_embeddings < 2:
+            return
+        changed = ids.clone()
+        changed[:, -1] = ids.flip(0)[:, -1]
+        before, after = (self.final_hidden(each)[:, :-1] for each in (ids, changed))
+        if not is_close(after, before, self):
             raise HostError(
-                f"{self.name} ({type(self.model).__name__}): its logits are not its output "
-                "embedding applied to its final hidden state, so substitutions cannot be read out"
+                f"{self.kind} is not a causal language model: "
+                "changing a token changes what is predicted before it; where its configuration "
+                "has is_decoder, set it to true"
             )
+
+
+class _Reached(Exception):  # noqa: N818
+    """Carries the output embedding's input out of a pass."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
 
 
 def _product(
@@ -314,7 +522,7 @@ def _product(
 
 
 def _adapter(config: Any, name: str) -> Any:
-    """Build the architecture's adapter without building a Bridge."""
+    """Build the architecture's adapter without building a Bridge; None where there is none."""
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
     from transformer_lens.model_bridge.sources.transformers import (
@@ -325,7 +533,7 @@ def _adapter(config: Any, name: str) -> Any:
         architecture = determine_architecture_from_hf_config(config)
         bridge = build_bridge_config_from_hf(config, architecture, name, torch.float32)
         return ArchitectureAdapterFactory.select_architecture_adapter(bridge)
-    except ValueError as error:
-        raise HostError(
-            f"{name}: TransformerLens knows no adapter for {type(config).__name__}: {error}"
-        ) from error
+    except Exception:
+        # An adapter is told a configuration's sizes under names that not every one has. What it
+        # would have said of the model is then found by running the model.
+        return None

@@ -11,6 +11,7 @@ from torch import Tensor
 from saebench.data.tokens import TokenSet, token_text
 from saebench.errors import HookError, MeasurementError, UndefinedDirection
 from saebench.measures.divergence import RowReadout
+from saebench.measures.memory import is_out_of_memory
 from saebench.measures.stages import CLEAN, FOLD, NOISE, READOUT, RESUME, Stages
 from saebench.measures.sums import TokenSums
 from saebench.subjects.hooks import Site, find_site
@@ -21,7 +22,7 @@ from saebench.substitution.doubts import AT_ONCE, Doubts
 from saebench.substitution.gathering import Gathered, check_first_look
 from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement, TokenMeasurement
-from saebench.substitution.memory import is_out_of_memory, sequences_at_once, tokens_a_pass
+from saebench.substitution.memory import sequences_at_once, tokens_a_pass
 from saebench.substitution.names import INDEPENDENT_OF_SAE, INTERVENTIONS, OF_THE_CORPUS
 from saebench.substitution.passes import CleanPass, Passes
 from saebench.substitution.reading import reading_site

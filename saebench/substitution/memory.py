@@ -17,7 +17,8 @@ def tokens_a_pass(host: Host) -> int:
     A pass needs about the width of the MLP, three times over, for each token.
     """
     most = TOKENS_A_PASS.get(host.device.type, TOKENS_A_PASS["cuda"])
-    inner = getattr(host.config, "intermediate_size", None) or 4 * host.d_model
+    told = getattr(host.config, "intermediate_size", None) or 4 * host.d_model
+    inner = max(told) if isinstance(told, list | tuple) else told  # some have one for each block
     return max(1, min(most, int(_to_use(host.device) / (3 * 4 * inner))))
 
 
@@ -31,14 +32,6 @@ def sequences_at_once(host: Host, *, context: int, kept: int) -> int:
     """
     by_memory = int(_to_use(host.device) / (kept * context * host.d_model * 4))
     return max(1, min(by_memory, tokens_a_pass(host) // context))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True where an error says that memory ran out, on a GPU or here."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # torch's CPU allocator has no error class of its own.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _to_use(device: torch.device) -> float:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saebench.data.cloze import Choice, ClozeTokens
+from saebench.errors import SaebenchError
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
@@ -133,7 +134,7 @@ class _Scorer:
         self.cached = True
         try:
             found = self.log_p(None)
-        except (AttributeError, TypeError, ValueError, NotImplementedError):
+        except (SaebenchError, AttributeError, TypeError, ValueError, NotImplementedError):
             # A model that keeps no keys and values says so in one of these ways.
             return False
         tolerance = TOLERANCE if self._host.is_fp32 else 8 * self._host.rounding

@@ -9,16 +9,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saebench.errors import HookError, SaebenchError
+from saebench.subjects.calls import by_token
 from saebench.subjects.hooks import Kind, Site
 from saebench.subjects.host import Host
 from saebench.substitution.patching import (
-    forward_replaced,
-    hand_on,
     input_read,
     input_written,
     output_read,
     output_written,
+    skipped,
 )
+
+NOISE = 0.1  # of an activation's standard deviation
+UNCHANGED = 1e-4  # relative, fp32: start + (x − start) is x up to a rounding, through many blocks
 
 
 @dataclass(frozen=True)
@@ -85,17 +89,32 @@ class Passes:
             sites: where to read.
             stop_early: leave out the blocks after the last site, and the final hidden states.
         """
+        later = self._blocks_after(sites) if stop_early else range(0)
+        try:
+            kept, final = self._read(ids, sites, later)
+        except SaebenchError:
+            if not later:
+                raise
+            # Some models cannot do without the later blocks, whatever is handed on.
+            kept, final = self._read(ids, sites, range(0))
+        starts = {site: kept[site, "start"] for site in sites}
+        activations = {site: self._activation(site, kept, ids) for site in sites}
+        return CleanPass(ids, None if stop_early else final, activations, starts)
+
+    def _blocks_after(self, sites: Sequence[Site]) -> range:
+        """Return the blocks that no site needs."""
+        blocks = self.host.stack.blocks
+        return range(max(_blocks_needed(site) for site in sites), len(blocks))
+
+    def _read(
+        self, ids: Int[Tensor, "batch pos"], sites: Sequence[Site], leave_out: range
+    ) -> tuple[dict[tuple[Site, str], Tensor], Tensor]:
         kept: dict[tuple[Site, str], Tensor] = {}
         with ExitStack() as patches:
             for site in sites:
                 self._capture(site, kept, patches)
-            if stop_early:
-                for block in self.host.blocks[max(_blocks_needed(site) for site in sites) :]:
-                    patches.enter_context(forward_replaced(block, hand_on))
-            final = self.host.final_hidden(ids)
-        starts = {site: kept[site, "start"] for site in sites}
-        activations = {site: _activation(site, kept) for site in sites}
-        return CleanPass(ids, None if stop_early else final, activations, starts)
+            patches.enter_context(skipped(self.host, leave_out))
+            return kept, self.host.final_hidden(ids)
 
     @torch.inference_mode()
     def resume(
@@ -155,10 +174,11 @@ class Passes:
             for later in sites:
                 self._capture(later, kept, patches)
             final = self.host.final_hidden(clean.ids.repeat(stack, 1))
+        ids = clean.ids.repeat(stack, 1)
         return CleanPass(
-            clean.ids.repeat(stack, 1),
+            ids,
             final,
-            {later: _activation(later, kept) for later in sites},
+            {later: self._activation(later, kept, ids) for later in sites},
             {later: kept[later, "start"] for later in sites},
             clean.written | {site: flat},
         )
@@ -190,26 +210,68 @@ class Passes:
         """
         return self._tried(site).all
 
+    def prove(self, site: Site, ids: Int[Tensor, "batch pos"]) -> None:
+        """Try a site on some of a run's own tokens, as far as their context goes.
+
+        Raises:
+            HookError: where substituting there does not do what it should.
+            HostError: where the model cannot be run on such tokens.
+        """
+        _TRIED.setdefault(self.host, {})[site] = self._try(site, _two_that_differ(ids))
+
     def _tried(self, site: Site) -> _Tried:
         known = _TRIED.setdefault(self.host, {})
         if site not in known:
-            known[site] = self._try(site)
+            known[site] = self._try(site, self.host.trial_ids)
         return known[site]
 
     @torch.inference_mode()
-    def _try(self, site: Site) -> _Tried:
+    def _try(self, site: Site, ids: Int[Tensor, "2 pos"]) -> _Tried:
         """Run two sequences that are given the same activation, with and without the start."""
-        width = min(8, self.host.context or 8)
-        ids = torch.arange(2 * width, device=self.host.device) % self.host.config.vocab_size
-        clean = self.clean(ids.view(2, width), [site], stop_early=True)
-        same = clean.activations[site][:1].repeat(2, 1, 1)
+        clean = self.clean(ids, [site])
+        x = clean.activations[site]
+        self._check_unchanged(clean, site, x)
+        # Another position's activation, and noise: the same in both rows, and in neither its own.
+        noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
+        other = x[:1].roll(1, dims=1) + NOISE * x.float().std().to(x.dtype) * noise
+        same = other.repeat(len(x), 1, 1)
         full = self._resumed(clean, site, same, (), skip=False).final
-        resumed = self._resumed(clean, site, same, (), skip=True).final
         assert full is not None
-        assert resumed is not None
+        if torch.equal(full, clean.final if clean.final is not None else full):
+            raise HookError(
+                f"hook {site.hook!r} of {self.host.name}: replacing the activation there changes "
+                "nothing that the model gives; the model does not compute with it"
+            )
         # Rows of one matrix product may differ in their last bits.
-        alike = torch.allclose(resumed[0], resumed[1], rtol=1e-4, atol=1e-5)
-        return _Tried(exact=torch.equal(full, resumed), all=alike)
+        alike = torch.allclose(full[0], full[1], rtol=1e-4, atol=1e-5)
+        differ = bool((ids[0] != ids[1]).any())
+        return _Tried(exact=self._resumes(clean, site, same, full), all=differ and alike)
+
+    def _check_unchanged(self, clean: CleanPass, site: Site, x: Tensor) -> None:
+        """Put the activation back as it is: the model must give what it gave.
+
+        Raises:
+            HookError: where it does not.
+        """
+        found = self._resumed(clean, site, x.clone(), (), skip=False).final
+        assert found is not None
+        assert clean.final is not None
+        gap = (found.float() - clean.final.float()).abs().max()
+        size = clean.final.float().abs().max()
+        if not gap <= max(UNCHANGED, 8 * self.host.rounding) * size:
+            raise HookError(
+                f"hook {site.hook!r} of {self.host.kind}: "
+                f"putting the unchanged activation back changes the model's final hidden states by "
+                f"{float(gap):.3g} (of {float(size):.3g}), so nothing can be substituted there"
+            )
+
+    def _resumes(self, clean: CleanPass, site: Site, same: Tensor, full: Tensor) -> bool:
+        """True where leaving out the blocks before gives the same bits."""
+        try:
+            resumed = self._resumed(clean, site, same, (), skip=True).final
+        except SaebenchError:
+            return False
+        return resumed is not None and torch.equal(full, resumed)
 
     def _capture(
         self, site: Site, kept: dict[tuple[Site, str], Tensor], patches: ExitStack
@@ -217,7 +279,8 @@ class Passes:
         blocks = self.host.blocks
 
         def keep(what: str) -> Callable[[Tensor], None]:
-            return lambda value: kept.__setitem__((site, what), value)
+            # A copy: what comes after may work in place, as Falcon does on its MLP's output.
+            return lambda value: kept.__setitem__((site, what), value.clone())
 
         if site.block < len(blocks):
             patches.enter_context(input_read(blocks[site.block], keep("start")))
@@ -225,7 +288,8 @@ class Passes:
             patches.enter_context(output_read(blocks[-1], keep("start")))
         if site.module is not None:
             module = self.host.model.get_submodule(site.module)
-            read = input_read if site.kind is Kind.MODULE_INPUT else output_read
+            is_input = site.kind in (Kind.MODULE_INPUT, Kind.NORMALISED)
+            read = input_read if is_input else output_read
             patches.enter_context(read(module, keep("module")))
 
     def _substitute(
@@ -234,12 +298,11 @@ class Passes:
         blocks = self.host.blocks
         enter = changed if site.kind is Kind.BLOCK_INPUT else start
         if skip:
-            for block in blocks[: site.block]:
-                patches.enter_context(forward_replaced(block, hand_on))
-        if site.block == 0:
-            patches.enter_context(input_written(blocks[0], enter))
+            patches.enter_context(skipped(self.host, range(site.block)))
+        if site.block < len(blocks):
+            patches.enter_context(input_written(blocks[site.block], enter))
         else:
-            patches.enter_context(output_written(blocks[site.block - 1], enter))
+            patches.enter_context(output_written(blocks[-1], enter))
         self._substitute_module(site, start, changed, patches)
 
     def _substitute_module(
@@ -250,19 +313,32 @@ class Passes:
         module = self.host.model.get_submodule(site.module)
         if site.kind is Kind.MODULE_INPUT:
             patches.enter_context(input_written(module, changed))
-        elif site.kind is Kind.RESID_MID:
-            patches.enter_context(output_written(module, changed - start))
-        else:
-            patches.enter_context(output_written(module, changed))
+            return
+        if site.kind is Kind.RESID_MID:
+            changed = changed - start
+        elif site.kind is Kind.NORMALISED:
+            changed = self.host.unit_norm(site.module).weighted(changed)
+        patches.enter_context(output_written(module, changed))
+
+    def _activation(
+        self, site: Site, kept: dict[tuple[Site, str], Tensor], ids: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos width"]:
+        """Return a site's activation, one vector for each token."""
+        if site.kind is Kind.BLOCK_INPUT:
+            return kept[site, "start"]
+        module = by_token(kept[site, "module"], ids, where=str(site.module))
+        if site.kind is Kind.RESID_MID:
+            return kept[site, "start"] + module
+        if site.kind is Kind.NORMALISED:
+            return self.host.unit_norm(str(site.module)).normalised(module)
+        return module
+
+
+def _two_that_differ(ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "2 pos"]:
+    """Return the first two sequences that differ, else the first and its tokens in reverse."""
+    others = [row for row in ids[1:] if not torch.equal(row, ids[0])]
+    return torch.stack([ids[0], others[0] if others else ids[0].flip(0)])
 
 
 def _blocks_needed(site: Site) -> int:
     return site.block if site.kind is Kind.BLOCK_INPUT else site.block + 1
-
-
-def _activation(site: Site, kept: dict[tuple[Site, str], Tensor]) -> Tensor:
-    if site.kind is Kind.BLOCK_INPUT:
-        return kept[site, "start"]
-    if site.kind is Kind.RESID_MID:
-        return kept[site, "start"] + kept[site, "module"]
-    return kept[site, "module"]

@@ -1,15 +1,15 @@
 """Changes to single modules that last as long as a context: inputs and outputs read or written."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-
-def hand_on(*args: Any, **kwargs: Any) -> Tensor:
-    """Do what a skipped block does: give its input back."""
-    return args[0] if args else kwargs["hidden_states"]
+from saebench.subjects.calls import argument, result, with_argument, with_result
+from saebench.subjects.host import Host
+from saebench.subjects.stack import Block
 
 
 @contextmanager
@@ -27,11 +27,25 @@ def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 
 @contextmanager
+def skipped(host: Host, blocks: range) -> Iterator[None]:
+    """Have blocks give their input back, in the form in which they return their output."""
+    with ExitStack() as patches:
+        for layer in blocks:
+            module, block = host.blocks[layer], host.stack.blocks[layer]
+            patches.enter_context(forward_replaced(module, partial(_hand_on, module, block)))
+        yield
+
+
+def _hand_on(module: nn.Module, block: Block, *args: Any, **kwargs: Any) -> Any:
+    return block.handing_on(argument(module, args, kwargs))
+
+
+@contextmanager
 def input_read(module: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
     """Have a module's input kept each time it is run."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(hand_on(*args, **kwargs))
+        keep(argument(module, args, kwargs))
 
     with module.register_forward_pre_hook(hook, with_kwargs=True):
         yield
@@ -42,7 +56,7 @@ def output_read(module: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[N
     """Have a module's output kept each time it is run."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> None:
-        keep(output[0] if isinstance(output, tuple) else output)
+        keep(result(module, output))
 
     with module.register_forward_hook(hook):
         yield
@@ -50,25 +64,15 @@ def output_read(module: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[N
 
 @contextmanager
 def input_written(module: nn.Module, value: Tensor) -> Iterator[None]:
-    """Replace a module's input."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (value, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": value}
-
-    with module.register_forward_pre_hook(hook, with_kwargs=True):
+    """Replace a module's input, each time by a copy: some modules work in place."""
+    with computed_input(module, lambda _: value.clone()):
         yield
 
 
 @contextmanager
 def output_written(module: nn.Module, value: Tensor) -> Iterator[None]:
-    """Replace a module's output."""
-
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        return (value, *output[1:]) if isinstance(output, tuple) else value
-
-    with module.register_forward_hook(hook):
+    """Replace a module's output, each time by a copy; what it returns beside that stays."""
+    with computed_output(module, lambda _: value.clone()):
         yield
 
 
@@ -77,9 +81,7 @@ def computed_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Ite
     """Replace a module's input by what is computed from it."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+        return with_argument(module, args, kwargs, change(argument(module, args, kwargs)))
 
     with module.register_forward_pre_hook(hook, with_kwargs=True):
         yield
@@ -90,9 +92,7 @@ def computed_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> It
     """Replace a module's output by what is computed from it."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (change(output[0]), *output[1:])
-        return change(output)
+        return with_result(module, output, change(result(module, output)))
 
     with module.register_forward_hook(hook):
         yield

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from saebench.errors import SaebenchError
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.substitution.passes import CleanPass, Passes
@@ -65,6 +66,7 @@ class PrefixPasses:
         self.position = position
         self._passes = Passes(host)
         self._paths: dict[Site, str] = {}
+        self._keeps: bool | None = None  # not tried yet
 
     @torch.inference_mode()
     def clean(self, ids: Int[Tensor, "batch pos"], sites: Sequence[Site]) -> Window:
@@ -74,12 +76,38 @@ class PrefixPasses:
             ids: token ids, the window's end last.
             sites: where to read.
         """
+        if self._keeps is not False:
+            window = self._recorded(ids, sites)
+            if self._keeps is None:
+                self._keeps = window is not None and self._is_clean(window, sites)
+            if window is not None and self._keeps:
+                return window
+        return Window(self.position, self._passes.clean(ids, sites), None)
+
+    def _recorded(self, ids: Int[Tensor, "batch pos"], sites: Sequence[Site]) -> Window | None:
+        """Run the model with a cache that keeps the prefix; None where it has no use for one."""
         first = min(self._first_run(site) for site in sites)
         recorder = _Recorder(first=first, length=self.position)
-        with self._with_cache(recorder, start=0):
-            whole = self._passes.clean(ids, sites)
+        try:
+            with self._with_cache(recorder, start=0):
+                whole = self._passes.clean(ids, sites)
+        except SaebenchError:
+            return None  # it keeps something else than keys and values
         complete = set(recorder.kept) == set(range(first, len(self.host.blocks)))
-        return Window(self.position, whole, recorder.kept if complete else None)
+        return Window(self.position, whole, recorder.kept) if complete else None
+
+    def _is_clean(self, window: Window, sites: Sequence[Site]) -> bool:
+        """Hold the pass that kept keys and values against one that did not."""
+        plain = self._passes.clean(window.whole.ids, sites).final
+        found = window.whole.final
+        assert plain is not None
+        assert found is not None
+        return self._is_near(found, plain)
+
+    def _is_near(self, found: Tensor, expected: Tensor) -> bool:
+        tolerance = TOLERANCE if self.host.is_fp32 else 8 * self.host.rounding
+        gap = (found.float() - expected.float()).abs().max()
+        return bool(gap <= tolerance * expected.float().abs().max())
 
     @torch.inference_mode()
     def resume(
@@ -108,12 +136,18 @@ class PrefixPasses:
         """Hold a large change at t, run in the window, against the full pass."""
         if window.kept is None:
             return False
-        changed = window.tail.activations[site][None].clone()
-        changed[:, :, 0] *= -1
-        found = self._continued(window, site, changed).float()
+        clean = window.tail.activations[site]
+        changed = clean[None].clone()
+        noise = torch.randn(clean[:, 0].shape, generator=torch.Generator().manual_seed(0))
+        changed[:, :, 0] = noise.to(clean) * clean.float().std().to(clean.dtype) - clean[:, 0]
+        try:
+            found = self._continued(window, site, changed).float()
+        except SaebenchError:
+            return False
         expected = self._from_the_start(window, site, changed).float()
-        tolerance = TOLERANCE if self.host.is_fp32 else 8 * self.host.rounding
-        return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+        assert window.tail.final is not None
+        # What changes nothing could not tell a wrong prefix from a right one.
+        return self._is_near(found, expected) and not torch.equal(expected[0], window.tail.final)
 
     def _continued(self, window: Window, site: Site, changed: Tensor) -> Tensor:
         assert window.kept is not None
@@ -142,7 +176,7 @@ class PrefixPasses:
     @contextmanager
     def _with_cache(self, cache: Cache, *, start: int) -> Iterator[None]:
         """Have the model take keys and values from a cache, at positions from ``start`` on."""
-        accepted = inspect.signature(self.host.model.base_model.forward).parameters
+        accepted = inspect.signature(self.host.runs.forward).parameters
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             ids = kwargs["input_ids"]
@@ -150,7 +184,7 @@ class PrefixPasses:
             given = {"past_key_values": cache, "use_cache": True, "position_ids": place}
             return args, kwargs | {name: x for name, x in given.items() if name in accepted}
 
-        with self.host.model.base_model.register_forward_pre_hook(hook, with_kwargs=True):
+        with self.host.runs.register_forward_pre_hook(hook, with_kwargs=True):
             yield
 
 

@@ -111,7 +111,7 @@ class Readout:
     def _at_once(self, logits: Mapping[str, int]) -> float:
         """Return how many rows have about that many logits on the host's device."""
         most = logits.get(self._host.device.type, logits["cuda"])
-        return most / self._host.config.vocab_size
+        return most / self._host.vocab_size
 
     def _logits(self, hidden: Sequence[Tensor]) -> Sequence[Float[Tensor, "rows vocab"]]:
         """Unembed several parts' rows in one product."""

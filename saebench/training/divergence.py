@@ -87,6 +87,6 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 def _chunks(rows: int, host: Host) -> Iterator[slice]:
     on_cpu = host.device.type == "cpu"
-    size = ROWS_AT_ONCE if on_cpu else max(1, LOGITS_AT_ONCE // host.config.vocab_size)
+    size = ROWS_AT_ONCE if on_cpu else max(1, LOGITS_AT_ONCE // host.vocab_size)
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from saebench.errors import HookError
 from saebench.subjects.host import Host
+from saebench.subjects.parts import Form
 from saebench.substitution.patching import forward_replaced
 
 SIDES = ("before", "after")
@@ -41,7 +42,7 @@ def half_layers(host: Host, hook: str, *, sides: tuple[str, ...] = SIDES) -> dic
             f"hook {hook!r} is not between two half-layers: intrusive training needs "
             f"blocks.LAYER.hook_{{{','.join(_BESIDE)}}}; frozen training takes any hook"
         )
-    if not host.is_sequential:
+    if host.parts(min(int(match[1]), len(host.blocks) - 1)).form is not Form.SEQUENTIAL:
         raise HookError(
             f"hook {hook!r}: the blocks of {host.name} run attention and MLP in parallel, so there "
             "are no half-layers beside it; use --objective frozen"
@@ -51,8 +52,17 @@ def half_layers(host: Host, hook: str, *, sides: tuple[str, ...] = SIDES) -> dic
         block = int(match[1]) + further
         if side in sides:
             _refuse_none(host, hook, side, block)
-            found[side] = host.module_path(f"blocks.{block}.{half}")
+            found[side] = _half(host, hook, block, half)
     return found
+
+
+def _half(host: Host, hook: str, block: int, half: str) -> str:
+    """Return the child of a block that is its attention, or its MLP."""
+    parts = host.parts(block)
+    adds = parts.attention if half == "attn" else parts.mlp
+    if adds is None:
+        raise HookError(f"hook {hook!r}: block {block} of {host.name}: {parts.missing}")
+    return parts.branches[adds]
 
 
 def _refuse_none(host: Host, hook: str, side: str, block: int) -> None:

@@ -275,7 +275,7 @@ def _identity(job: TrainJob, ready: _Prepared) -> dict[str, Any]:
 
 def _diverges_from(job: TrainJob, host: Host) -> float:
     """Return what a whole-model loss is not far above before it is worse than knowing nothing."""
-    return math.log(host.config.vocab_size) if job.objective.is_whole_model else 0.0
+    return math.log(host.vocab_size) if job.objective.is_whole_model else 0.0
 
 
 def _size(job: TrainJob, host: Host) -> Callable[[Tensor], int]:

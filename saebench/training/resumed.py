@@ -18,9 +18,10 @@ from saebench.substitution.patching import (
     computed_input,
     computed_output,
     forward_replaced,
-    hand_on,
+    input_read,
     input_written,
     output_written,
+    skipped,
 )
 from saebench.training.halves import HalfLayers
 
@@ -102,8 +103,7 @@ class ResumedPasses:
             if self._halves is not None and patched:
                 patches.enter_context(self._halves.in_place())
             if self._skips:
-                for block in self.host.blocks[: self.first]:
-                    patches.enter_context(forward_replaced(block, hand_on))
+                patches.enter_context(skipped(self.host, range(self.first)))
             self._begin_with(original.start, change, patches)
             self._checkpoint_later(original.ids, patches)
             return self.host.final_hidden(original.ids)
@@ -113,14 +113,17 @@ class ResumedPasses:
         site, blocks = self.site, self.host.blocks
         at_once = site.kind is Kind.BLOCK_INPUT and site.block == self.first
         enter = change(start) if at_once and change is not None else start
-        if self.first == 0:
-            patches.enter_context(input_written(blocks[0], enter))
+        if self.first < len(blocks):
+            patches.enter_context(input_written(blocks[self.first], enter))
         else:
-            patches.enter_context(output_written(blocks[self.first - 1], enter))
+            patches.enter_context(output_written(blocks[-1], enter))
         if change is None or at_once:
             return
         if site.kind is Kind.BLOCK_INPUT:
-            patches.enter_context(computed_output(blocks[site.block - 1], change))
+            if site.block < len(blocks):
+                patches.enter_context(computed_input(blocks[site.block], change))
+            else:
+                patches.enter_context(computed_output(blocks[-1], change))
             return
         assert site.module is not None
         module = self.host.model.get_submodule(site.module)
@@ -128,6 +131,14 @@ class ResumedPasses:
             patches.enter_context(computed_input(module, change))
         elif site.kind is Kind.MODULE_OUTPUT:
             patches.enter_context(computed_output(module, change))
+        elif site.kind is Kind.NORMALISED:
+            norm, entering = self.host.unit_norm(site.module), []
+            patches.enter_context(input_read(module, entering.append))
+            patches.enter_context(
+                computed_output(
+                    module, lambda _: norm.weighted(change(norm.normalised(entering[-1])))
+                )
+            )
         else:  # the residual stream between attention and MLP: of this block the start is known
             patches.enter_context(computed_output(module, lambda out: change(start + out) - start))
 

@@ -86,13 +86,6 @@ def test_an_error_that_is_not_of_memory_is_not_swallowed():
         _measure(_Halving(most=1, error=RuntimeError("shapes do not match")))
 
 
-def test_the_cpu_allocators_refusal_is_out_of_memory():
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**60, dtype=torch.int8)
-    assert memory.is_out_of_memory(caught.value)
-    assert not memory.is_out_of_memory(RuntimeError("shapes do not match"))
-
-
 def test_little_free_memory_makes_batches_small_and_changes_nothing(monkeypatch):
     expected, _ = _measure(_Halving(), names=INTERVENTIONS)
     monkeypatch.setattr(memory, "_to_use", lambda _: 4096)

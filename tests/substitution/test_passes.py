@@ -10,7 +10,7 @@ import torch
 from families import FAMILIES, HEADS, LAYERS, WIDTH, make_host, random_ids
 from torch import Tensor, nn
 
-from saebench.errors import HookError
+from saebench.errors import HookError, HostError
 from saebench.subjects.hooks import Site, find_site
 from saebench.substitution.passes import Passes
 from saebench.substitution.rows import read_rows, write_rows
@@ -266,9 +266,9 @@ def test_after_an_exception_the_model_is_as_it_was(family, hook, monkeypatch):
     passes = Passes(host)
     clean = passes.clean(_ids(), [site])
     handle = host.blocks[-1].register_forward_hook(_raise)
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(HostError, match="on purpose"):
         passes.resume(clean, site, clean.activations[site][None])
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(HostError, match="on purpose"):
         passes.clean(_ids(), [site])
     handle.remove()
     assert _hooks_left(host.model) == held

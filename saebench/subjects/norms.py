@@ -1,0 +1,88 @@
+"""A model's norm without its weights: what TransformerLens calls ``hook_normalized``."""
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saebench.errors import HookError
+
+
+class UnitNorm:
+    """The normalisation that a norm does before its weights: x̃ with norm(x) = w · x̃ + b.
+
+    LayerNorm's x̃ has mean 0 and variance 1, RMSNorm's mean square 1. It is computed by the model's
+    own class, with neutral weights.
+
+    Args:
+        norm: the module; left as it is.
+        path: its path, for error messages.
+        width: of the activation.
+
+    Attributes:
+        weight: w, of the activation's width.
+        bias: b; None where there is none.
+
+    Raises:
+        HookError: where the module is no norm of this form.
+
+    Example:
+        >>> norm = UnitNorm(nn.LayerNorm(2), "ln_1", width=2)
+        >>> norm.normalised(torch.tensor([[1.0, 3.0]])).round(decimals=2).tolist()
+        [[-1.0, 1.0]]
+    """
+
+    def __init__(self, norm: nn.Module, path: str, *, width: int) -> None:
+        own = {name: p.detach() for name, p in norm.named_parameters()}
+        biases = [p for name, p in own.items() if "bias" in name]
+        weights = [p for name, p in own.items() if "bias" not in name]
+        several = len(weights) > 1 or len(biases) > 1
+        if several or any(p.shape != (width,) for p in own.values()):
+            raise self._no_norm(norm, path)
+        self.bias = biases[0] if biases else None
+        for neutral in (1.0, 0.0):  # some keep their weight as what is added to 1
+            self._unit = _with_weights(norm, neutral)
+            self.weight = weights[0] + (1 - neutral) if weights else torch.ones(width)
+            if self._holds(norm, *weights, *biases, width=width):
+                return
+        raise self._no_norm(norm, path)
+
+    @torch.inference_mode()
+    def _holds(self, norm: nn.Module, *own: Tensor, width: int) -> bool:
+        """Try it on random numbers: the form holds, and what is normalised has size 1."""
+        generator = torch.Generator().manual_seed(0)
+        x = 3 * torch.randn(4, 3, width, generator=generator)
+        x = x.to(own[0]) if own else x
+        unit = self.normalised(x)
+        rounding = torch.finfo(x.dtype).eps
+        is_unit = (unit.float().square().mean(dim=-1) - 1).abs().max() < max(1e-3, 4 * rounding)
+        expected = norm(x).float()
+        error = (self.weighted(unit).float() - expected).abs().max()
+        return bool(is_unit and error <= 8 * rounding * expected.abs().max())
+
+    def normalised(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """Return x̃ of the norm's input."""
+        return self._unit(x)
+
+    def weighted(self, unit: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """Return the norm's output for an x̃."""
+        out = unit.float() * self.weight.float()
+        if self.bias is not None:
+            out = out + self.bias.float()
+        return out.to(unit.dtype)
+
+    @staticmethod
+    def _no_norm(norm: nn.Module, path: str) -> HookError:
+        return HookError(
+            f"{path} ({type(norm).__name__}) is not a norm whose output is weight · x̃ + bias with "
+            "x̃ of mean square 1, so what it normalises cannot be shown"
+        )
+
+
+@torch.no_grad()
+def _with_weights(norm: nn.Module, value: float) -> nn.Module:
+    unit = copy.deepcopy(norm)
+    for name, parameter in unit.named_parameters():
+        parameter.fill_(0.0 if "bias" in name else value)
+    return unit

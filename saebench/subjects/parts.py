@@ -1,0 +1,320 @@
+"""What the parts of a transformer block add to the residual stream, shown by the model itself.
+
+Where a hook such as ``hook_attn_out`` lies is believed only after the model has shown it: what
+attention and MLP add, and the block's input, must sum to the block's output, and changing a part
+must change the sum by just as much.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saebench.subjects.recording import Call, calls_once, record
+
+if TYPE_CHECKING:
+    from saebench.subjects.host import Host
+
+Stream = Float[Tensor, "batch pos d"]
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+# Mixers of tokens that are no attention in the sense of TransformerLens' attn hooks.
+_OTHER_MIXER = re.compile(
+    r"linear|mamba|ssm|delta|recurrent|lightning|conv|retention|mlstm|slstm|mixer", re.IGNORECASE
+)
+_MLP = re.compile(r"mlp|moe|feed_?forward", re.IGNORECASE)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|_")
+_NORM = re.compile(r"norm", re.IGNORECASE)
+
+
+class Form(Enum):
+    """How a block puts its parts together."""
+
+    SEQUENTIAL = "the MLP reads the residual stream after attention was added to it"
+    PARALLEL = "attention and MLP read the same residual stream"
+    NORMED = "the residual stream itself is normalised after each addition"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where a block's parts are.
+
+    Attributes:
+        form: how they are put together; None where that is not known.
+        attention: path of the module whose output is what attention adds.
+        mlp: path of the module whose output is what the MLP adds.
+        middle: where the stream is normalised, the module that gives it between the two.
+        mlp_entry: path of the module whose input is what the MLP's branch reads of the stream.
+        branches: children of the block that attention and the MLP run in.
+        missing: why a part is None, in words.
+    """
+
+    form: Form | None = None
+    attention: str | None = None
+    mlp: str | None = None
+    middle: str | None = None
+    mlp_entry: str | None = None
+    branches: Mapping[str, str] = field(default_factory=dict)
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A way in which the block's output is made of recorded outputs."""
+
+    form: Form | None
+    first: Call
+    second: Call | None
+    middle: Call | None = None
+    last: Call | None = None
+
+
+def find_parts(host: "Host", layer: int) -> Parts:
+    """Return the parts of a block of a model."""
+    return _Search(host, layer).parts()
+
+
+def is_close(a: Tensor, b: Tensor, host: "Host") -> bool:
+    """True where two activations are the same up to the model's rounding."""
+    tolerance = 1e-5 if host.is_fp32 else 4 * host.rounding
+    return a.shape == b.shape and bool(
+        (a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max()
+    )
+
+
+class _Search:
+    """Looks for the parts of one block."""
+
+    def __init__(self, host: "Host", layer: int) -> None:
+        self.host, self.layer = host, layer
+        self.path = host.stack.blocks[layer].path
+        self.block = host.model.get_submodule(self.path)
+        self.calls = host.calls(layer)
+        self.paths = list(self.calls)
+        whole = self.calls[self.path]
+        assert whole.given is not None
+        assert whole.returned is not None
+        self.pre, self.post = whole.given, whole.returned
+        self.inner = [c for c in self.calls.values() if c.path != self.path]
+        self.outputs = [c for c in self.inner if c.returned is not None and self._is_wide(c)]
+
+    def _is_wide(self, call: Call) -> bool:
+        assert call.returned is not None
+        return call.returned.shape == self.pre.shape
+
+    def parts(self) -> Parts:
+        """Return the parts, each way of putting them together tried in turn."""
+        for found in self._ways():
+            if (shown := self._shown(found)) is not None:
+                return shown
+        return Parts(missing=self._why_not())
+
+    def _ways(self) -> Iterator[_Found]:
+        yield from self._sums()
+        yield from self._normed()
+
+    def _sums(self) -> Iterator[_Found]:
+        """Give pairs of outputs that with the block's input sum to its output, best guess first."""
+        delta = self.post - self.pre
+        pairs = [
+            (x, y)
+            for x in self.outputs
+            if self._is_mixer(x)
+            for y in self.outputs
+            if not self._is_mixer(y) and self._sums_to(delta, x, y)
+        ]
+        for x, y in self._by_trust(pairs):
+            yield _Found(None, x, y)
+        alone = [x for x in self.outputs if is_close(self.pre + _out(x), self.post, self.host)]
+        for x in sorted(alone, key=self._rank, reverse=True):
+            yield _Found(None, x, None)
+
+    def _sums_to(self, delta: Stream, x: Call, y: Call) -> bool:
+        # Held at the size of the stream, whose rounding it carries.
+        return is_close(self.pre + _out(x) + _out(y), self.pre + delta, self.host)
+
+    def _normed(self) -> Iterator[_Found]:
+        """Give the ways of a stream that is normalised after each addition (GPT-1, BERT)."""
+        norms = [c for c in self.outputs if self._is_norm(c) and c.given is not None]
+        lasts = [c for c in norms if is_close(_out(c), self.post, self.host)]
+        for last in lasts:
+            for middle in [c for c in norms if c is not last]:
+                for x in self._summand(self.pre, middle):
+                    for y in self._summand(_out(middle), last):
+                        if self._is_mixer(x) and not self._is_mixer(y):
+                            yield _Found(Form.NORMED, x, y, middle, last)
+
+    def _summand(self, stream: Stream, norm: Call) -> list[Call]:
+        """Return the outputs that a norm is given on top of the stream, the last first."""
+        assert norm.given is not None
+        found = [c for c in self.outputs if is_close(stream + _out(c), norm.given, self.host)]
+        return sorted(found, key=self._rank, reverse=True)
+
+    def _by_trust(self, pairs: list[tuple[Call, Call]]) -> list[tuple[Call, Call]]:
+        """Put the adapter's own pair first, then outputs that were ready last."""
+        return sorted(pairs, key=lambda p: (self._rank(p[0]), self._rank(p[1])), reverse=True)
+
+    def _rank(self, call: Call) -> tuple[bool, int]:
+        told = {self.host.alias(self.layer, h) for h in ("hook_attn_out", "hook_mlp_out")}
+        return call.path in told, self.inner.index(call)
+
+    def _shown(self, found: _Found) -> Parts | None:
+        """Have the model show what it does with changed parts; None where it is not the sum."""
+        changed = self._written(found.first)
+        if not self._still_sums(found, changed):
+            return None
+        form = found.form
+        if found.second is not None:
+            moved = not is_close(_at(changed, found.second), _out(found.second), self.host)
+            form = form or (Form.SEQUENTIAL if moved else Form.PARALLEL)
+            if not self._still_sums(found, self._written(found.second)):
+                return None
+        return self._named(found, form)
+
+    def _written(self, call: Call) -> dict[str, Call]:
+        """Run the block with a part's output changed."""
+        value = _out(call)
+        noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(self.layer))
+        other = value + noise.to(value) * value.float().std().to(value.dtype)
+        return calls_once(record(self.host, self.paths, outputs={call.path: other}))
+
+    def _still_sums(self, found: _Found, calls: dict[str, Call]) -> bool:
+        first, post = _at(calls, found.first), _out(calls[self.path])
+        if found.form is not Form.NORMED:
+            second = 0 if found.second is None else _at(calls, found.second)
+            moved = not is_close(post, self.post, self.host)
+            return moved and is_close(self.pre + first + second, post, self.host)
+        assert found.middle is not None
+        assert found.last is not None
+        assert found.second is not None
+        middle, last = calls[found.middle.path], calls[found.last.path]
+        assert middle.given is not None
+        assert last.given is not None
+        return (
+            is_close(self.pre + first, middle.given, self.host)
+            and is_close(_out(middle) + _at(calls, found.second), last.given, self.host)
+            and is_close(_out(last), post, self.host)
+        )
+
+    def _named(self, found: _Found, form: Form | None) -> Parts:
+        """Tell which of the parts is attention and which the MLP."""
+        roles = {call.path: self._branch(call) for call in (found.first, found.second) if call}
+        attention = [p for p, branch in roles.items() if self._is_attention(branch)]
+        mlp = [p for p, b in roles.items() if not self._is_attention(b) and not self._mixes(b)]
+        entry = None
+        if found.second is not None and mlp == [found.second.path]:
+            entry = self._entry(found, form)
+        return Parts(
+            form=form if found.second is not None else None,
+            attention=attention[0] if attention else None,
+            mlp=mlp[0] if mlp else None,
+            middle=found.middle.path if found.middle else None,
+            mlp_entry=entry,
+            branches={path: f"{self.path}.{branch}" for path, branch in roles.items()},
+            missing="there is no such part",
+        )
+
+    def _entry(self, found: _Found, form: Form | None) -> str | None:
+        """Return the module whose input is what the MLP's branch reads, and it alone."""
+        assert found.second is not None
+        stream = self.pre if form is Form.PARALLEL else self.pre + _out(found.first)
+        if found.middle is not None:
+            stream = _out(found.middle)
+        # The outermost first: its own parts read the same, each for a share of the branch.
+        for call in reversed(self.inner):
+            if call.given is not None and is_close(call.given, stream, self.host):
+                noise = torch.randn(stream.shape, generator=torch.Generator().manual_seed(1))
+                other = stream + noise.to(stream) * stream.float().std().to(stream.dtype)
+                changed = calls_once(record(self.host, self.paths, inputs={call.path: other}))
+                same = is_close(_at(changed, found.first), _out(found.first), self.host)
+                moved = not is_close(_at(changed, found.second), _out(found.second), self.host)
+                if same and moved and self._still_sums(found, changed):
+                    return call.path
+        return None
+
+    def _branch(self, call: Call) -> str:
+        """Return the block's child that an output is of; norms and dropout pass on another's."""
+        ended = [c.path for c in self.inner[: self.inner.index(call) + 1]]
+        for path in reversed(ended):
+            name = path.removeprefix(f"{self.path}.").split(".")[0]
+            if not self._passes_on(name):
+                return name
+        return call.path.removeprefix(f"{self.path}.").split(".")[0]
+
+    def _is_mixer(self, call: Call) -> bool:
+        """True for what attention, or another part that mixes positions, gives."""
+        branch = self._branch(call)
+        return self._is_attention(branch) or self._mixes(branch)
+
+    def _is_attention(self, branch: str) -> bool:
+        words = self._words(branch)
+        return bool(_ATTENTION.search(words)) and not _OTHER_MIXER.search(words)
+
+    def _mixes(self, branch: str) -> bool:
+        is_linear_map = hasattr(self.block.get_submodule(branch), "weight")
+        return bool(_OTHER_MIXER.search(self._words(branch))) and not is_linear_map
+
+    def _words(self, branch: str) -> str:
+        """Return a child's name and its class's, without the family's: GptOss is no SSM."""
+        child = self.block.get_submodule(branch)
+        own = _own_name(type(child).__name__, type(self.block).__name__)
+        if _ATTENTION.search(own) or _MLP.search(own):
+            branch = branch.replace("mixer", "")  # a hybrid's name for whatever a block has
+        return f"{branch} {own}"
+
+    def _passes_on(self, name: str) -> bool:
+        """True for norms, dropout and the like: what they give is of the part before them."""
+        child = self.block.get_submodule(name)
+        own = _own_name(type(child).__name__, type(self.block).__name__)
+        is_norm = bool(_NORM.search(own) and not _ATTENTION.search(own))
+        return is_norm or isinstance(child, nn.Dropout | nn.Identity)
+
+    def _is_norm(self, call: Call) -> bool:
+        return bool(_NORM.search(type(self.host.model.get_submodule(call.path)).__name__))
+
+    def _why_not(self) -> str:
+        """Say in words why no two outputs make up what the block adds."""
+        delta = (self.post - self.pre).double().flatten()
+        for x in self.outputs:
+            for y in self.outputs:
+                if self._is_mixer(x) and not self._is_mixer(y):
+                    pair = torch.stack([_out(x).double().flatten(), _out(y).double().flatten()], 1)
+                    scale = torch.linalg.lstsq(pair, delta[:, None]).solution
+                    if is_close(self.pre + (pair @ scale).view_as(self.pre), self.post, self.host):
+                        a, m = (round(float(s), 6) for s in scale)
+                        return (
+                            f"it adds {a:g} times what attention gives and {m:g} times what the "
+                            "MLP gives to the residual stream, so what they add is no module's "
+                            "output"
+                        )
+        return (
+            "what it adds to the residual stream is not the output of one module for attention "
+            "and one for the MLP"
+        )
+
+
+def _out(call: Call) -> Stream:
+    assert call.returned is not None
+    return call.returned
+
+
+def _at(calls: Mapping[str, Call], call: Call) -> Stream:
+    return _out(calls[call.path])
+
+
+def _own_name(name: str, block: str) -> str:
+    """Return a class's name without the words that it shares with its block's: the family.
+
+    Example:
+        >>> _own_name("GptOssMLP", "GptOssDecoderLayer")
+        'MLP'
+    """
+    words, family = (_WORD.findall(each) for each in (name, block))
+    while words and family and words[0] == family[0]:
+        words, family = words[1:], family[1:]
+    return "".join(words)
