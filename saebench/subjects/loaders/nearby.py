@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from saebench.subjects.loaders.files import PICKLES
+from saebench.subjects.loaders.foreign import described, refused_pickle
 from saebench.subjects.loaders.recognition import EXPECTED, recognise
-from saebench.subjects.loaders.saelens import refused_pickle
 
 DEEPEST = 4
 MOST_LOOKED_AT = 2000
@@ -15,6 +15,9 @@ MOST_NAMED = 5
 
 def what_is_there(directory: Path) -> str:
     """Return what to give instead of a directory that is no SAE."""
+    other = described(directory)
+    if other is not None:
+        return other
     below = list(_saes_below(directory))
     if below:
         return _below(directory, below)
