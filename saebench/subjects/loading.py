@@ -11,6 +11,7 @@ from saebench.errors import SubjectError
 from saebench.subjects.controls import make_control
 from saebench.subjects.hub import fetched
 from saebench.subjects.loaders.downloads import checked_downloads
+from saebench.subjects.loaders.foreign import CROSS_LAYER
 from saebench.subjects.loaders.saelens import inference_sae
 from saebench.subjects.metadata import Overrides, check_config, metadata_of, parse_metadata
 from saebench.subjects.modules import config_of
@@ -126,6 +127,7 @@ def _from_registry(reference: SubjectReference) -> Any:
     from sae_lens import SAE
 
     assert reference.repository is not None
+    _refuse_cross_layer(reference)
     try:
         with checked_downloads():
             return SAE.from_pretrained(reference.repository, reference.path or "", dtype="float32")
@@ -138,6 +140,22 @@ def _from_registry(reference: SubjectReference) -> Any:
             f"--sae {reference.source}: neither a directory nor loadable through SAELens as "
             f"release {reference.repository!r}, SAE {reference.path!r}: {reason}"
         ) from error
+
+
+def _refuse_cross_layer(reference: SubjectReference) -> None:
+    """Refuse a layer of a cross-layer transcoder: SAELens sums its decoders over all layers.
+
+    Raises:
+        SubjectError: saying what can be judged.
+    """
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    release = get_pretrained_saes_directory().get(reference.repository or "")
+    if release is None:
+        return
+    folder = release.saes_map.get(reference.path or "", "")
+    if "clt" in str(release.conversion_func) or "clt" in folder.split("/"):
+        raise SubjectError(f"--sae {reference.source}: one layer of {CROSS_LAYER}")
 
 
 def _expected_explained_variance(reference: SubjectReference) -> float | None:

@@ -8,6 +8,7 @@ from saebench.shown import plain_text
 from saebench.subjects.loaders.files import check_size
 from saebench.subjects.loaders.values import check_values
 
+LARGEST_CONTEXT = 1 << 30
 SHORTEST_CONTEXT = 3  # position 0, one token to score, and its target
 ARCHITECTURES = (
     "standard",
@@ -149,14 +150,15 @@ def _hooks(
 ) -> tuple[str, int | None, str | None, int | None]:
     """Return where the SAE writes and, for a transcoder, where it reads: hook and head of each."""
     hook = overrides.hook or _optional(data, "hook_name", str, where)
+    transcodes = config.get("transcodes") or _is_transcoder(config)
     if not hook:
+        also = " of its input, and --sae-hook-out of its output: a transcoder" if transcodes else ""
         raise SubjectError(
             f"{where}: metadata has no hook_name, the place in the model that the SAE belongs to;"
-            " give it: --sae-hook blocks.LAYER.hook_resid_pre (from Python: hook=…)"
+            f" give it: --sae-hook blocks.LAYER.hook_resid_pre (from Python: hook=…){also}"
         )
     head = _optional(data, "hook_head_index", int, where)
     hook_out = overrides.hook_out or _optional(data, "hook_name_out", str, where)
-    transcodes = config.get("transcodes") or _is_transcoder(config)
     if hook_out is None and not transcodes:
         return hook, head, None, None
     if not hook_out:
@@ -186,13 +188,9 @@ def _positions(data: dict[str, Any], where: str) -> tuple[int | None, ...]:
         raise SubjectError(
             f"{where}: metadata.seqpos_slice must be what Python's slice takes, found {told!r}"
         )
-    return () if _takes_all(parts) else parts
-
-
-def _takes_all(parts: tuple[int | None, ...]) -> bool:
-    return len(parts) < 3 and parts[-1] is None and parts[0] in (None, 0) or parts in (
-        (0, None, 1), (None, None, 1), (0, None, None), (None, None, None),
-    )  # fmt: skip
+    context = data.get("context_size")
+    every = range(context if isinstance(context, int) and context > 0 else LARGEST_CONTEXT)
+    return () if every[slice(*parts)] == every else parts
 
 
 def _excluded(data: dict[str, Any], where: str) -> bool | tuple[int, ...]:

@@ -160,9 +160,7 @@ def _unwhitened(sae: Any, directory: Path | None, *, source: str) -> Normalised:
     check_shapes(shapes, expected, weights=path, config_file="cfg.json")
     tensors = load_file(path)
     try:
-        sae.fold_activation_whitening(
-            tensors["mean"], tensors["matrix"], tensors["inverse_matrix"]
-        )
+        sae.fold_activation_whitening(tensors["mean"], tensors["matrix"], tensors["inverse_matrix"])
     except NotImplementedError as error:
         raise SubjectError(f"{source}: {error}") from error
     return Normalised(sae, (f"the whitening of {WHITENING_FILE} folded into the weights",))

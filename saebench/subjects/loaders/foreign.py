@@ -22,7 +22,9 @@ TRANSCODES = (
 )
 _LARGEST_PICKLE = 1 << 22
 _VISION_CLASSES = re.compile(r"(?i)vit|vision|clip|siglip|dino")
-_VISION_MODELS = re.compile(r"(?i)(?:^|[-_/:. ])(?:vit|clip|siglip2?|dinov?\d?|vjepa)(?:[-_/:. ]|$)")
+_VISION_MODELS = re.compile(
+    r"(?i)(?:^|[-_/:. ])(?:vit|clip|siglip2?|dinov?\d?|vjepa)(?:[-_/:. ]|$)"
+)
 _VISION_KEYS = ("cls_token_only", "image_size", "use_patches_only", "vit_model_cfg")
 
 

@@ -71,42 +71,56 @@ _FORWARD = (
 _OFF = (None, False, 0, "", "none")
 
 
-def check_keys(config: Mapping[str, Any], *, where: str) -> tuple[str, ...]:
+SPARSIFY = frozenset({
+    "activation", "d_in", "expansion_factor", "k", "num_latents", "signed", "skip_connection",
+    "transcode",
+})  # fmt: skip
+SPARSIFY_HARMLESS = frozenset({"multi_topk", "normalize_decoder"})
+_KNOWN = HONOURED | HARMLESS | set(NOTED) | set(REFUSED)
+
+
+def check_keys(
+    config: Mapping[str, Any], *, where: str, known: frozenset[str] | set[str] = _KNOWN
+) -> tuple[str, ...]:
     """Return notes on keys that are not honoured.
+
+    Args:
+        config: the configuration.
+        where: what messages call it.
+        known: the keys that are; SAELens' where nothing else is said.
 
     Raises:
         SubjectError: for keys that would change what the SAE computes, and unknown ones whose
             names say that they might.
     """
     for key in config:
-        if key in REFUSED and not _is_off(config[key]):
+        if key in known and key in REFUSED and not _is_off(config[key]):
             raise SubjectError(
                 f"{where}: {key}={config[key]!r} is not read ({REFUSED[key]}); where the SAE is a "
                 "torch module, judge it from Python: saebench.judge(module, hook=…)"
             )
-        if _may_compute(key) and not _is_off(config[key]):
+        if key not in known and _may_compute(key) and not _is_off(config[key]):
             raise SubjectError(
                 f"{where}: unknown key {key!r} ({config[key]!r}), which may change what the SAE "
                 "computes; remove it from the file if it does not"
             )
-    return tuple(_notes(config))
+    return tuple(_notes(config, known, where))
 
 
-def _notes(config: Mapping[str, Any]) -> Iterator[str]:
+def _notes(
+    config: Mapping[str, Any], known: frozenset[str] | set[str], where: str
+) -> Iterator[str]:
     # A slice of positions is told by whoever reads the metadata: it lies there since SAELens 6.
     if config.get("model_kwargs"):
         yield f"trained with model_kwargs {config['model_kwargs']!r}: {NOTED['model_kwargs']}"
-    unknown = sorted(key for key in config if _is_unknown(key) and not _is_off(config[key]))
+    unknown = sorted(key for key in config if key not in known and not _is_off(config[key]))
     if unknown:
-        yield f"cfg.json has keys that saebench does not know: {', '.join(unknown)}"
-
-
-def _is_unknown(key: str) -> bool:
-    return key not in HONOURED | HARMLESS and key not in NOTED and key not in REFUSED
+        file = where.rsplit("/", 1)[-1]
+        yield f"{file} has keys that saebench does not know: {', '.join(unknown)}"
 
 
 def _may_compute(key: str) -> bool:
-    return _is_unknown(key) and any(part in key.lower() for part in _FORWARD)
+    return any(part in key.lower() for part in _FORWARD)
 
 
 def _is_off(value: Any) -> bool:

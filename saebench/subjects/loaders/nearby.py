@@ -6,7 +6,7 @@ from pathlib import Path
 
 from saebench.subjects.loaders.files import PICKLES
 from saebench.subjects.loaders.foreign import described, refused_pickle
-from saebench.subjects.loaders.recognition import EXPECTED, recognise
+from saebench.subjects.loaders.recognition import EXPECTED, place_of, recognise
 
 DEEPEST = 4
 MOST_LOOKED_AT = 2000
@@ -21,6 +21,10 @@ def what_is_there(directory: Path) -> str:
     below = list(_saes_below(directory))
     if below:
         return _below(directory, below)
+    checkpoints = [p for p in sorted(directory.iterdir()) if place_of(p) == p]
+    if checkpoints:
+        names = ", ".join(p.name for p in checkpoints[:MOST_NAMED])
+        return f"{len(checkpoints)} checkpoints lie in it ({names}): --sae '{directory}/*.pt'"
     pickles = sorted(p for p in directory.iterdir() if p.suffix in PICKLES)
     if pickles:
         return str(refused_pickle(pickles[0]))

@@ -38,6 +38,10 @@ class SAELens:
             mine or not (directory / "sae.safetensors").exists()
         )
 
+    def read_files(self, directory: Path) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the weights that are read."""
+        return (WEIGHTS_FILE,)
+
     def config(self, directory: Path) -> dict[str, Any]:
         """Return cfg.json in version 6's terms, held against the weights' header."""
         path, weights = directory / CONFIG_FILE, directory / WEIGHTS_FILE

@@ -1,4 +1,4 @@
-"""A SAELens configuration of any version, held against its weights and settled in version 6's terms.
+"""A SAELens configuration of any version, in version 6's terms and held against its weights.
 
 SAELens 2 to 5 name the activation function (``activation_fn``, ``activation_fn_str``) and its
 arguments (``activation_fn_kwargs``); version 6 has a class for each, and leaves out what none of
@@ -22,9 +22,7 @@ _ACTIVATION = ("activation_fn", "activation_fn_str")
 _CHOOSES_K = ("topk", "abstopk")
 
 
-def settled(
-    told: Mapping[str, Any], shapes: Mapping[str, Shape], *, where: str
-) -> dict[str, Any]:
+def settled(told: Mapping[str, Any], shapes: Mapping[str, Shape], *, where: str) -> dict[str, Any]:
     """Return the configuration with the architecture and k that it and the weights mean.
 
     Args:
@@ -122,4 +120,3 @@ def _k(config: Mapping[str, Any], *, where: str) -> Any:
             f"{where}: k is {config['k']!r}, and activation_fn_kwargs says {inner!r}"
         )
     return config.get("k", inner)
-

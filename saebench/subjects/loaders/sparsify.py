@@ -13,6 +13,8 @@ from saebench.subjects.loaders.files import (
     read_object,
     safetensors_shapes,
 )
+from saebench.subjects.loaders.keys import SPARSIFY, SPARSIFY_HARMLESS, check_keys
+from saebench.subjects.metadata import NOTES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +45,10 @@ class Sparsify:
             and not (directory / "sae_weights.safetensors").exists()
         )
 
+    def read_files(self, directory: Path) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the weights that are read."""
+        return (WEIGHTS_FILE,)
+
     def config(self, directory: Path) -> dict[str, Any]:
         """Return cfg.json in SAELens' terms, with what the training run's config.json adds."""
         path = directory / CONFIG_FILE
@@ -57,7 +63,8 @@ class Sparsify:
         k = check_size(told, "k", where=str(path))
         if k > d_sae or (activation == "groupmax" and d_sae % k):
             raise SubjectError(f"{path}: {activation} of k={k} does not fit {d_sae} latents")
-        _check_weights(directory, d_in, d_sae)
+        notes = check_keys(told, where=str(path), known=SPARSIFY | SPARSIFY_HARMLESS)
+        _check_weights(directory, told, d_in, d_sae)
         return {
             "architecture": _architecture(told),
             "d_in": d_in,
@@ -66,6 +73,7 @@ class Sparsify:
             "k": k,
             "metadata": _metadata(directory, transcodes=bool(told.get("transcode"))),
             "sparsify": told,
+            NOTES: notes,
         }
 
     def load(self, directory: Path, config: dict[str, Any]) -> "nn.Module":
@@ -94,14 +102,26 @@ def _architecture(told: dict[str, Any]) -> str:
     return f"{kind}_transcoder" if told.get("transcode") else kind
 
 
-def _check_weights(directory: Path, d_in: int, d_sae: int) -> None:
+def _check_weights(directory: Path, told: dict[str, Any], d_in: int, d_sae: int) -> None:
     weights = directory / WEIGHTS_FILE
     found = safetensors_shapes(weights)
     wide: Shape = (d_sae, d_in)
-    expected = {"encoder.weight": wide, "W_dec": wide, "encoder.bias": (d_sae,), "b_dec": (d_in,)}
-    missing = sorted(set(expected) - set(found))
+    expected: dict[str, Shape] = {
+        "encoder.weight": wide, "W_dec": wide, "encoder.bias": (d_sae,), "b_dec": (d_in,),
+    }  # fmt: skip
+    if told.get("skip_connection"):
+        expected["W_skip"] = (d_in, d_in)
+    missing, further = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing:
         raise SubjectError(f"{weights}: {missing[0]} is missing, found {sorted(found)}")
+    if further:
+        said = (
+            f"skip_connection={told.get('skip_connection')!r}, transcode={told.get('transcode')!r}"
+        )
+        raise SubjectError(
+            f"{weights}: holds {', '.join(further)}, which {CONFIG_FILE} ({said}) has no use for; "
+            "save it again with the sparsify that trained it"
+        )
     check_shapes(found, expected, weights=weights, config_file=CONFIG_FILE)
 
 
