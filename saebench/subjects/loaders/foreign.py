@@ -175,7 +175,7 @@ TOOLS: tuple[Tool, ...] = (
         "circuit-tracer: a set of single-layer transcoders",
         _yaml_says(r"^model_kind:\s*['\"]?transcoder_set"),
         (
-            "from circuit_tracer.transcoder.single_layer_transcoder import load_relu_transcoder",
+            "from circuit_tracer.transcoder.single_layer_transcoder import load_relu_transcoder; "
             'inner = load_relu_transcoder("{path}/layer_0.safetensors", 0, lazy_encoder=False, '
             "lazy_decoder=False)",
             _WRAP.format("inner.encode, lambda f: f @ inner.W_dec + inner.b_dec")

@@ -1,0 +1,160 @@
+"""SAELens configurations of versions 2 to 6 against their forward passes written out in float64."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from old_saelens import (
+    FEATURES,
+    D,
+    activations,
+    doubles,
+    features_by_hand,
+    gated_tensors,
+    load,
+    random_tensors,
+    save,
+    save_6,
+)
+
+from saebench.errors import SubjectError
+from saebench.subjects.references import find_subjects
+
+K = 5
+TOPK = {"activation_fn_kwargs": {"k": K}}
+
+
+def _same(path: Path, tensors: dict[str, torch.Tensor], **given: Any) -> None:
+    """Hold the loaded SAE against the formula; ``scaling_factor`` multiplies before W_dec."""
+    w, x = doubles(tensors), activations()
+    features = features_by_hand(x.double().numpy(), w, **given)
+    scale = w.get("scaling_factor", w.get("finetuning_scaling_factor", np.ones(FEATURES)))
+    found = load(path).reconstruct(x)
+    expected = features * scale @ w["W_dec"] + w["b_dec"]
+    np.testing.assert_allclose(found.x_hat.numpy(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.l0.numpy(), (features != 0).sum(-1))
+
+
+@pytest.mark.parametrize("key", ["activation_fn", "activation_fn_str"])
+@pytest.mark.parametrize("architecture", ["standard", "topk", None, ...])
+def test_an_older_topk_keeps_its_k(key: str, architecture, tmp_path: Path):
+    tensors = random_tensors()
+    told = {"activation_fn": ..., "architecture": architecture, key: "topk"} | TOPK
+    _same(save(tmp_path / "sae", tensors, **told), tensors, k=K)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (TOPK | {"activation_fn": ...}, "activation_fn_kwargs has k=5, but ReLU takes none"),
+        (TOPK, "activation_fn_kwargs has k=5, but ReLU takes none; of a TopK SAE it says"),
+        ({"activation_fn": "tanh-relu"}, "activation_fn='tanh-relu' is not read: expected"),
+        ({"activation_fn_str": "tanh-relu"}, "activation_fn='relu', activation_fn_str='tanh"),
+        ({"activation_fn": ["relu"]}, r"activation_fn=\['relu'\] is not read"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {}}, "k must be a positive integer"),
+        (TOPK | {"activation_fn": "topk", "k": 6}, "k is 6, and activation_fn_kwargs says 5"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 5, "temperature": 2}},
+         "activation_fn_kwargs has temperature=2, but TopK takes k alone"),
+        ({"architecture": "topk"} | TOPK, "architecture 'topk' and activation function 'relu'"),
+        ({"architecture": "jumprelu", "activation_fn": "topk"} | TOPK, "no version of SAELens"),
+        ({"architecture": "gated", "activation_fn": "topk"} | TOPK, "no version of SAELens"),
+        ({"activation_fn_kwargs": [5]}, "activation_fn_kwargs must be dict"),
+    ],
+)  # fmt: skip
+def test_an_activation_function_that_is_not_read_is_refused(change, said: str, tmp_path: Path):
+    with pytest.raises(SubjectError, match=said):
+        find_subjects([str(save(tmp_path / "sae", random_tensors(), **change))])
+
+
+def test_a_topk_that_version_6_names_by_its_older_keys_is_one(tmp_path: Path):
+    tensors = random_tensors()
+    _same(save_6(tmp_path / "sae", tensors, activation_fn="topk", **TOPK), tensors, k=K)
+
+
+@pytest.mark.parametrize("name", ["scaling_factor", "finetuning_scaling_factor"])
+@pytest.mark.parametrize("told", [True, False, ...])
+def test_fine_tunings_factor_multiplies_features_on_their_way_out(name, told, tmp_path: Path):
+    tensors = random_tensors(name)
+    _same(save(tmp_path / "sae", tensors, finetuning_scaling_factor=told), tensors)
+
+
+@pytest.mark.parametrize("architecture", ["gated", "jumprelu", "topk"])
+def test_fine_tunings_factor_is_folded_in_every_architecture(architecture: str, tmp_path: Path):
+    tensors = gated_tensors() if architecture == "gated" else random_tensors()
+    further = ["threshold"] if architecture == "jumprelu" else []
+    tensors |= {n: random_tensors(n)[n] for n in ("finetuning_scaling_factor", *further)}
+    topk = {"activation_fn": "topk"} | TOPK if architecture == "topk" else {}
+    told = {"architecture": architecture, "finetuning_scaling_factor": True} | topk
+    k = K if topk else 0
+    _same(save(tmp_path / "sae", tensors, **told), tensors, k=k)
+
+
+def test_a_factor_that_is_said_and_missing_is_refused(tmp_path: Path):
+    path = save(tmp_path / "sae", random_tensors(), finetuning_scaling_factor=True)
+    with pytest.raises(SubjectError, match="says finetuning_scaling_factor, but the weights hold"):
+        find_subjects([str(path)])
+
+
+def test_without_an_architecture_the_tensors_say_what_it_is(tmp_path: Path):
+    told, gated = {"architecture": ...}, gated_tensors()
+    _same(save(tmp_path / "gated", gated, **told), gated)
+    jumps = random_tensors("threshold")
+    _same(save(tmp_path / "jumprelu", jumps, **told), jumps)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "told", "said"),
+    [
+        (
+            random_tensors("threshold"),
+            {},
+            "'standard', but the weights hold threshold: tensors of j",
+        ),
+        (random_tensors(), {"architecture": "jumprelu"}, "have no threshold: tensors of standard"),
+        (gated_tensors(), {}, "have no b_enc and hold b_gate, b_mag, r_mag: tensors of gated"),
+        (random_tensors() | {"W_skip": torch.zeros(D, D)}, {}, "hold W_skip: tensors of skip_tr"),
+        (random_tensors() | {"b_enc": torch.zeros(3)}, {}, r"b_enc is \(3,\), expected \(48,\)"),
+        (random_tensors() | {"b_dec": torch.zeros(1)}, {}, r"b_dec is \(1,\), expected \(16,\)"),
+        (random_tensors() | {"scaling_factor": torch.ones(1)}, {}, r"scaling_factor is \(1,\)"),
+        (random_tensors(), {"d_out": 20}, "W_dec is .* but cfg.json says"),
+    ],
+)
+def test_tensors_of_another_architecture_are_refused_with_both(tensors, told, said, tmp_path: Path):
+    with pytest.raises(SubjectError, match=said):
+        find_subjects([str(save(tmp_path / "sae", tensors, **told))])
+
+
+def test_a_threshold_that_is_saved_as_its_logarithm_is_read(tmp_path: Path):
+    tensors = random_tensors("threshold")
+    saved = {n: t for n, t in tensors.items() if n != "threshold"}
+    saved["log_threshold"] = tensors["threshold"].log()
+    _same(save(tmp_path / "sae", saved, architecture="jumprelu"), tensors)
+
+
+def test_a_batchtopk_checkpoint_without_a_threshold_yet_is_refused(tmp_path: Path):
+    tensors = random_tensors() | {"topk_threshold": torch.tensor(0.0, dtype=torch.float64)}
+    path = save_6(tmp_path / "sae", tensors, architecture="batchtopk", k=K)
+    with pytest.raises(SubjectError, match="BatchTopK threshold is 0: it was saved before"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("told", "noted"),
+    [([None], None), ([0, None], None), ([None, 12], None), ([1, None], "slice(1, None)"),
+     ([5, 10, 2], "slice(5, 10, 2)"), ([None, -1], "slice(None, -1)")],
+)  # fmt: skip
+def test_a_slice_of_positions_is_told_in_the_result(told, noted: str | None, tmp_path: Path):
+    notes = load(save(tmp_path / "sae", random_tensors(), seqpos_slice=told)).metadata.notes
+    assert [n for n in notes if "seqpos_slice" in n and (noted or "?") in n] == [
+        n for n in notes if "seqpos" in n
+    ]
+    assert any("seqpos" in n for n in notes) == (noted is not None)
+
+
+@pytest.mark.parametrize("told", [["a"], [1, 2, 3, 4], [1, 2, 0], [True], {}])
+def test_a_slice_that_is_none_is_refused(told, tmp_path: Path):
+    path = save(tmp_path / "sae", random_tensors(), seqpos_slice=told)
+    with pytest.raises(SubjectError, match="seqpos_slice must be what Python's slice takes"):
+        load(path)
