@@ -150,7 +150,7 @@ def _hooks(
 ) -> tuple[str, int | None, str | None, int | None]:
     """Return where the SAE writes and, for a transcoder, where it reads: hook and head of each."""
     hook = overrides.hook or _optional(data, "hook_name", str, where)
-    transcodes = config.get("transcodes") or _is_transcoder(config)
+    transcodes = config.get("transcodes") or _is_transcoder(config, data)
     if not hook:
         also = " of its input, and --sae-hook-out of its output: a transcoder" if transcodes else ""
         raise SubjectError(
@@ -172,9 +172,10 @@ def _hooks(
     return hook_out, _optional(data, "hook_head_index_out", int, where), exact or hook, head
 
 
-def _is_transcoder(config: dict[str, Any]) -> bool:
+def _is_transcoder(config: dict[str, Any], data: dict[str, Any]) -> bool:
     wider = config.get("d_out", config.get("d_in")) != config.get("d_in")
-    return wider or str(config.get("architecture", "")).endswith("transcoder")
+    elsewhere = data.get("hf_hook_name_out") not in (None, data.get("hf_hook_name"))
+    return wider or elsewhere or str(config.get("architecture", "")).endswith("transcoder")
 
 
 def _positions(data: dict[str, Any], where: str) -> tuple[int | None, ...]:

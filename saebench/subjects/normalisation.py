@@ -129,8 +129,9 @@ def _beside(directory: Path, version: str | None) -> float | str | None:
         return FOLDED
     from safetensors import safe_open
 
-    with safe_open(store, framework="numpy") as tensors:
-        return _checked(tensors.get_tensor(_FACTOR).reshape(-1).tolist()[0], store)
+    with safe_open(store, framework="pt") as tensors:
+        factor = tensors.get_tensor(_FACTOR)
+    return _checked(factor.item() if factor.numel() == 1 else factor.tolist(), store)
 
 
 def _checked(factor: Any, path: Path) -> float:

@@ -89,9 +89,15 @@ def class_of(trainer: Mapping[str, Any], shapes: Mapping[str, Shape], *, where: 
 
 def _agreed(told: str, possible: list[str], shapes: Mapping[str, Shape], where: str) -> str:
     """Return the class that config.json names, unless the weights are plainly another's."""
+    kind = CLASSES[told]
+    further = sorted(set(shapes) - kind.tensors - set(BUFFERS))
+    if not possible and kind.tensors <= set(shapes) and further:
+        raise SubjectError(
+            f"{where}: says trainer.dict_class {told!r}, but the weights hold {', '.join(further)} "
+            "too, of which nothing here says what it does"
+        )
     if told in possible or not possible:
         return told
-    kind = CLASSES[told]
     if kind.tensors - set(shapes) or set(shapes) - kind.tensors - set(BUFFERS):
         raise SubjectError(
             f"{where}: says trainer.dict_class {told!r}, but the weights {sorted(shapes)} are of "

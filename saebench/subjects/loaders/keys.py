@@ -65,7 +65,7 @@ REFUSED = {
 # What names of the forward pass have in them: an unknown key with one of these may change it.
 _FORWARD = (
     "act_f", "activ", "bias", "b_dec", "center", "centr", "decod", "encod", "fold_", "folded",
-    "gated", "_gate", "_mean", "nonlin", "norm", "relu", "scale", "scaling", "skip", "_std",
+    "gated", "_gate", "hook", "_mean", "nonlin", "norm", "relu", "scale", "scaling", "skip", "_std",
     "thresh", "tied", "topk", "top_k", "transc", "w_dec", "w_enc", "whiten",
 )  # fmt: skip
 _OFF = (None, False, 0, "", "none")
@@ -102,7 +102,7 @@ def check_keys(
         if key not in known and _may_compute(key) and not _is_off(config[key]):
             raise SubjectError(
                 f"{where}: unknown key {key!r} ({config[key]!r}), which may change what the SAE "
-                "computes; remove it from the file if it does not"
+                "computes or where; remove it from the file if it does not"
             )
     return tuple(_notes(config, known, where))
 

@@ -51,6 +51,8 @@ class SAELens:
         config = settled(told, _shapes(weights), where=where)
         check_config(config, where=where)
         check_weights(config, _shapes(weights), weights)
+        if "apply_b_dec_to_input" not in told and not config["architecture"].endswith("transcoder"):
+            notes += (f"{CONFIG_FILE} has no apply_b_dec_to_input: taken as true, as SAELens does",)
         return config | {NOTES: notes}
 
     def load(self, directory: Path, config: dict[str, Any]) -> Any:

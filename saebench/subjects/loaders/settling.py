@@ -37,11 +37,23 @@ def settled(told: Mapping[str, Any], shapes: Mapping[str, Shape], *, where: str)
     config = {key: told[key] for key in told if told[key] is not None or key in sizes}
     architecture = config.get("architecture", architecture_of(shapes))
     config["architecture"] = _with_activation(config, architecture, where=where)
+    if str(config["architecture"]).endswith("transcoder"):
+        # Its decoder's bias is as wide as what it writes; SAELens' own default would be refused.
+        config.setdefault("apply_b_dec_to_input", False)
     if config["architecture"] in _CHOOSES_K:
         k = _k(config, where=where)
         if k is not None:
             config["k"] = k
     return config
+
+
+def check_activation(told: Mapping[str, Any], *, where: str) -> None:
+    """Refuse an activation function that SAELens would read as another one.
+
+    Raises:
+        SubjectError: naming it.
+    """
+    _with_activation(told, told.get("architecture") or "standard", where=where)
 
 
 def for_saelens(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,6 +88,13 @@ def check_weights(config: Mapping[str, Any], shapes: Mapping[str, Shape], weight
 def _with_activation(config: Mapping[str, Any], architecture: Any, *, where: str) -> Any:
     """Return the architecture, settled by the activation function that older versions name."""
     names = {key: config[key] for key in _ACTIVATION if config.get(key)}
+    older = {key: config[key] for key in (*names, "activation_fn_kwargs") if config.get(key)}
+    if _is_6(config) and older not in ({}, {"activation_fn": "relu"}):
+        raise SubjectError(
+            f"{where}: says {', '.join(f'{k}={v!r}' for k, v in older.items())}, as SAELens does "
+            "before version 6, and that version 6 wrote it, which names architecture 'topk' and k "
+            "instead; write these"
+        )
     found = set(names.values()) if all(isinstance(n, str) for n in names.values()) else set()
     if names and (len(found) != 1 or not found <= {"relu", "topk"}):
         raise SubjectError(
@@ -94,6 +113,16 @@ def _with_activation(config: Mapping[str, Any], architecture: Any, *, where: str
             f"{where}: says architecture 'topk' and activation function 'relu'; which is it?"
         )
     return "topk" if "topk" in found else architecture
+
+
+def _is_6(config: Mapping[str, Any]) -> bool:
+    """Return whether the configuration says that SAELens 6 or later wrote it."""
+    inside = config.get("metadata")
+    told = config.get("sae_lens_version") or (
+        inside.get("sae_lens_version") if isinstance(inside, dict) else None
+    )
+    major = str(told).partition(".")[0]
+    return major.isdigit() and int(major) >= 6
 
 
 def _check_arguments(config: Mapping[str, Any], chooses: bool, *, where: str) -> None:

@@ -68,9 +68,37 @@ def test_an_activation_function_that_is_not_read_is_refused(change, said: str, t
         find_subjects([str(save(tmp_path / "sae", random_tensors(), **change))])
 
 
-def test_a_topk_that_version_6_names_by_its_older_keys_is_one(tmp_path: Path):
+@pytest.mark.parametrize("architecture", ["standard", "topk"])
+def test_version_6_with_the_keys_of_older_ones_is_refused(architecture: str, tmp_path: Path):
+    told = {"architecture": architecture, "activation_fn": "topk"} | TOPK
+    with pytest.raises(SubjectError, match=r"as SAELens does before version 6, and that version 6"):
+        find_subjects([str(save_6(tmp_path / "sae", random_tensors(), **told))])
+
+
+def test_a_bias_that_nothing_says_is_subtracted_is_noted(tmp_path: Path):
     tensors = random_tensors()
-    _same(save_6(tmp_path / "sae", tensors, activation_fn="topk", **TOPK), tensors, k=K)
+    path = save(tmp_path / "sae", tensors, apply_b_dec_to_input=...)
+    _same(path, tensors)
+    assert any("no apply_b_dec_to_input: taken as true" in n for n in load(path).metadata.notes)
+
+
+@pytest.mark.parametrize(
+    "key", ["hook_point_out", "hook_name_output", "out_hook_point", "target_hook"]
+)
+def test_a_hook_by_another_name_is_refused(key: str, tmp_path: Path):
+    told = {key: "blocks.1.hook_mlp_out"}
+    with pytest.raises(SubjectError, match=key):
+        find_subjects([str(save(tmp_path / "old", random_tensors(), **told))])
+    metadata = {"hook_name": "blocks.1.mlp.hook_in", "sae_lens_version": "6.0.0"} | told
+    with pytest.raises(SubjectError, match=rf"(metadata.{key}|unknown key '{key}')"):
+        find_subjects([str(save_6(tmp_path / "new", random_tensors(), metadata=metadata))])
+
+
+def test_an_output_by_hugging_faces_name_makes_a_transcoder(tmp_path: Path):
+    names = {"hf_hook_name": "model.layers.1.mlp.input", "hf_hook_name_out": "model.layers.1.mlp"}
+    metadata = {"hook_name": "blocks.1.mlp.hook_in", "sae_lens_version": "6.0.0"} | names
+    with pytest.raises(SubjectError, match="no hook_name_out.*--sae-hook-out"):
+        load(save_6(tmp_path / "sae", random_tensors(), metadata=metadata))
 
 
 @pytest.mark.parametrize("name", ["scaling_factor", "finetuning_scaling_factor"])
