@@ -20,6 +20,9 @@ from old_saelens import (
 )
 
 from saebench.errors import SubjectError
+from saebench.subjects.loaders.downloads import check_download
+from saebench.subjects.loading import load_subject
+from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
 
 K = 5
@@ -186,3 +189,24 @@ def test_a_slice_that_is_none_is_refused(told, tmp_path: Path):
     path = save(tmp_path / "sae", random_tensors(), seqpos_slice=told)
     with pytest.raises(SubjectError, match="seqpos_slice must be what Python's slice takes"):
         load(path)
+
+
+def test_a_folder_of_a_hub_repository_is_held_to_the_same(tmp_path: Path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    tensors = random_tensors()
+    save(tmp_path / "good", tensors, activation_fn="topk", **TOPK)
+    save(tmp_path / "bad", tensors, activation_fn="tanh-relu")
+    [good, bad] = find_subjects(["org/repo:good", "org/repo:bad"])
+    found = load_subject(good, overrides=Overrides(), device="cpu")
+    assert found.reconstruct(activations()).l0.max() == K
+    with pytest.raises(SubjectError, match=r"org/repo:bad|cfg\.json: activation function"):
+        load_subject(bad, overrides=Overrides(), device="cpu")
+
+
+@pytest.mark.parametrize("told", [{"activation_fn": "tanh-relu"}, TOPK, {"is_transcoder": True}])
+def test_a_configuration_that_the_registry_fetches_is_looked_at(told, tmp_path: Path):
+    check_download(save(tmp_path / "good", random_tensors()) / "cfg.json")
+    with pytest.raises(SubjectError, match=r"cfg\.json: "):
+        check_download(save(tmp_path / "bad", random_tensors(), **told) / "cfg.json")
