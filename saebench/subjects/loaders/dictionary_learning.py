@@ -95,8 +95,7 @@ class DictionaryLearning:
             NOTES: _notes(trainer, made, k),
         }
         if config["architecture"] == "topk":
-            config["k"] = check_size({"k": trainer.get("k") if k is None else k}, "k",
-                                     where=str(path if k is None else weights))  # fmt: skip
+            config["k"] = _checked_k(trainer, k, sizes["d_sae"], path if k is None else weights)
         return config
 
     def load(self, directory: Path, config: dict[str, Any]) -> "nn.Module":
@@ -160,6 +159,14 @@ def _sizes(trainer: dict[str, Any], shapes: dict[str, Shape], path: Path) -> dic
         else found[name]
         for name, key in keys.items()
     }
+
+
+def _checked_k(trainer: dict[str, Any], held: int | None, d_sae: int, where: Path) -> int:
+    """Return the weights' k, or config.json's where they hold none."""
+    k = check_size({"k": trainer.get("k") if held is None else held}, "k", where=str(where))
+    if k > d_sae:
+        raise SubjectError(f"{where}: k is {k}, but there are {d_sae} features")
+    return k
 
 
 def _notes(trainer: dict[str, Any], made: str, k: int | None) -> tuple[str, ...]:

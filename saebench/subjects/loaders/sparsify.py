@@ -53,6 +53,7 @@ class Sparsify:
         """Return cfg.json in SAELens' terms, with what the training run's config.json adds."""
         path = directory / CONFIG_FILE
         told = read_object(path)
+        told["transcode"] = _transcodes(told, directory, where=str(path))
         d_in = check_size(told, "d_in", where=str(path))
         d_sae = _latents(told, d_in, where=str(path))
         activation = told.get("activation", "topk")
@@ -125,20 +126,48 @@ def _check_weights(directory: Path, told: dict[str, Any], d_in: int, d_sae: int)
     check_shapes(found, expected, weights=weights, config_file=CONFIG_FILE)
 
 
-def _metadata(directory: Path, *, transcodes: bool) -> dict[str, Any]:
-    """Return where the SAE belongs: its directory's name, and the run's config.json above it."""
+def _run(directory: Path) -> tuple[str, dict[str, Any]]:
+    """Return the name that says where the SAE belongs, and the run's config.json above it."""
     place = directory.resolve()
     place = place.parent if _SEED.fullmatch(place.name) else place
     run = place.parent / RUN_FILE
-    told = read_object(run) if run.exists() else {}
+    return place.name, read_object(run) if run.exists() else {}
+
+
+def _transcodes(told: dict[str, Any], directory: Path, *, where: str) -> bool:
+    """Return whether it predicts a module's output of its input, as cfg.json or the run says.
+
+    Raises:
+        SubjectError: where the two differ, or neither says it of one with a skip connection.
+    """
+    _, run = _run(directory)
+    inner = run.get("sae")
+    above = run.get("transcode", inner.get("transcode") if isinstance(inner, dict) else None)
+    here = told.get("transcode")
+    if here is not None and above is not None and bool(here) != bool(above):
+        raise SubjectError(
+            f"{where}: says transcode={here!r}, and the run's {RUN_FILE} above it {above!r}; "
+            "which is it?"
+        )
+    if here is None and above is None and told.get("skip_connection"):
+        raise SubjectError(
+            f"{where}: has a skip connection, as transcoders do, and says nothing of transcode; "
+            'write "transcode": true or false into it'
+        )
+    return bool(above if here is None else here)
+
+
+def _metadata(directory: Path, *, transcodes: bool) -> dict[str, Any]:
+    """Return where the SAE belongs: its directory's name, and the run's config.json above it."""
+    name, told = _run(directory)
     metadata = {
         "model_name": told.get("model"),
         "dataset_path": told.get("dataset"),
         "context_size": told.get("ctx_len"),
         "model_class_name": "AutoModelForCausalLM",
     }
-    if _MODULE.fullmatch(place.name):
-        module = re.sub(r"^layers_(?=\d)", "layers.", place.name)
+    if _MODULE.fullmatch(name):
+        module = re.sub(r"^layers_(?=\d)", "layers.", name)
         metadata["hook_name"] = f"{module}.input" if transcodes else module
         metadata["hook_name_out"] = module if transcodes else None
     return metadata

@@ -224,3 +224,18 @@ def test_unknown_keys_are_noted_or_refused(tmp_path: Path):
     )
     with pytest.raises(SubjectError, match="unknown key 'encoder_bias'"):
         find_subjects([str(_saved(tmp_path / "b", encoder_bias=2))])
+
+
+@pytest.mark.parametrize("run", [RUN | {"transcode": True}, RUN | {"sae": {"transcode": True}}])
+def test_the_runs_configuration_makes_a_transcoder_too(run: dict[str, Any], tmp_path: Path):
+    path = _saved(tmp_path / "a", "layers.1.mlp", run=run, transcode="-", skip_connection=True)
+    metadata = _load(path).metadata
+    assert (metadata.input_hook, metadata.hook) == ("layers.1.mlp.input", "layers.1.mlp")
+    with pytest.raises(SubjectError, match=r"says transcode=False, and the run's config\.json"):
+        find_subjects([str(_saved(tmp_path / "b", "layers.1.mlp", run=run))])
+
+
+def test_a_skip_connection_that_nothing_calls_a_transcoders_is_refused(tmp_path: Path):
+    path = _saved(tmp_path, "layers.1.mlp", transcode="-", skip_connection=True)
+    with pytest.raises(SubjectError, match="says nothing of transcode; write"):
+        find_subjects([str(path)])
