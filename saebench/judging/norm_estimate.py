@@ -73,10 +73,10 @@ def _norms(
     ids: Int[Tensor, "sequences context"],
     seen: Bool[Tensor, "sequences context"],
 ) -> float:
-    """Return Σ‖x‖ over the tokens, in float64."""
+    """Return Σ‖x‖ over the tokens, summed in float64."""
     passes, total = Passes(host), 0.0
     for rows in cut(len(ids), sequences_at_once(host, context=ids.shape[1], kept=2)):
         clean = passes.clean(ids[rows].to(host.device), [site], stop_early=True)
         x = read_rows(site, clean.activations[site], seen[rows].to(host.device))
-        total += float(x.double().norm(dim=-1).sum())
+        total += float(x.norm(dim=-1).cpu().double().sum())
     return total

@@ -86,7 +86,7 @@ def normalised(
 def folded_by(subject: Subject, factor: float, *, note: str) -> Subject:
     """Return an SAE with a factor folded into copied weights."""
     sae = copy.deepcopy(subject.sae)
-    sae.fold_activation_norm_scaling_factor(factor)
+    _fold(sae, factor)
     metadata = replace(subject.metadata, notes=(*subject.metadata.notes, note))
     found = Subject(sae, id=subject.id, source=subject.source, metadata=metadata)
     found.expected_explained_variance = subject.expected_explained_variance
@@ -102,8 +102,17 @@ def _scaled_by(sae: Any, factor: str | float, *, source: str) -> Normalised:
         )
     if factor == ESTIMATE:
         return Normalised(sae, waits=True)
-    sae.fold_activation_norm_scaling_factor(float(factor))
+    _fold(sae, float(factor))
     return Normalised(sae, (f"normalisation factor {float(factor):.6g} folded into the weights",))
+
+
+def _fold(sae: Any, factor: float) -> None:
+    """Fold a factor in place; what matching pursuit stops at is a norm of scaled activations."""
+    threshold = getattr(sae.cfg, "residual_threshold", None)
+    sae.fold_activation_norm_scaling_factor(factor)
+    if threshold is not None:
+        # SAELens before 6.54.12 leaves it as it was.
+        sae.cfg.residual_threshold = threshold / factor
 
 
 def _taken_as_folded(sae: Any, note: str, version: str | None) -> Normalised:

@@ -210,3 +210,21 @@ def test_a_scaled_transcoder_is_refused(tmp_path: Path):
     with pytest.raises(SubjectError, match="a transcoder with normalize_activations"):
         load(path, norm_factor=FACTOR)
     assert load(path, norm_factor="folded").metadata.input_hook == "blocks.0.mlp.hook_in"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more"),
+    [("matching_pursuit", {"residual_threshold": 1.5, "max_iterations": 6}),
+     ("topk", {"k": K, "rescale_acts_by_decoder_norm": True}), ("abstopk", {"k": K})],
+)  # fmt: skip
+def test_every_architecture_folds_to_what_it_gives_on_scaled_activations(
+    architecture: str, more: dict[str, Any], tmp_path: Path
+):
+    tensors = random_tensors()
+    if architecture == "matching_pursuit":
+        tensors = {n: tensors[n] for n in ("W_dec", "b_dec")}
+        tensors["W_dec"] /= tensors["W_dec"].norm(dim=-1, keepdim=True)
+    told = {"architecture": architecture, **more}
+    trained = load(save_6(tmp_path / "trained", tensors, **told)).sae
+    expected = (trained.decode(trained.encode(FACTOR * activations())) / FACTOR).detach()
+    _same(save_6(tmp_path / "sae", tensors, **SCALED, **told), expected.numpy(), norm_factor=FACTOR)

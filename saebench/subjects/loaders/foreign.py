@@ -107,28 +107,22 @@ def _yaml_says(pattern: str) -> Callable[[Path], bool]:
 
 
 def _json_says(*keys: str) -> Callable[[Path], bool]:
-    def says(path: Path) -> bool:
-        file = path / "config.json"
-        try:
-            return file.is_file() and any(read_object(file).get(key) for key in keys)
-        except SubjectError:
-            return False
+    return lambda path: any(_object(path / "config.json").get(key) for key in keys)
 
-    return says
+
+def _object(file: Path) -> dict[str, Any]:
+    """Return a file's JSON object; an empty one where it has none."""
+    try:
+        return read_object(file) if file.is_file() else {}
+    except SubjectError:
+        return {}
 
 
 def _is_cross_layer(path: Path) -> bool:
     of_circuit_tracer = _has("W_enc_*.safetensors", "W_dec_*.safetensors")(path)
     of_gemma_scope = "clt" in path.parts[-3:] and any(path.glob("params_layer_*.safetensors"))
-    return of_circuit_tracer or of_gemma_scope or _CLT_YAML(path) or _is_llamascopiums(path, "clt")
-
-
-def _is_llamascopiums(path: Path, kind: str) -> bool:
-    file = path / "config.json"
-    try:
-        return file.is_file() and read_object(file).get("sae_type") == kind
-    except SubjectError:
-        return False
+    of_llamascopium = _object(path / "config.json").get("sae_type") == "clt"
+    return of_circuit_tracer or of_gemma_scope or of_llamascopium or _CLT_YAML(path)
 
 
 def _pickled(*words: str) -> Callable[[Path], bool]:
@@ -243,7 +237,6 @@ def described(directory: Path) -> str | None:
     if _is_cross_layer(directory):
         return CROSS_LAYER
     for name in ("config.json", "cfg.json"):
-        if (directory / name).is_file():
-            refuse_vision(read_object(directory / name), where=str(directory / name))
+        refuse_vision(_object(directory / name), where=str(directory / name))
     tool = tool_of(directory)
     return tool.advice(directory) if tool is not None else None
