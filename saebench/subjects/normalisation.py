@@ -7,13 +7,13 @@ version 6 keeps the two apart, and puts what is to be folded beside a checkpoint
 """
 
 import copy
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from saebench.errors import SubjectError
 from saebench.subjects.loaders.files import check_shapes, read_object, safetensors_shapes
+from saebench.subjects.loaders.versions import is_before
 from saebench.subjects.metadata import ESTIMATE, FOLDED, Overrides
 from saebench.subjects.sae import Subject
 
@@ -118,7 +118,7 @@ def _fold(sae: Any, factor: float) -> None:
 def _taken_as_folded(sae: Any, note: str, version: str | None) -> Normalised:
     sae.cfg.normalize_activations = "none"
     late = ()
-    if _is_before(version, (4, 1)):
+    if is_before(version, (4, 1)):
         late = (
             f"SAELens {version} left b_dec out when it folded the factor: judged as it was saved",
         )
@@ -132,7 +132,7 @@ def _beside(directory: Path, version: str | None) -> float | str | None:
         factor = read_object(scaler).get("scaling_factor")
         return None if factor is None else _checked(factor, scaler)
     # Version 6 writes a store of this name too, and never the factor into it.
-    if not store.exists() or (version and not _is_before(version, (6,))):
+    if not store.exists() or (version and not is_before(version, (6,))):
         return None
     if _FACTOR not in safetensors_shapes(store):
         return FOLDED
@@ -153,7 +153,7 @@ def _checked(factor: Any, path: Path) -> float:
 def _unwhitened(sae: Any, directory: Path | None, *, source: str) -> Normalised:
     """Fold the whitening that version 6 keeps beside a checkpoint."""
     path = None if directory is None else directory / WHITENING_FILE
-    if path is None or not path.exists():
+    if path is None or not path.exists() or _is_left_over(path):
         raise SubjectError(
             f"{source}: normalize_activations={WHITENED!r} is not folded into the weights, and no "
             f"{WHITENING_FILE} lies beside them, where SAELens puts it at a checkpoint; take the "
@@ -176,6 +176,12 @@ def _unwhitened(sae: Any, directory: Path | None, *, source: str) -> Normalised:
     return Normalised(sae, (f"the whitening of {WHITENING_FILE} folded into the weights",))
 
 
+def _is_left_over(path: Path) -> bool:
+    """Return whether the scaler beside a whitening says that it is of an earlier checkpoint."""
+    scaler = path.with_name(SCALER_FILE)
+    return scaler.exists() and read_object(scaler).get("has_whitening") is False
+
+
 def _unknown(source: str, directory: Path | None, version: str | None) -> str:
     by = f" by SAELens {version}" if version else ""
     final = directory is not None and directory.resolve().name.startswith("final_")
@@ -187,9 +193,3 @@ def _unknown(source: str, directory: Path | None, version: str | None) -> str:
         "checkpoint from before the end, or of SAELens 2, it is not folded: --sae-norm-factor "
         f"NUMBER, or {ESTIMATE} from this run's texts (from Python: norm_factor=…)"
     )
-
-
-def _is_before(version: str | None, other: tuple[int, ...]) -> bool:
-    """Return whether a version is known and before another one; 6.0.0-rc.0 is 6."""
-    found = re.match(r"\d+(?:\.\d+)*", version or "")
-    return found is not None and tuple(map(int, found[0].split("."))) < other

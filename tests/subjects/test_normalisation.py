@@ -194,6 +194,10 @@ def test_a_whitening_that_does_not_fit_is_refused(missing: str, tmp_path: Path):
     with pytest.raises(SubjectError, match="is not folded into the weights, and no activation_wh"):
         load(path)
     parts = _whitening(path)
+    (path / "activation_scaler.json").write_text('{"has_whitening": false}')
+    with pytest.raises(SubjectError, match="is not folded into the weights, and no activation_wh"):
+        load(path)
+    (path / "activation_scaler.json").write_text('{"has_whitening": true}')
     parts.pop(missing)
     save_file(parts, path / "activation_whitening.safetensors")
     with pytest.raises(SubjectError, match=r"activation_whitening\.safetensors: expected"):
@@ -228,3 +232,20 @@ def test_every_architecture_folds_to_what_it_gives_on_scaled_activations(
     trained = load(save_6(tmp_path / "trained", tensors, **told)).sae
     expected = (trained.decode(trained.encode(FACTOR * activations())) / FACTOR).detach()
     _same(save_6(tmp_path / "sae", tensors, **SCALED, **told), expected.numpy(), norm_factor=FACTOR)
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "noted"),
+    [("6.20.0", SCALED["normalize_activations"], True), ("6.20.0", "none", False),
+     ("6.54.12", SCALED["normalize_activations"], False)],
+)  # fmt: skip
+def test_a_threshold_that_saelens_left_unfolded_is_noted(version, kind, noted: bool, tmp_path):
+    metadata = {
+        "hook_name": "blocks.1.hook_resid_pre", "sae_lens_version": version,
+        "sae_lens_training_version": version, "training_architecture": "batchtopk",
+        "training_architecture_details": {"rescale_acts_by_decoder_norm": True},
+    }  # fmt: skip
+    tensors = random_tensors("threshold")
+    path = save_6(tmp_path / "sae", tensors, architecture="jumprelu", metadata=metadata)
+    (path / "runner_cfg.json").write_text(json.dumps({"sae": {"normalize_activations": kind}}))
+    assert any("left the BatchTopK threshold out" in n for n in load(path).metadata.notes) == noted

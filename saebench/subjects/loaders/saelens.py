@@ -18,10 +18,14 @@ from saebench.subjects.loaders.files import (
 from saebench.subjects.loaders.foreign import refuse_vision, refused_pickle
 from saebench.subjects.loaders.keys import check_keys
 from saebench.subjects.loaders.settling import check_weights, for_saelens, settled
-from saebench.subjects.metadata import NOTES, check_config
+from saebench.subjects.loaders.versions import is_before
+from saebench.subjects.metadata import NOTES, check_config, metadata_of
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
+RUNNER_FILE = "runner_cfg.json"  # beside the final SAE, where the runner was told an output_path
+SCALED = "expected_average_only_in"
+_VERSION = "sae_lens_training_version"
 TRAINING_ONLY = ("batchtopk", "matryoshka_batchtopk")
 
 
@@ -53,7 +57,7 @@ class SAELens:
         check_weights(config, _shapes(weights), weights)
         if "apply_b_dec_to_input" not in told and not config["architecture"].endswith("transcoder"):
             notes += (f"{CONFIG_FILE} has no apply_b_dec_to_input: taken as true, as SAELens does",)
-        return config | {NOTES: notes}
+        return config | {NOTES: (*notes, *_threshold_note(directory, config))}
 
     def load(self, directory: Path, config: dict[str, Any]) -> Any:
         """Return the SAE in its inference form; its normalisation is folded by whoever loads it."""
@@ -94,6 +98,28 @@ def _read(
         )
     own = {"dtype": str(dtype).removeprefix("torch."), "device": "cpu"}
     return for_saelens(config) | own, state
+
+
+def _threshold_note(directory: Path, config: dict[str, Any]) -> tuple[str, ...]:
+    """Note a BatchTopK threshold that SAELens saved in other units than the folded weights'.
+
+    Before 6.54.12 it divided the decoder by the normalisation's factor and left the threshold,
+    which is in units of the decoder's norm. The file does not say the factor.
+    """
+    data = metadata_of(config)
+    details, version = data.get("training_architecture_details"), data.get(_VERSION)
+    runner = directory / RUNNER_FILE
+    rescaled = isinstance(details, dict) and details.get("rescale_acts_by_decoder_norm")
+    batched = data.get("training_architecture") in TRAINING_ONLY and rescaled
+    if not batched or not is_before(version, (6, 54, 12)) or not runner.exists():
+        return ()
+    trained = read_object(runner).get("sae")
+    if not isinstance(trained, dict) or trained.get("normalize_activations") != SCALED:
+        return ()
+    return (
+        f"SAELens {version} left the BatchTopK threshold out when it folded the normalisation's "
+        "factor: judged as it was saved, by a threshold off by that factor",
+    )
 
 
 def _shapes(weights: Path) -> dict[str, Shape]:
