@@ -191,5 +191,6 @@ def _unknown(source: str, directory: Path | None, version: str | None) -> str:
         "tells the factor or whether it is folded in. SAELens 3 to 5 fold it into the weights at "
         f"the end of training and leave this in cfg.json{hint}: --sae-norm-factor {FOLDED}. Of a "
         "checkpoint from before the end, or of SAELens 2, it is not folded: --sae-norm-factor "
-        f"NUMBER, or {ESTIMATE} from this run's texts (from Python: norm_factor=…)"
+        "NUMBER, as sae.fold_activation_norm_scaling_factor(NUMBER) does, or "
+        f"{ESTIMATE} from this run's texts (from Python: norm_factor=…)"
     )

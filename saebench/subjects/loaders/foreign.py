@@ -181,8 +181,8 @@ TOOLS: tuple[Tool, ...] = (
         "llamascopium (Language-Model-SAEs)",
         _json_says("sae_type"),
         (
-            "from llamascopium import SparseAutoEncoder",
-            'sae = SparseAutoEncoder.from_pretrained("{path}", fold_activation_scale=True)',
+            "from llamascopium import SparseDictionary",
+            'sae = SparseDictionary.from_pretrained("{path}", fold_activation_scale=True)',
             JUDGE + "  # and hook_out=… where hook_point_out is another hook",
         ),
     ),

@@ -8,7 +8,7 @@ told in the result, or refused. docs/loaders.md shows the same table.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from saebench.errors import SubjectError
+from saebench.errors import SubjectError, nearest
 
 HONOURED = frozenset({
     "architecture", "d_in", "d_sae", "d_out", "k", "dtype", "metadata", "apply_b_dec_to_input",
@@ -102,7 +102,7 @@ def check_keys(
         if key not in known and _may_compute(key) and not _is_off(config[key]):
             raise SubjectError(
                 f"{where}: unknown key {key!r} ({config[key]!r}), which may change what the SAE "
-                "computes or where; remove it from the file if it does not"
+                f"computes or where; remove it from the file if it does not{nearest(key, known)}"
             )
     return tuple(_notes(config, known, where))
 
