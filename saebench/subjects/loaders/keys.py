@@ -113,7 +113,7 @@ def _notes(
     # A slice of positions is told by whoever reads the metadata: it lies there since SAELens 6.
     if config.get("model_kwargs"):
         yield f"trained with model_kwargs {config['model_kwargs']!r}: {NOTED['model_kwargs']}"
-    unknown = sorted(key for key in config if key not in known and not _is_off(config[key]))
+    unknown = sorted(key for key in config if key not in known and config[key] is not None)
     if unknown:
         file = where.rsplit("/", 1)[-1]
         yield f"{file} has keys that saebench does not know: {', '.join(unknown)}"
