@@ -415,3 +415,35 @@ def test_a_pickles_header_says_what_torch_loads(tmp_path: Path):
     numbers = {n: pickled_number(tmp_path / "a.pt", t) for n, t in found.items()}
     assert (numbers["k"], numbers["one"], numbers["h"]) == (K, 7.5, None)
     assert numbers["threshold"] == pytest.approx(THRESHOLD)
+
+
+def _passed_through(tiny, ids: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return what block 1's MLP reads and writes at every position but 0, from transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny.model).eval()
+    seen: list[torch.Tensor] = []
+    model.model.layers[1].mlp.register_forward_hook(lambda _, x, y: seen.extend((x[0], y)))
+    with torch.no_grad():
+        model(ids)
+    reads, writes = (x[:, 1:].reshape(-1, D).double().numpy() for x in seen)
+    return reads, writes
+
+
+def test_a_transcoder_is_judged_by_what_it_predicts(tiny, tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    path = _saved(tmp_path / "ae", buffer={"io": "in_and_out"})
+    run = saebench.judge(
+        str(path), tiny.model, tiny.texts, properties=["fidelity"], sequences=6, context=12,
+        hook="blocks.1.mlp.hook_in", hook_out="blocks.1.hook_mlp_out", prepend_bos=True,
+    )  # fmt: skip
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny.model)
+    lines = Path(tiny.texts).read_text().splitlines()[:6]
+    rows = [tokenizer(json.loads(t)["text"], add_special_tokens=False).input_ids for t in lines]
+    x, y = _passed_through(tiny, torch.tensor([[1, *row][:12] for row in rows]))
+    w = {n: t.double().numpy() for n, t in _state("AutoEncoder").items()}
+    features = np.maximum((x - w["bias"]) @ w["encoder.weight"].T + w["encoder.bias"], 0)
+    left = y - (features @ w["decoder.weight"].T + w["bias"])
+    [found] = [m.value for m in run.cases[0].metrics if m.name == "fidelity.explained_variance"]
+    assert found == pytest.approx(1 - (left**2).sum() / ((y - y.mean(0)) ** 2).sum(), rel=1e-4)
