@@ -9,7 +9,7 @@ import pickletools
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -90,12 +90,29 @@ class _Dictionary(dict[Any, Any]):
     """A dictionary that may be given attributes, as a state dict's pickle does."""
 
 
+class _Stand:
+    """What stands for a function that a pickle names: one for each name in each file.
+
+    An instruction may set attributes of whatever lies on the stack; here there are none to set
+    that another file would meet.
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *given: Any) -> Any:
+        return self._make(*given)
+
+
 class _Headers(pickle.Unpickler):
     """Reads a pickle that :func:`check_tensors_alone` let through; every name is one of ours."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for a name: none is looked up."""
-        return _STANDING_FOR.get(f"{module} {name}", name.removesuffix("Storage"))
+        made = _STANDING_FOR.get(f"{module} {name}")
+        return name.removesuffix("Storage") if made is None else _Stand(made)
 
     def persistent_load(self, pid: Any) -> Any:
         """Return the storage's kind and key."""
@@ -110,8 +127,8 @@ def _tensor(storage: Any, offset: Any, size: Any, *_: Any) -> PickledTensor:
     return PickledTensor(kind, str(key), offset, shape)
 
 
-_STANDING_FOR: Mapping[str, Any] = {
-    "collections OrderedDict": _Dictionary,
+_STANDING_FOR: Mapping[str, Callable[..., Any]] = {
+    "collections OrderedDict": lambda *pairs: _Dictionary(*pairs),
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_parameter": lambda data, *_: data,
 }

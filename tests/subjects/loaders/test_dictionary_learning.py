@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 import saebench
 from saebench.errors import SubjectError
 from saebench.subjects.loaders.dictionary_learning import CLASSES
+from saebench.subjects.loaders.pickles import pickled_number, pickled_tensors
 from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
@@ -406,8 +408,6 @@ def test_a_side_that_is_none_is_refused(tmp_path: Path):
 
 
 def test_a_pickles_header_says_what_torch_loads(tmp_path: Path):
-    from saebench.subjects.loaders.pickles import pickled_number, pickled_tensors
-
     state = _state("BatchTopKSAE") | {"h": torch.ones(3, 2).half(), "one": torch.tensor([7.5])}
     torch.save(state, tmp_path / "a.pt")
     found = pickled_tensors(tmp_path / "a.pt")
@@ -447,3 +447,16 @@ def test_a_transcoder_is_judged_by_what_it_predicts(tiny, tmp_path: Path):
     left = y - (features @ w["decoder.weight"].T + w["bias"])
     [found] = [m.value for m in run.cases[0].metrics if m.name == "fidelity.explained_variance"]
     assert found == pytest.approx(1 - (left**2).sum() / ((y - y.mean(0)) ** 2).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("named", ["torch._utils\n_rebuild_tensor_v2", "collections\nOrderedDict"])
+def test_a_pickle_that_would_change_what_stands_for_its_names_is_refused(named, tmp_path: Path):
+    setting = b"}X\x04\x00\x00\x00itemX\x01\x00\x00\x00as"  # {"item": "a"}
+    for state in (setting, b"N" + setting + b"\x86"):  # as attributes, and as slots
+        pickled = b"\x80\x02c" + named.encode() + b"\n" + state + b"b."
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+            archive.writestr("a/data.pkl", pickled)
+        with pytest.raises(SubjectError, match=r"its pickle is damaged .* refused"):
+            pickled_tensors(tmp_path / "a.pt")
+    torch.save(_state("AutoEncoder"), tmp_path / "b.pt")
+    assert set(pickled_tensors(tmp_path / "b.pt")) == set(STATES["AutoEncoder"])
