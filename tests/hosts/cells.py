@@ -135,15 +135,9 @@ class Trial:
             self._blocks[layer] = Block(
                 self.plain, path, layer,
                 ask=lambda hook: self.activation(hook, layer),
-                lens_norm=lambda name: self._lens_path(f"blocks.{layer}.{name}"),
+                lens_norm=lambda name: self.host.adapter_path(f"blocks.{layer}.{name}"),
             )  # fmt: skip
         return self._blocks[layer]
-
-    def _lens_path(self, name: str) -> str | None:
-        try:
-            return self.host.module_path(name)
-        except Exception:
-            return None
 
     def logits(self, final: Tensor) -> Tensor:
         """Return saebench's logits of final hidden states."""
