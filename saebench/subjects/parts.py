@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saebench.subjects.recording import Call, calls_once, record
+from saebench.subjects.recording import Call, calls_once, record, trial_noise
 
 if TYPE_CHECKING:
     from saebench.subjects.host import Host
@@ -179,8 +179,7 @@ class _Search:
     def _written(self, call: Call) -> dict[str, Call]:
         """Run the block with a part's output changed."""
         value = _out(call)
-        noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(self.layer))
-        other = value + noise.to(value) * value.float().std().to(value.dtype)
+        other = value + trial_noise(value)
         return calls_once(record(self.host, self.paths, outputs={call.path: other}))
 
     def _still_sums(self, found: _Found, calls: dict[str, Call]) -> bool:
@@ -228,8 +227,7 @@ class _Search:
         # The outermost first: its own parts read the same, each for a share of the branch.
         for call in reversed(self.inner):
             if call.given is not None and is_close(call.given, stream, self.host):
-                noise = torch.randn(stream.shape, generator=torch.Generator().manual_seed(1))
-                other = stream + noise.to(stream) * stream.float().std().to(stream.dtype)
+                other = stream + trial_noise(stream)
                 changed = calls_once(record(self.host, self.paths, inputs={call.path: other}))
                 same = is_close(_at(changed, found.first), _out(found.first), self.host)
                 moved = not is_close(_at(changed, found.second), _out(found.second), self.host)

@@ -75,6 +75,13 @@ def record(
     return calls
 
 
+def trial_noise(like: Tensor, *, seed: int = 0) -> Tensor:
+    """Return random numbers of a tensor's shape and standard deviation, the same each time."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like.device)
+    return (noise * like.float().std()).to(like.dtype)
+
+
 def _given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor) -> Any:
     return with_argument(module, args, kwargs, value)
 

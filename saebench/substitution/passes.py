@@ -13,6 +13,7 @@ from saebench.errors import HookError, SaebenchError
 from saebench.subjects.calls import by_token
 from saebench.subjects.hooks import Kind, Site
 from saebench.subjects.host import Host
+from saebench.subjects.recording import trial_noise
 from saebench.substitution.patching import (
     input_read,
     input_written,
@@ -232,8 +233,7 @@ class Passes:
         x = clean.activations[site]
         self._check_unchanged(clean, site, x)
         # Another position's activation, and noise: the same in both rows, and in neither its own.
-        noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
-        other = x[:1].roll(1, dims=1) + NOISE * x.float().std().to(x.dtype) * noise
+        other = x[:1].roll(1, dims=1) + NOISE * trial_noise(x[:1])
         same = other.repeat(len(x), 1, 1)
         full = self._resumed(clean, site, same, (), skip=False).final
         assert full is not None

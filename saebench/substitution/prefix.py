@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from saebench.errors import SaebenchError
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
+from saebench.subjects.recording import trial_noise
 from saebench.substitution.passes import CleanPass, Passes
 
 PREFIX = "prefix"
@@ -138,8 +139,7 @@ class PrefixPasses:
             return False
         clean = window.tail.activations[site]
         changed = clean[None].clone()
-        noise = torch.randn(clean[:, 0].shape, generator=torch.Generator().manual_seed(0))
-        changed[:, :, 0] = noise.to(clean) * clean.float().std().to(clean.dtype) - clean[:, 0]
+        changed[:, :, 0] = trial_noise(clean[:, 0]) - clean[:, 0]
         try:
             found = self._continued(window, site, changed).float()
         except SaebenchError:
