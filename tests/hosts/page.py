@@ -140,11 +140,12 @@ class _Reasons:
 
     def number(self, cell: Cell, sentence: str) -> int:
         """Return the number of a sentence's reason."""
-        text = re.sub(r"'?blocks\.\d+\.[\w.]+'?", "HOOK", _plain(sentence))
-        text = re.sub(rf"(?<![\w.]){re.escape(cell.family)}(?![\w.])", "MODEL", text)
-        text = re.sub(r"\b\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel|Config)\b", "CLASS",
-                      text)  # fmt: skip
-        text = re.sub(r"[\w.]+\.\d+(\.\w+)*\b", "MODULE", text)
+        text = _plain(sentence).replace(f"blocks.{cell.layer}.", "blocks.N.")
+        text = re.sub(r"; the block has .*$", "", text)
+        text = re.sub(rf"(?<![\w.]){re.escape(cell.family)}(?![\w.])( \(\w+\))?", "MODEL", text)
+        text = re.sub(r"hook 'blocks\.N\.[\w.]+' is not in block \d+ of MODEL: ", "", text)
+        text = re.sub(r"'?blocks\.N\.[\w.]+'?", "HOOK", text)
+        text = re.sub(r"\b\w+\.[\w.]*\.\d+(\.\w+)*( \(\w+\))?", "MODULE", text)
         return self._numbers.setdefault(text, len(self._numbers) + 1)
 
     def lines(self) -> list[str]:
