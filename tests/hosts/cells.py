@@ -32,6 +32,7 @@ HOOKS = (
     "hook_mlp_in", "attn.hook_z", "mlp.hook_post",
 )  # fmt: skip
 BOTH = "attn and MLP out"  # both parts of a block substituted, one after the other
+TOGETHER = "all at once"  # every hook of a block read in one clean pass
 MORE_HOOKS = ("ln1.hook_normalized", "ln2.hook_normalized", "mlp.hook_pre", "attn.hook_q")
 
 
@@ -135,15 +136,9 @@ class Trial:
             self._blocks[layer] = Block(
                 self.plain, path, layer,
                 ask=lambda hook: self.activation(hook, layer),
-                lens_norm=lambda name: self._lens_path(f"blocks.{layer}.{name}"),
+                lens_norm=lambda name: self.host.adapter_path(f"blocks.{layer}.{name}"),
             )  # fmt: skip
         return self._blocks[layer]
-
-    def _lens_path(self, name: str) -> str | None:
-        try:
-            return self.host.module_path(name)
-        except Exception:
-            return None
 
     def logits(self, final: Tensor) -> Tensor:
         """Return saebench's logits of final hidden states."""
@@ -195,7 +190,12 @@ def _cells(name: str, model: Any) -> Iterator[Cell]:
         yield whole
         return
     trial = made[0]
-    yield from (tried(trial, hook, layer) for layer, hook in _places(trial))
+    cells = [tried(trial, hook, layer) for layer, hook in _places(trial)]
+    yield from cells
+    layer = cells[0].layer
+    proved = [c.hook for c in cells if c.layer == layer and c.single and not c.outcome.is_fault]
+    whole = Cell(name, TOGETHER, layer, Outcome.SUPPORTED, path="one pass")
+    yield _judged(whole, lambda: check_together(trial, proved, layer))
 
 
 def tried(trial: Trial, hook: str, layer: int) -> Cell:
@@ -251,7 +251,7 @@ def _with(cell: Cell, outcome: Outcome, text: str) -> Cell:
 
 def _refused(cell: Cell, sentence: str) -> Cell:
     """Say that a cell is refused, unless its sentence does not say of what and why."""
-    hook = {"model": "", "block": "", BOTH: ""}.get(cell.hook, cell.hook)
+    hook = cell.hook if cell.hook in (*HOOKS, *MORE_HOOKS) else ""
     missing = [what for what in (cell.family, hook) if what not in sentence]
     if missing:
         return _with(cell, Outcome.UNCLEAR, f"without {' and '.join(missing)}: {sentence}")
@@ -385,6 +385,27 @@ def _check_both(trial: Trial, layer: int) -> tuple[str, str]:
     _alike("kept", after.activations[mlp], found, of=found.abs().max().item())
     is_exact = passes.is_exact(attn) and passes.is_exact(mlp)
     return ("resumed" if is_exact else "full"), ""
+
+
+def check_together(trial: Trial, hooks: list[str], layer: int) -> None:
+    """Read hooks in one clean pass, and then substitute a token at each of them.
+
+    Raises:
+        Wrong: where an activation or a logit is another than in a pass of its own.
+    """
+    sites = [trial.site(hook, layer) for hook in hooks]
+    alone = [Passes(trial.host).clean(trial.ids, [s]).activations[s] for s in sites]
+    clean = Passes(trial.host).clean(trial.ids, sites)
+    passes = PrefixPasses(trial.host, position=POSITION)
+    window = passes.clean(trial.ids, sites)
+    for hook, site, x in zip(hooks, sites, alone, strict=True):
+        _alike(f"{hook} read", clean.activations[site], x, of=x.abs().max().item())
+        changed = x[None, :, POSITION:].clone()
+        changed[:, :, 0] = _random(x[:, 0])
+        together = passes.resume(window, site, changed)
+        mine = PrefixPasses(trial.host, position=POSITION)
+        apart = mine.resume(mine.clean(trial.ids, [site]), site, changed)
+        _alike(f"{hook} substituted", together, apart, of=apart.abs().max().item())
 
 
 def _check_single(trial: Trial, site: Site, x: Tensor, write: Write) -> str:

@@ -113,6 +113,18 @@ class Block:
         moved = changed.values[Place(self.path)] - self.post
         return not close(moved, ratio_push(push, moved), rel=1e-4)
 
+    @cached_property
+    def middle_norm(self) -> str | None:
+        """The norm whose output is the stream between the parts of a post-LN block."""
+        if (
+            self.attn is None
+            or self.mlp is None
+            or close(self.pre + self.attn + self.mlp, self.post)
+        ):
+            return None
+        parts = self.pre, self.post, self.attn, self.mlp
+        return next(reference.middle_norms(*parts, self.norms), None)
+
     def output_of(self, value: Tensor) -> tuple[Place, float]:
         """Return the outermost module whose output a value is, and how many times that output."""
         found = list(self._multiples(value, is_input=False))
@@ -252,6 +264,8 @@ def _part_out(block: Block, x: Tensor) -> Write:
 
 
 def _resid_mid(block: Block, x: Tensor) -> Write:
+    if (norm := block.middle_norm) is not None:
+        return _there(block, Place(norm), x)
     attn = x - block.pre if block.attn is None else block.attn
     _same(x, block.pre + attn, "resid_pre + attn_out")
     if block.is_sequential is False:
@@ -299,12 +313,13 @@ def _through(norm: torch.nn.Module | None, place: Place) -> Write:
 
 
 def _normalized(block: Block, x: Tensor, *, name: str) -> Write:
-    hint = block.lens_norm(name)
-    found = list(_norms_that_give(block, x))
-    for path, weight, bias in sorted(found, key=lambda each: each[0] != hint):
+    lens = block.lens_norm(name)
+    for path, weight, bias in _norms_that_give(block, x):
         write = _after_norm(Place(path), weight, bias)
         moved = block.moves(write(torch.randn_like(x)), block.attn)
-        if moved is None or moved == (name == "ln1"):
+        if moved is None:  # of a mixer that is no attention
+            moved = close(block.value(Place(path, is_input=True)), block.pre)
+        if path == lens or (lens is None and moved is (name == "ln1")):
             return write
     raise Wrong("value", f"it is not the input of {name} in {block.path}, normalised")
 

@@ -3,19 +3,19 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from hosts.cells import BOTH, HOOKS, MORE_HOOKS, Cell, FamilyResult, Outcome
+from hosts.cells import BOTH, HOOKS, MORE_HOOKS, TOGETHER, Cell, FamilyResult, Outcome
 from hosts.tiny_models import families
 
 LAST = "last"
-COLUMNS = (*HOOKS, *MORE_HOOKS, "block", BOTH, LAST)
+COLUMNS = (*HOOKS, *MORE_HOOKS, "block", BOTH, TOGETHER, LAST)
 TITLES = {
     "hook_resid_pre": "resid pre", "hook_resid_post": "resid post", "hook_resid_mid": "resid mid",
     "hook_attn_out": "attn out", "hook_mlp_out": "MLP out", "hook_mlp_in": "MLP in",
     "attn.hook_z": "z", "mlp.hook_post": "post", "ln1.hook_normalized": "ln1",
     "ln2.hook_normalized": "ln2", "mlp.hook_pre": "pre", "attn.hook_q": "q", "block": "module",
-    BOTH: "both", LAST: "last post",
+    BOTH: "both", TOGETHER: "all", LAST: "last post",
 }  # fmt: skip
-LETTERS = {"resumed": "r", "full": "f", "prefix": "p"}
+LETTERS = {"one pass": "✓", "resumed": "r", "full": "f", "prefix": "p"}
 
 INTRODUCTION = """\
 # Architectures and hooks
@@ -87,6 +87,7 @@ def _hook_name(hook: str) -> str:
     named = {
         "block": "the block's own module path (SAEs trained on the plain transformers model)",
         BOTH: "`hook_attn_out` and then `hook_mlp_out` of one block, both substituted",
+        TOGETHER: "all of them read in one clean pass, then a token substituted at each",
         LAST: "`hook_resid_post` of the last block",
     }
     return named.get(hook, f"`blocks.N.{hook}`")
@@ -95,12 +96,13 @@ def _hook_name(hook: str) -> str:
 def _rows(result: FamilyResult, reasons: "_Reasons") -> Iterable[str]:
     if result.not_built:
         return
-    name, last = _name(result.family), result.cells[-1]
+    name = _name(result.family)
+    last = next((c for c in reversed(result.cells) if c.hook == "hook_resid_post"), None)
     for layer in dict.fromkeys(cell.layer for cell in result.cells):
         found = {cell.hook: cell for cell in result.cells if cell.layer == layer}
         if set(found) == {"hook_resid_post"}:
             continue
-        if len(found) > len(HOOKS):  # the block at which every hook is tried
+        if last is not None and TOGETHER in found:  # the block at which every hook is tried
             found[LAST] = last
         if "model" in found:
             found = dict.fromkeys(COLUMNS, found["model"])
@@ -140,11 +142,12 @@ class _Reasons:
 
     def number(self, cell: Cell, sentence: str) -> int:
         """Return the number of a sentence's reason."""
-        text = re.sub(r"'?blocks\.\d+\.[\w.]+'?", "HOOK", _plain(sentence))
-        text = re.sub(rf"(?<![\w.]){re.escape(cell.family)}(?![\w.])", "MODEL", text)
-        text = re.sub(r"\b\w+(ForCausalLM|ForConditionalGeneration|LMHeadModel|Config)\b", "CLASS",
-                      text)  # fmt: skip
-        text = re.sub(r"[\w.]+\.\d+(\.\w+)*\b", "MODULE", text)
+        text = _plain(sentence).replace(f"blocks.{cell.layer}.", "blocks.N.")
+        text = re.sub(r"; the block has .*$", "", text)
+        text = re.sub(rf"(?<![\w.]){re.escape(cell.family)}(?![\w.])( \(\w+\))?", "MODEL", text)
+        text = re.sub(r"hook 'blocks\.N\.[\w.]+' is not in block \d+ of MODEL: ", "", text)
+        text = re.sub(r"'?blocks\.N\.[\w.]+'?", "HOOK", text)
+        text = re.sub(r"\b\w+\.[\w.]*\.\d+(\.\w+)*( \(\w+\))?", "MODULE", text)
         return self._numbers.setdefault(text, len(self._numbers) + 1)
 
     def lines(self) -> list[str]:

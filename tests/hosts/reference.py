@@ -226,10 +226,16 @@ def additive_form(
     """
     if close(pre + attn + mlp, post):
         return "sum"
+    return "post-LN" if any(middle_norms(pre, post, attn, mlp, norms)) else None
+
+
+def middle_norms(
+    pre: Tensor, post: Tensor, attn: Tensor, mlp: Tensor, norms: Mapping[str, nn.Module]
+) -> Iterator[str]:
+    """Give the norm between a post-LN block's parts: ``post = ln2(ln1(pre + attn) + mlp)``."""
     for (first, ln1), (second, ln2) in product(norms.items(), norms.items()):
         if first != second and close(normed(ln2, normed(ln1, pre + attn) + mlp), post):
-            return "post-LN"
-    return None
+            yield first
 
 
 def norms_of(model: nn.Module, block: str) -> dict[str, nn.Module]:
@@ -246,7 +252,7 @@ def normed(norm: nn.Module, value: Tensor) -> Tensor:
     dtype = value.dtype if weight is None else weight.dtype
     try:
         return norm(value.to(dtype)).double()
-    except (RuntimeError, TypeError):  # a norm of something else
+    except (RuntimeError, TypeError, ValueError):  # a norm of something else
         return torch.full_like(value, torch.nan)
 
 
@@ -269,6 +275,8 @@ def affine(given: Tensor, output: Tensor) -> tuple[Tensor, Tensor] | None:
     mean_x, mean_y = x.mean(0), y.mean(0)
     weight = ((x - mean_x) * (y - mean_y)).sum(0) / (x - mean_x).square().sum(0)
     bias = mean_y - weight * mean_x
+    if bias.abs().max() < 1e-4 * weight.abs().max():
+        bias = torch.zeros_like(bias)  # rounding, which norms further on may blow up
     return (weight, bias) if close(weight * given + bias, output) else None
 
 

@@ -8,7 +8,7 @@ import torch
 from families import make_model
 
 from hosts import cells
-from hosts.cells import Outcome, Trial, run_family
+from hosts.cells import Outcome, Trial
 from hosts.expectations import Wrong, expected
 from hosts.reference import Place, normalised
 from hosts.tiny_models import tiny_model
@@ -66,7 +66,7 @@ def _mlp_in_at(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
 
 
 def _mlp_in(family: str, model: Any) -> tuple[Outcome, str]:
-    cell = next(c for c in run_family(family, model=model).cells if c.hook == "hook_mlp_in")
+    cell = cells.tried(Trial.of(family, model), "hook_mlp_in", 1)
     return cell.outcome, cell.text.split(":")[0]
 
 

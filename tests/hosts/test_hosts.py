@@ -10,6 +10,7 @@ from families import make_model
 from hosts import cells
 from hosts.__main__ import PAGE, main
 from hosts.cells import HOOKS, FamilyResult, FullPasses, Outcome, Trial, run_family
+from hosts.expectations import Wrong
 from hosts.page import families_on, page
 from hosts.tiny_models import families
 from saebench.errors import HookError
@@ -74,9 +75,8 @@ def test_the_page_has_a_row_for_every_family():
 
 
 def _cell(hook: str, *, family: str = "gpt2", model: Any = None) -> cells.Cell:
-    with torch.random.fork_rng():
-        result = run_family(family, model=make_model("gpt2") if model is None else model)
-    return next(c for c in result.cells if c.hook == hook)
+    trial = Trial.of(family, make_model(family) if model is None else model)
+    return cells.tried(trial, hook, 1)
 
 
 def test_a_part_taken_before_the_norm_that_follows_it_is_found(monkeypatch):
@@ -86,7 +86,7 @@ def test_a_part_taken_before_the_norm_that_follows_it_is_found(monkeypatch):
         return find_site(host, hook, **options)
 
     monkeypatch.setattr(cells, "find_site", before_its_norm)
-    cell = _cell("hook_mlp_out", family="gemma2", model=make_model("gemma2"))
+    cell = _cell("hook_mlp_out", family="gemma2")
     assert (cell.outcome, cell.text[:9]) == (Outcome.SILENT, "identity:")
 
 
@@ -128,20 +128,31 @@ def test_full_passes_run_the_blocks_that_resumed_ones_leave_out():
         assert len(runs) == expected
 
 
-def test_a_place_that_does_not_move_the_logits_proves_nothing():
+def test_a_place_that_hardly_moves_the_logits_proves_nothing():
     model = make_model("gpt2")
     with torch.no_grad():
         for parameter in model.transformer.h[1].mlp.c_proj.parameters():
-            parameter.mul_(1e-6)
+            parameter.mul_(1e-3)
     assert _cell("mlp.hook_post", model=model).outcome is Outcome.QUIET
 
 
-def test_a_model_whose_tokens_see_later_ones_is_found():
-    model = make_model("llama")
+def _see_later_tokens(model: Any) -> Any:
     for block in model.model.layers:
         block.self_attn.is_causal = False
-    cell = _cell("model", family="llama", model=model)
-    assert (cell.outcome, cell.text[:7]) == (Outcome.SILENT, "causal:")
+    return model
+
+
+def test_a_model_whose_tokens_see_later_ones_is_refused():
+    (cell,) = run_family("llama", model=_see_later_tokens(make_model("llama"))).cells
+    assert (cell.hook, cell.outcome) == ("model", Outcome.REFUSED)
+    assert "causal" in cell.text
+
+
+def test_a_model_whose_tokens_see_later_ones_is_found_where_it_is_not_refused():
+    trial = Trial.of("llama", make_model("llama"))
+    _see_later_tokens(trial.plain.model)
+    with pytest.raises(Wrong, match="causal: logits move"):
+        cells.check_model(trial)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +179,7 @@ def test_a_cell_that_never_ends_is_stopped(monkeypatch):
 
     monkeypatch.setattr(cells, "TIME_LIMIT_S", 1)
     monkeypatch.setattr(Passes, "clean", lambda *_, **__: time.sleep(30))
-    trial = Trial.of("gpt2", make_model("gpt2"))
-    cell = cells.tried(trial, "hook_resid_pre", 1)
+    cell = _cell("hook_resid_pre")
     assert (cell.outcome, cell.text[:12]) == (Outcome.RAW, "TimeoutError")
 
 

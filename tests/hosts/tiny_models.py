@@ -126,6 +126,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "rembert": {"input_embedding_size": 24, "output_embedding_size": 40},
     "roc_bert": {"pronunciation_embed_dim": 8, "pronunciation_vocab_size": 20,
                  "shape_embed_dim": 8, "shape_vocab_size": 20},
+    "xlm": {"causal": True},
     "xlnet": {"d_head": HEAD_DIM},
     "xmod": {"default_language": "en_XX"},
     "xlstm": {"autocast_kernel_dtype": "float32"},
