@@ -34,6 +34,11 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--sae-hook-out": ("a transcoder's output hook, where its metadata has none", {}),
     "--sae-training-context": ("its training context, where its metadata has none", {"type": int}),
     "--sae-prepend-bos": ("true or false: BOS first, where its metadata does not say", {}),
+    "--sae-bos-token": (
+        "the token, or its id, that sequences begin with (default: BOS, else EOS), for SAEs "
+        "trained with BOS first",
+        {},
+    ),
     "--sae-interventions": ("comma-separated baselines of kl_gap (default: all)", {}),
     "--sae-thresholds": ("threshold file (default: baselines/thresholds.toml)", {}),
     "--sae-baseline": (

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 SCHEMA_VERSION = 4
+CLUSTER = "cluster"  # the channel of per-sequence sums that says which sequences repeat each other
 
 
 class Direction(StrEnum):

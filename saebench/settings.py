@@ -62,6 +62,8 @@ class Settings:
         dtype: of the model's weights; ``tf32`` for float32 multiplied in TF32, on a GPU.
         packing: how documents become sequences.
         score_bos: count position 0 and special tokens too.
+        bos_token: the token, or its id, that sequences begin with where the SAE was trained with
+            one first; None takes the tokenizer's BOS, else EOS as TransformerLens does.
         interventions: which of them kl_gap measures; empty for all.
         thresholds: a threshold file; None takes the default one.
         fail_on: further rules.
@@ -87,6 +89,7 @@ class Settings:
     dtype: str = "float32"
     packing: Packing = Packing.DOCUMENTS
     score_bos: bool = False
+    bos_token: str | None = None
     interventions: tuple[str, ...] = ()
     thresholds: str | None = None
     fail_on: tuple[str, ...] = ()
@@ -110,6 +113,8 @@ class Settings:
         for name in ("interventions", "fail_on"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if self.bos_token is not None:  # from Python an id may be a number
+            object.__setattr__(self, "bos_token", str(self.bos_token))
         check_names(self.interventions)
         for name, least in LEAST.items():
             value = getattr(self, name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saebench.data.text_files import text_lines
 from saebench.errors import DataError
 
 Row = dict[str, Any]
@@ -30,22 +31,19 @@ class Rows:
     read: Callable[[], Iterator[tuple[str, Any]]]
 
 
-def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
+def jsonl_rows(path: Path, *, option: str) -> Iterator[tuple[str, Any]]:
     """Give the value on each line that is not empty, with ``FILE, line N``.
 
+    Args:
+        path: the file.
+        option: that named it, for messages.
+
     Raises:
-        DataError: for a line that is no JSON, or bytes that are no text.
+        DataError: for a line that is no JSON, or a file that is no UTF-8 text.
     """
-    number = 0
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", _parsed(line, path, number)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, after line {number}: not UTF-8 text: {error}") from error
+    for number, line in text_lines(path, option=option):
+        if line.strip():
+            yield f"{path}, line {number}", _parsed(line, path, number)
 
 
 def parquet_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, Row]]:

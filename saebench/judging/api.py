@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from saebench.data.documents import Documents
-from saebench.errors import DataError, HostError, OptionError, SubjectError, nearest
+from saebench.data.given import given_documents
+from saebench.errors import HostError, OptionError, SubjectError, nearest
 from saebench.judging.bench import Bench
 from saebench.judging.judge import Judge
 from saebench.judging.preparation import (
@@ -35,7 +35,6 @@ from saebench.scale.options import Scale
 from saebench.scale.sharing import Sharing
 from saebench.scale.workplace import Workplace
 from saebench.settings import Settings
-from saebench.shown import is_unicode
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import load_host
 from saebench.subjects.loading import load_subject, wrap_sae
@@ -89,7 +88,9 @@ def judge(
             of SPECs, or as a dictionary of objects by name; pairs of them are then judged too.
         model: a transformers causal language model, a directory or a name; None takes the
             SAE's metadata.
-        data: texts (an iterable of strings), or a SPEC as for ``--sae-dataset``.
+        data: texts, or a SPEC as for ``--sae-dataset``. Texts are strings, or rows with a string
+            under ``text``, in a list, a generator (which may be endless), a data set or a stream of
+            one; or a data frame with a column ``text``.
         properties: which properties; all by default, but for cost, which is timed on request.
         sequences: how many sequences.
         context: tokens in each; the SAE's training context by default.
@@ -269,17 +270,7 @@ def _tokenizer(source: str) -> Any:
 def _texts(data: Any, settings: Settings) -> Texts:
     if data is None or isinstance(data, str):
         return texts_of(settings)
-    if not isinstance(data, Iterable):
-        raise DataError(f"data: expected texts or a SPEC, found {type(data).__name__}")
-    texts: list[str] = []
-    for row in data:
-        text = row.get("text") if isinstance(row, dict) else row
-        if not isinstance(text, str):
-            raise DataError("data: expected strings, or rows with a string under 'text'")
-        if not is_unicode(text):
-            raise DataError(f"data: half a character (a lone surrogate) in {text[:40]!r}")
-        texts.append(text)
-    return Texts(Documents("in memory", None, None, lambda: iter(texts)), prompts_of(settings))
+    return Texts(given_documents(data), prompts_of(settings))
 
 
 @contextmanager

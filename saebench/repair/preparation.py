@@ -97,7 +97,7 @@ def prepare(job: RepairJob, reference: SubjectReference) -> Prepared:
     fitted, judged = _texts(job, demo=reference.is_demo)
     context = context_of(settings, subject, host)
     bench = _bench(job, settings, subject, host, judged, context=context)
-    bos = host.tokenizer.bos_token_id if subject.metadata.prepend_bos else None
+    bos = bench.bos
     rows = RowSource(fitted, host.tokenizer, context, bos, host.special_ids)
     supply = rows.survey(job.tokens, passes=job.max_passes, held=HELD_TOKENS)
     judged_ids = bench.tokens.ids.tolist()

@@ -79,6 +79,12 @@ class Host:
         return getattr(self.config, "max_position_embeddings", None)
 
     @property
+    def embeddings(self) -> int:
+        """How many ids the model can read and predict: rows of its embeddings, not the config's."""
+        tables = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
+        return min(len(table.weight) for table in tables)
+
+    @property
     def special_ids(self) -> frozenset[int]:
         """Ids of BOS, EOS and PAD; one that is None is ignored."""
         kinds = ("bos_token_id", "eos_token_id", "pad_token_id")
