@@ -35,8 +35,9 @@ from saebench.scale.options import Scale
 from saebench.scale.sharing import Sharing
 from saebench.scale.workplace import Workplace
 from saebench.settings import Settings
+from saebench.subjects.given_model import TF32, check_asked, check_given
 from saebench.subjects.host import Host
-from saebench.subjects.host_loading import load_host
+from saebench.subjects.host_loading import check_tf32, load_host
 from saebench.subjects.loading import load_subject, wrap_sae
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
@@ -240,20 +241,23 @@ def _subjects(saes: dict[str, Any] | list[str], settings: Settings) -> list[Subj
 
 
 def _host(model: Any, tokenizer: Any, settings: Settings, subject: Subject) -> Host:
-    if not isinstance(model, nn.Module):
+    if model is None or isinstance(model, str):
         source = settings.model or subject.metadata.model_name
         if source is None:
             raise HostError("model: None, and the SAE's metadata has no model_name; pass model=…")
         device = chosen_device(settings)
         return load_host(source, device=device, dtype=settings.dtype, asked_by="judge(model=…)")
-    if not hasattr(model, "base_model") or not hasattr(model, "config"):
-        raise HostError(
-            f"model: expected a transformers causal language model, found {type(model).__name__}"
-        )
+    check_given(model)
+    asked = settings.device if settings.device == "auto" else chosen_device(settings)
+    check_asked(model, device=asked, dtype=settings.dtype)
+    tf32 = settings.dtype == TF32
+    if tf32:
+        check_tf32(str(model.device))
     source = getattr(model, "name_or_path", "")
     if tokenizer is None:
         tokenizer = _tokenizer(source)
-    return Host(model, tokenizer, name=source.rstrip("/").rsplit("/", 1)[-1] or "model")
+    name = source.rstrip("/").rsplit("/", 1)[-1] or "model"
+    return Host(model, tokenizer, name=name, tf32=tf32)
 
 
 def _tokenizer(source: str) -> Any:

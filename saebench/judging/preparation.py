@@ -109,7 +109,7 @@ def chosen_device(settings: Settings) -> str:
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=settings.device)
+        torch.zeros(1, device=settings.device).item()  # the device meta has no values
     except (RuntimeError, AssertionError) as error:
         raise OptionError(f"--sae-device {settings.device}: not usable here: {error}") from error
     return settings.device

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from saebench.errors import HostError, OptionError
+from saebench.subjects.given_model import TF32, refuse_quantised
 from saebench.subjects.host import Host
 
-TF32 = "tf32"
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
     TF32: torch.float32,
@@ -35,11 +35,8 @@ def load_host(
         HostError: where there is no such model, or its weights are not safetensors.
         OptionError: for ``tf32`` on a device that has none.
     """
-    if dtype == TF32 and not has_tf32(device):
-        raise OptionError(
-            f"--sae-dtype tf32 needs an NVIDIA GPU of compute capability 8.0 or more, found device "
-            f"{device}; leave the option out for float32"
-        )
+    if dtype == TF32:
+        check_tf32(device)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = source if Path(source).is_dir() else official_name(source)
@@ -56,9 +53,23 @@ def load_host(
             f"model {source!r} ({asked_by}) cannot be loaded: {reason} "
             "Give a directory or a name in the Hugging Face cache: --sae-model PATH|NAME"
         ) from error
+    refuse_quantised(model)
     model = cast("nn.Module", model).to(device)
     found = Path(path).resolve().name if Path(path).is_dir() else path
     return Host(model, tokenizer, name=name or found, tf32=dtype == TF32)
+
+
+def check_tf32(device: str) -> None:
+    """Refuse TF32 on a device that has none.
+
+    Raises:
+        OptionError: naming the device.
+    """
+    if not has_tf32(device):
+        raise OptionError(
+            f"--sae-dtype tf32 needs an NVIDIA GPU of compute capability 8.0 or more, found device "
+            f"{device}; leave the option out for float32"
+        )
 
 
 def has_tf32(device: str) -> bool:
