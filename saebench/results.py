@@ -209,6 +209,12 @@ class CaseResult:
         """The case's name without its SAE: equal for the same question about another SAE."""
         return self.id.removesuffix(f"@{self.sae}")
 
+    @builtins.property
+    def about(self) -> tuple[str, ...]:
+        """The ids of the SAEs that it is about: one, or a pair's two."""
+        pair = tuple(self.params[key] for key in ("first", "second") if key in self.params)
+        return pair if len(pair) == 2 else (self.sae,)
+
 
 @dataclass(frozen=True)
 class SubjectRecord:

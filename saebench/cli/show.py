@@ -51,7 +51,7 @@ def only(run: Run, saes: "list[str] | tuple[str, ...]") -> Run:
     return replace(
         run,
         saes=tuple(sae for sae in run.saes if sae.id in saes),
-        cases=tuple(case for case in run.cases if set(case.sae.split("→")) <= set(saes)),
+        cases=tuple(case for case in run.cases if set(case.about) <= set(saes)),
     )
 
 

@@ -17,6 +17,7 @@ from saebench.data.rows import (
 from saebench.data.text_files import text_lines
 from saebench.data.texts import FIELD, SHOWN, checked_text, text_of_row
 from saebench.errors import DataError
+from saebench.shown import from_system
 
 OPTION = "--sae-dataset"
 LONGEST_SPEC = 1024  # characters: no path and no name is as long, a story is
@@ -67,7 +68,7 @@ def open_documents(spec: str) -> Documents:
             )
         if path.stat().st_size == 0:
             raise DataError(f"{OPTION} {spec}: the file is empty")
-        return Documents(path.name, None, None, lambda: reader(path))
+        return Documents(from_system(path.name), None, None, lambda: reader(path))
     directory = directory_and_split(spec)
     if directory is not None:
         return _of_rows(directory_rows(directory[0], split=directory[1], option=OPTION))

@@ -20,7 +20,7 @@ from saebench.data.rows import (
 from saebench.data.text_files import MARK
 from saebench.data.texts import described
 from saebench.errors import DataError
-from saebench.shown import is_unicode
+from saebench.shown import from_system, is_unicode
 
 OPTION = "--sae-cloze"
 BLANK = "XXXXX"
@@ -124,7 +124,7 @@ def _file(path: Path) -> Prompts:
             f"{OPTION} {path}: No such file; expected one of {', '.join(FILES)}, a saved data set, "
             f"{known}, or another data set's NAME:SPLIT"
         )
-    return _of_rows(Rows(path.name, None, None, lambda: reader(path)))
+    return _of_rows(Rows(from_system(path.name), None, None, lambda: reader(path)))
 
 
 def _of_rows(rows: Rows) -> Prompts:

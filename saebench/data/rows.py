@@ -1,7 +1,9 @@
 """Rows of data sets: from files, from what the ``datasets`` library saved, by name from the hub."""
 
+import errno
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 
 from saebench.data.text_files import text_lines
 from saebench.errors import DataError
+from saebench.shown import from_system
 
 Row = dict[str, Any]
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 FOLDER_FILES = ("*.parquet", "*.jsonl", "*.arrow")
 
 
@@ -105,7 +109,7 @@ def directory_rows(path: Path, *, split: str | None, option: str) -> Rows:
 
     saved = any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
     if not saved and any(next(path.rglob(pattern), None) for pattern in FOLDER_FILES):
-        return _loaded(str(path), None, split, option=option, name=path.name)
+        return _loaded(str(path), None, split, option=option, name=from_system(path.name))
     try:
         data = load_from_disk(str(path))
     except (OSError, ValueError) as error:
@@ -121,7 +125,9 @@ def directory_rows(path: Path, *, split: str | None, option: str) -> Rows:
             )
         data = data[split]
     assert isinstance(data, Dataset)
-    return Rows(path.name, split, data._fingerprint, lambda: _numbered(data, f"{path}", option))
+    return Rows(
+        from_system(path.name), split, data._fingerprint, lambda: _numbered(data, f"{path}", option)
+    )
 
 
 def named_rows(spec: str, *, option: str, split: str = "train") -> Rows:
@@ -143,14 +149,9 @@ def named_rows(spec: str, *, option: str, split: str = "train") -> Rows:
 
 
 def _loaded(source: str, config: str | None, split: str | None, *, option: str, name: str) -> Rows:
-    from datasets import get_dataset_split_names, load_dataset
-
     asked = ":".join(part for part in (source, config, split) if part)
     try:
-        if split is None:
-            known = get_dataset_split_names(source, config)
-            split = "test" if "test" in known else known[0]
-        data = load_dataset(source, config, split=split, streaming=True)
+        split, data = _opened(source, config, split)
     except Exception as error:
         # The library raises its own errors, fsspec's, the hub client's and those of the system.
         raise DataError(
@@ -160,6 +161,32 @@ def _loaded(source: str, config: str | None, split: str | None, *, option: str, 
     version = getattr(getattr(data, "info", None), "version", None)
     revision = str(version) if version else None
     return Rows(name, split, revision, lambda: _numbered(data, asked, option))
+
+
+def _opened(source: str, config: str | None, split: str | None) -> tuple[str, Any]:
+    """Return the split, ``test`` or else the first where None, and its rows as a stream.
+
+    A stream leaves nothing in the library's cache, but the library makes its directory and a lock
+    in it; where that cannot be written, a directory's files are read all the same.
+    """
+    try:
+        return _streamed(source, config, split)
+    except OSError as error:
+        if error.errno not in UNWRITABLE or not Path(source).is_dir():
+            raise
+    with tempfile.TemporaryDirectory(prefix="saebench-") as cache:
+        return _streamed(source, config, split, cache_dir=cache)
+
+
+def _streamed(
+    source: str, config: str | None, split: str | None, **options: Any
+) -> tuple[str, Any]:
+    from datasets import get_dataset_split_names, load_dataset
+
+    if split is None:
+        known = get_dataset_split_names(source, config, **options)
+        split = "test" if "test" in known else known[0]
+    return split, load_dataset(source, config, split=split, streaming=True, **options)
 
 
 def _numbered(data: Any, about: str, option: str) -> Iterator[tuple[str, Row]]:

@@ -1,6 +1,7 @@
 """Judging from Python: notebooks and training scripts."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -51,8 +52,10 @@ class JudgedRun(Run):
     """A run that shows itself: as a table when printed, as HTML in a notebook."""
 
     def __str__(self) -> str:
-        """Return the tables of all SAEs, worst gate first."""
-        return render(self)
+        """Return the tables of all SAEs, worst gate first, as standard output can show them."""
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        shown = render(self, encoding=encoding)
+        return shown.encode(encoding, "backslashreplace").decode(encoding)
 
     def _repr_html_(self) -> str:
         return to_html(self)

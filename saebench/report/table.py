@@ -49,10 +49,25 @@ HEADLINES = (
 )
 
 
-def render(run: Run, *, width: int = 100, colour: bool = False) -> str:
-    """Return the run's tables as text."""
+class _Memory(StringIO):
+    """A file in memory, of which rich is told the encoding of the terminal."""
+
+    encoding = "utf-8"
+
+
+def render(run: Run, *, width: int = 100, colour: bool = False, encoding: str = "utf-8") -> str:
+    """Return the run's tables as text.
+
+    Args:
+        run: what was found.
+        width: of the terminal.
+        colour: with escape sequences for colours.
+        encoding: of the terminal; lines are drawn in ASCII where it is none of Unicode's.
+    """
+    memory = _Memory()
+    memory.encoding = encoding
     console = Console(
-        file=StringIO(),
+        file=memory,
         width=width,
         force_terminal=colour,
         no_color=not colour,
