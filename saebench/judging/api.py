@@ -35,7 +35,7 @@ from saebench.scale.jobs import recipe_of
 from saebench.scale.options import Scale
 from saebench.scale.sharing import Sharing
 from saebench.scale.workplace import Workplace
-from saebench.settings import Settings
+from saebench.settings import Settings, whole_number, yes_or_no
 from saebench.subjects.given_model import TF32, check_asked, check_given
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import check_tf32, load_host
@@ -124,6 +124,8 @@ def judge(
     model, data = (os.fspath(x) if isinstance(x, os.PathLike) else x for x in (model, data))
     saes = _named(sae, name)
     scale = _scale(options, workers=workers, engine=engine, run_dir=run_dir)
+    whole_number("training_context", training_context)
+    yes_or_no("prepend_bos", prepend_bos)
     settings = _settings(
         options,
         sequences=sequences,

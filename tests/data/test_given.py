@@ -30,10 +30,22 @@ class _ByNumber:
         return ROWS[place]
 
 
+class _Polars:
+    """A data frame as polars': to go through it gives its columns, not its rows."""
+
+    columns = ("id", "text")
+
+    def __iter__(self):
+        return iter(([1, 2, 3], TEXTS))
+
+    def __getitem__(self, column: str) -> list:
+        return {"id": [1, 2, 3], "text": TEXTS}[column]
+
+
 @pytest.mark.parametrize(
     "data",
     [TEXTS, tuple(TEXTS), ROWS, iter(TEXTS), (row for row in ROWS), np.array(TEXTS), FRAME,
-     FRAME["text"], DATASET, DATASET["text"], DATASET.to_iterable_dataset(), _ByNumber(),
+     FRAME["text"], DATASET, DATASET["text"], DATASET.to_iterable_dataset(), _ByNumber(), _Polars(),
      DATASET.with_format("pandas"), pa.table({"text": TEXTS}), pa.chunked_array([TEXTS])],
     ids=lambda data: type(data).__name__,
 )  # fmt: skip
