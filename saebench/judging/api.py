@@ -36,7 +36,7 @@ from saebench.scale.options import Scale
 from saebench.scale.sharing import Sharing
 from saebench.scale.workplace import Workplace
 from saebench.settings import Settings, whole_number, yes_or_no
-from saebench.subjects.given_model import TF32, check_asked, check_given
+from saebench.subjects.given_model import TF32, check_asked, check_given, check_tokenizer
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import check_tf32, load_host
 from saebench.subjects.loading import load_subject, wrap_sae
@@ -98,7 +98,7 @@ def judge(
         properties: which properties; all by default, but for cost, which is timed on request.
         sequences: how many sequences.
         context: tokens in each; the SAE's training context by default.
-        tokenizer: for a model object; looked up by the model's name by default.
+        tokenizer: for a model object, or the name of one; looked up by the model's name by default.
         hook: where the SAE belongs, if its metadata does not say.
         training_context: what it was trained on, if its metadata does not say.
         prepend_bos: whether it was trained with BOS first, if its metadata does not say.
@@ -122,6 +122,7 @@ def judge(
         assert run.passed
     """
     model, data = (os.fspath(x) if isinstance(x, os.PathLike) else x for x in (model, data))
+    _refuse_tokenizer(model, tokenizer)
     saes = _named(sae, name)
     scale = _scale(options, workers=workers, engine=engine, run_dir=run_dir)
     whole_number("training_context", training_context)
@@ -245,6 +246,18 @@ def _subjects(saes: dict[str, Any] | list[str], settings: Settings) -> list[Subj
     return [wrap_sae(sae, id=id, overrides=settings.overrides) for id, sae in saes.items()]
 
 
+def _refuse_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that nothing would be done with.
+
+    Raises:
+        HostError: where the model is a name or a directory, which have their own.
+    """
+    if tokenizer is not None and (model is None or isinstance(model, str)):
+        raise HostError(
+            "tokenizer: is for a model object; a model given by name or directory brings its own"
+        )
+
+
 def _host(model: Any, tokenizer: Any, settings: Settings, subject: Subject) -> Host:
     if model is None or isinstance(model, str):
         source = settings.model or subject.metadata.model_name
@@ -259,8 +272,9 @@ def _host(model: Any, tokenizer: Any, settings: Settings, subject: Subject) -> H
     if tf32:
         check_tf32(str(model.device))
     source = getattr(model, "name_or_path", "")
-    if tokenizer is None:
-        tokenizer = _tokenizer(source)
+    if tokenizer is None or isinstance(tokenizer, str | os.PathLike):
+        tokenizer = _tokenizer(source if tokenizer is None else os.fspath(tokenizer))
+    check_tokenizer(tokenizer)
     name = source.rstrip("/").rsplit("/", 1)[-1] or "model"
     return Host(model, tokenizer, name=name, tf32=tf32)
 
@@ -272,7 +286,7 @@ def _tokenizer(source: str) -> Any:
         raise HostError("model: it does not say where it came from; pass tokenizer=…")
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises whatever a damaged file leads it to
         raise HostError(f"model: no tokenizer at {source!r}; pass tokenizer=…") from error
 
 

@@ -65,6 +65,31 @@ def check_asked(model: Any, *, device: str, dtype: str) -> None:
         )
 
 
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer object that gives no list of ids for a text.
+
+    Args:
+        tokenizer: the object.
+
+    Raises:
+        HostError: saying what it is.
+    """
+    try:
+        ids = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
+    except Exception as error:
+        # Whatever is given: not callable, with other arguments, or with another result.
+        found = f"{type(tokenizer).__name__} ({error})"
+        raise HostError(
+            f"tokenizer: expected one of transformers', found {found}; "
+            "of the library tokenizers: transformers.PreTrainedTokenizerFast(tokenizer_object=…)"
+        ) from error
+    if not isinstance(ids, list) or not all(isinstance(id, int) for id in ids):
+        raise HostError(
+            f"tokenizer: expected a list of ids for a text, {type(tokenizer).__name__} gives "
+            f"{type(ids).__name__}; of a processor give its tokenizer: processor.tokenizer"
+        )
+
+
 def _refuse_lens(model: Any) -> None:
     """TransformerLens' models compute something else, or run modules of their own."""
     root = _package(model)

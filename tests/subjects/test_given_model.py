@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import make_tokenizer
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 
@@ -259,3 +260,27 @@ def test_a_dtype_or_a_device_that_the_model_is_not_in_is_refused(tiny, model, te
 def test_a_model_on_another_device_than_the_one_asked_for_is_refused(model):
     with pytest.raises(OptionError, match=r"the model given is on cpu; .*model\.to\('cuda'\)"):
         check_asked(model, device="cuda", dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "said"),
+    [
+        (object(), "found object"),
+        (make_tokenizer().backend_tokenizer, r"found Tokenizer .*PreTrainedTokenizerFast"),
+        (lambda *_, **__: {"input_ids": [[1, 2]]}, "gives list; of a processor give its tokenizer"),
+        ("no/such/tokenizer", "no tokenizer at 'no/such/tokenizer'"),
+    ],
+)
+def test_a_tokenizer_that_gives_no_ids_is_refused(tiny, model, texts, tokenizer, said, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HostError, match=said):
+        _numbers(tiny, model, texts, tokenizer=tokenizer)
+
+
+def test_a_tokenizer_may_be_named(tiny, model, texts, expected):
+    assert _numbers(tiny, model, texts, tokenizer=Path(tiny.model)) == pytest.approx(expected)
+
+
+def test_a_tokenizer_for_a_model_by_name_is_refused(tiny, texts):
+    with pytest.raises(HostError, match="brings its own"):
+        _numbers(tiny, tiny.model, texts, tokenizer=make_tokenizer())
