@@ -63,7 +63,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 FLAGS = {
     "--sae-cost": "time the cost cases too (else only where nothing but cost is selected: -k cost)",
     "--sae-stop-early": "measure in rounds of sequences; end where every primary gate is decided",
-    "--sae-update-baselines": "store what this run measured as baselines, printing old → new",
+    "--sae-update-baselines": "store what this run measured as baselines, printing old -> new",
     "--sae-update-new": "store baselines of cases that have none yet",
 }
 
