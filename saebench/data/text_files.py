@@ -1,5 +1,6 @@
 """Lines of UTF-8 text files: byte order marks left out, files of another encoding named."""
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def check_encoding(path: Path, *, option: str) -> None:
     with path.open("rb") as file:
         start = file.read(LOOKED_AT)
     packed = next((name for mark, name in PACKED.items() if start.startswith(mark)), None)
-    if packed is not None:
+    if packed is not None and not _is_text(start):
         raise DataError(f"{option} {path}: expected UTF-8 text, found {packed}; unpack it first")
     encoding = encoding_of(start)
     if encoding is not None:
@@ -85,6 +86,15 @@ def encoding_of(start: bytes) -> str | None:
     if start.count(0) > len(start) / 2 + 1:
         return "UTF-32LE" if start[:1] != b"\0" else "UTF-32BE"
     return "UTF-16LE" if start[1::2].count(0) >= start[::2].count(0) else "UTF-16BE"
+
+
+def _is_text(start: bytes) -> bool:
+    """True for bytes that may begin a text in UTF-8: a story may begin with BZh or PAR1, too."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in start
 
 
 def _command(path: Path, encoding: str) -> str:

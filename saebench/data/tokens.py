@@ -57,7 +57,7 @@ class TokenSet:
     first: int = 0
     is_part: bool = False
     clusters: Int[np.ndarray, "sequences"] | None = None
-    without_text: "WithoutText" = field(default_factory=lambda: WithoutText())
+    without_text: WithoutText = field(default_factory=WithoutText)
 
     def part(self, rows: slice) -> "TokenSet":
         """Return some of the run's sequences, which keep their indices there."""

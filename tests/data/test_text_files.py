@@ -67,6 +67,12 @@ def test_a_packed_file_is_named_as_such(tmp_path: Path):
         list(open_documents(str(tmp_path / "a.jsonl")))
 
 
+@pytest.mark.parametrize("start", ["BZhang said", "PAR1 is a word", "PKs"])
+def test_a_text_that_begins_as_packed_files_do_is_a_text(tmp_path: Path, start: str):
+    (tmp_path / "a.txt").write_text(start)
+    assert list(open_documents(str(tmp_path / "a.txt"))) == [start]
+
+
 @given(st.text(min_size=1))
 def test_no_text_in_utf8_is_taken_for_another_encoding(text: str):
     if text.count("\0") < len(text.encode()) / 5:
