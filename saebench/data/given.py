@@ -1,5 +1,6 @@
 """Texts given as Python objects, from lists to streams, read no further than needed."""
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ def given_documents(data: Any) -> Documents:
     """
     if isinstance(data, str | bytes) or not _can_be_read(data):
         raise DataError(f"data: expected texts or a SPEC, found {described(data)}")
+    if isinstance(data, io.IOBase):  # whose lines may be JSON, or end in what no document has
+        raise DataError("data: expected texts or a SPEC, found an open file; give its path")
     if isinstance(data, set | frozenset):
         raise DataError(
             "data: expected texts in an order, found a set, which has none; give a list"

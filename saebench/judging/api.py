@@ -276,7 +276,19 @@ def _host(model: Any, tokenizer: Any, settings: Settings, subject: Subject) -> H
         tokenizer = _tokenizer(source if tokenizer is None else os.fspath(tokenizer))
     check_tokenizer(tokenizer)
     name = source.rstrip("/").rsplit("/", 1)[-1] or "model"
-    return Host(model, tokenizer, name=name, tf32=tf32)
+    try:
+        return Host(model, tokenizer, name=name, tf32=tf32)
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        kind, why = type(model).__name__, _first_line(error)
+        raise HostError(
+            f"model: {kind} cannot be run on a few tokens: {why}; does "
+            "model(input_ids=torch.tensor([[1, 2]])) run?"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says, on one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _tokenizer(source: str) -> Any:

@@ -5,7 +5,7 @@ that somebody else registered would be run on these values again, a wrapper woul
 that are substituted at, and weights that are elsewhere cannot be read.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -237,12 +237,20 @@ def _refuse_hooks(model: nn.Module) -> None:
         for name, module in _named(model):
             found = [h for h in getattr(module, kind).values() if not _is_harmless(h)]
             if found:
-                called = getattr(found[0], "__qualname__", type(found[0]).__name__)
-                raise HostError(
-                    f"model: {len(found)} {kind.strip('_').replace('_', ' ')} on "
-                    f"{name or 'the model itself'} ({called}) would be run on substituted values "
-                    "too, and twice; remove them: handle.remove()"
-                )
+                raise HostError(_hooked(name, kind, found))
+
+
+def _hooked(name: str, kind: str, found: Sequence[Any]) -> str:
+    """Say which hooks are in the way, and how they are removed."""
+    called = getattr(found[0], "__qualname__", type(found[0]).__name__)
+    remove = "handle.remove()"
+    if "enable_input_require_grads" in called:  # set by gradient checkpointing, too
+        remove = "model.disable_input_require_grads()"
+    count = f"{len(found)} {kind.strip('_').removesuffix('s').replace('_', ' ')}"
+    return (
+        f"model: {count}{'s' if len(found) > 1 else ''} on {name or 'the model itself'} ({called}) "
+        f"would be run on substituted values too, and twice; remove them: {remove}"
+    )
 
 
 def _is_harmless(hook: Any) -> bool:

@@ -1,5 +1,6 @@
 """Texts given as objects: read as far as needed, or refused with what to give instead."""
 
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def test_nothing_in_a_frame_is_a_null(none: Any):
         (3, r"expected texts or a SPEC, found a number \(3\)"),
         (b"text", "found bytes"),
         ({"a", "b"}, "found a set"),
+        (io.StringIO("a"), "found an open file; give its path"),
         ({"text": TEXTS}, r"data\['text'\]"),
         ({"train": TEXTS, "test": TEXTS}, r"data\['test'\]"),
         (datasets.DatasetDict(train=DATASET, dev=DATASET), r"'dev'.*data\['train'\]"),

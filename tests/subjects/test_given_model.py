@@ -284,3 +284,17 @@ def test_a_tokenizer_may_be_named(tiny, model, texts, expected):
 def test_a_tokenizer_for_a_model_by_name_is_refused(tiny, texts):
     with pytest.raises(HostError, match="brings its own"):
         _numbers(tiny, tiny.model, texts, tokenizer=make_tokenizer())
+
+
+def test_a_model_that_does_not_run_is_refused_with_its_own_error(tiny, model, texts):
+    model.model.layers[0].to(torch.bfloat16)
+    with pytest.raises(HostError, match="LlamaForCausalLM cannot be run on a few tokens: .*dtype"):
+        _numbers(tiny, model, texts)
+
+
+def test_what_gradient_checkpointing_sets_is_refused_with_what_unsets_it(tiny, model, texts):
+    model.enable_input_require_grads()
+    with pytest.raises(HostError, match=r"remove them: model\.disable_input_require_grads"):
+        _numbers(tiny, model, texts)
+    model.disable_input_require_grads()
+    assert _numbers(tiny, model, texts)
