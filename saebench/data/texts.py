@@ -21,7 +21,7 @@ def text_of_row(row: Any, where: str) -> str | None:
         DataError: for a row without the column, or a value that is no text.
     """
     if not isinstance(row, dict):
-        raise DataError(f"{where}: expected an object with {FIELD!r}, found {described(row)}")
+        raise DataError(f"{where}: expected a string under {FIELD!r}, found {described(row)}")
     if FIELD not in row:
         raise DataError(f"{where}: expected a string under {FIELD!r}, found {sorted(row)}")
     return checked_text(row[FIELD], where, expected=f"a string under {FIELD!r}")

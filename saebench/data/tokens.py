@@ -227,11 +227,11 @@ class _Reader:
     def _tokenised(self) -> Iterator[list[int]]:
         for text in islice(self._documents.read(), self._limit):
             self.read += 1
-            self.null += text is None
-            self.empty += text is not None and not text.strip()
+            if text is None:
+                self.null += 1
+                continue
+            self.empty += not text.strip()
             # verbose=False: a document longer than the model's context is expected here.
-            told = self._tokenizer(text or "", add_special_tokens=False, verbose=False)
-            ids = told["input_ids"]
+            ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             self.longest = max(self.longest, len(ids) + len(self._prefix))
-            if text is not None:
-                yield self._prefix + ids
+            yield self._prefix + ids
