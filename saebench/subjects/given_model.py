@@ -99,7 +99,7 @@ def _refuse_lens(model: Any) -> None:
     found = type(model).__name__ if root == "transformer_lens" else f"modules of it ({inside})"
     raise HostError(
         f"model: expected a transformers model, found TransformerLens' {found}; give the model's "
-        "name, or a new transformers.AutoModelForCausalLM.from_pretrained(NAME)"
+        "name, or load it anew with transformers.AutoModelForCausalLM"
     )
 
 
