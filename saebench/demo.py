@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from saebench.cli.streams import every_text
 from saebench.results import Run, Verdict
 from saebench.store.locations import benchmarks_dir
 from saebench.store.result_file import read_run
@@ -131,8 +132,9 @@ def _failed(reason: str) -> int:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    with every_text(sys.stdout):
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -39,6 +39,11 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "from the texts, or folded where the weights hold it",
         {},
     ),
+    "--sae-bos-token": (
+        "the token, or its id, that sequences begin with (default: BOS, else EOS), for SAEs "
+        "trained with BOS first",
+        {},
+    ),
     "--sae-interventions": ("comma-separated baselines of kl_gap (default: all)", {}),
     "--sae-thresholds": ("threshold file (default: baselines/thresholds.toml)", {}),
     "--sae-baseline": (
@@ -63,7 +68,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 FLAGS = {
     "--sae-cost": "time the cost cases too (else only where nothing but cost is selected: -k cost)",
     "--sae-stop-early": "measure in rounds of sequences; end where every primary gate is decided",
-    "--sae-update-baselines": "store what this run measured as baselines, printing old → new",
+    "--sae-update-baselines": "store what this run measured as baselines, printing old -> new",
     "--sae-update-new": "store baselines of cases that have none yet",
 }
 

@@ -168,7 +168,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     run = benches.run(complete=True)
     # Where the output is no terminal nothing is too wide; pytest takes 80 columns there.
     width = writer.fullwidth if writer._file.isatty() else max(writer.fullwidth, WIDE)
-    shown = render(run, width=width, colour=writer.hasmarkup)
+    encoding = getattr(writer._file, "encoding", None) or "utf-8"
+    shown = render(run, width=width, colour=writer.hasmarkup, encoding=encoding)
     for line in shown.rstrip().splitlines():
         terminalreporter.write_line(line.rstrip())
     for line in [*benches.closing_lines(), *benches.updates]:
@@ -238,14 +239,30 @@ def _session(config: pytest.Config) -> "BenchmarkSession":
     switch_telemetry_off()
     from saebench.judging.session import BenchmarkSession
     from saebench.report.reproduce import joined_arguments
+    from saebench.shown import from_system
 
     if STASH not in config.stash:
-        typed = map(str, config.invocation_params.args)
-        places = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else ()
+        typed = map(from_system, map(str, config.invocation_params.args))
+        are_places = config.args_source is pytest.Config.ArgsSource.ARGS
+        places = map(from_system, config.args if are_places else ())
         argv = ("pytest", *joined_arguments(typed, places))
         config.stash[STASH] = BenchmarkSession(given_options(config), argv=argv)
+        _let_pytest_warn_of_its_cache(config)
         config.stash[STASH].share_out(_workers(config))
     return config.stash[STASH]
+
+
+def _let_pytest_warn_of_its_cache(config: Any) -> None:
+    """Keep a cache that cannot be written from ending a run whose warnings are errors.
+
+    Where the directory is read-only, pytest warns of its own cache once all is judged: raised
+    there, an internal error would take the verdict's place. It is still shown.
+    """
+    shown = "default::pytest.PytestCacheWarning"
+    config.addinivalue_line("filterwarnings", shown)
+    typed = getattr(config.known_args_namespace, "pythonwarnings", None)
+    if typed is not None:  # -W comes after what the configuration file says
+        typed.append(shown)
 
 
 def _names_an_sae(config: pytest.Config) -> bool:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 SCHEMA_VERSION = 4
+CLUSTER = "cluster"  # the channel of per-sequence sums that says which sequences repeat each other
 
 
 class Direction(StrEnum):
@@ -207,6 +208,12 @@ class CaseResult:
     def kind(self) -> str:
         """The case's name without its SAE: equal for the same question about another SAE."""
         return self.id.removesuffix(f"@{self.sae}")
+
+    @builtins.property
+    def about(self) -> tuple[str, ...]:
+        """The ids of the SAEs that it is about: one, or a pair's two."""
+        pair = tuple(self.params[key] for key in ("first", "second") if key in self.params)
+        return pair if len(pair) == 2 else (self.sae,)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,13 @@
 """What a run was asked to do, once command line, environment and defaults are settled."""
 
+import operator
+import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
+from typing import Any
 
 from saebench.data.names import Packing
 from saebench.errors import OptionError, nearest
@@ -62,6 +68,8 @@ class Settings:
         dtype: of the model's weights; ``tf32`` for float32 multiplied in TF32, on a GPU.
         packing: how documents become sequences.
         score_bos: count position 0 and special tokens too.
+        bos_token: the token, or its id, that sequences begin with where the SAE was trained with
+            one first; None takes the tokenizer's BOS, else EOS as TransformerLens does.
         interventions: which of them kl_gap measures; empty for all.
         thresholds: a threshold file; None takes the default one.
         fail_on: further rules.
@@ -87,6 +95,7 @@ class Settings:
     dtype: str = "float32"
     packing: Packing = Packing.DOCUMENTS
     score_bos: bool = False
+    bos_token: str | None = None
     interventions: tuple[str, ...] = ()
     thresholds: str | None = None
     fail_on: tuple[str, ...] = ()
@@ -101,25 +110,31 @@ class Settings:
         Raises:
             OptionError: naming the option.
         """
-        for name, kind in (
-            ("profile", Profile),
-            ("packing", Packing),
-            ("inconclusive", OnInconclusive),
-        ):
-            object.__setattr__(self, name, _member(name, getattr(self, name), kind))
-        for name in ("interventions", "fail_on"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        check_names(self.interventions)
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                option = "--sae-" + name.replace("_", "-")
-                raise OptionError(f"{option} must be {least} or more, found {value}")
+        self._read_words()
+        self._read_numbers()
         if self.dtype not in DTYPES:
             raise OptionError(
                 f"--sae-dtype: unknown value {self.dtype!r}{nearest(self.dtype, DTYPES)}"
             )
+
+    def _read_words(self) -> None:
+        for name in ("score_bos", "stop_early"):
+            yes_or_no(name, getattr(self, name))
+        for name, made in (_WORDS | _CHOICES).items():
+            value = getattr(self, name)
+            if value is not None or name in _CHOICES:
+                object.__setattr__(self, name, made(name, value))
+        for name in ("interventions", "fail_on"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        check_names(self.interventions)
+
+    def _read_numbers(self) -> None:
+        for name in (*LEAST, "seed"):
+            value = whole_number(name, getattr(self, name))
+            object.__setattr__(self, name, value)
+            if value is not None and value < LEAST.get(name, value):
+                raise OptionError(f"{option(name)} must be {LEAST[name]} or more, found {value}")
 
     @property
     def sequence_count(self) -> int:
@@ -142,6 +157,57 @@ class Settings:
         return PROMPTS[self.profile] if self.prompts is None else self.prompts
 
 
+def option(name: str) -> str:
+    """Return a field's option on the command line.
+
+    Example:
+        >>> option("batch_size")
+        '--sae-batch-size'
+    """
+    return "--sae-" + name.replace("_", "-")
+
+
+def whole_number(name: str, value: Any) -> int | None:
+    """Return a number of any library's; None stays so.
+
+    Raises:
+        OptionError: for what is no whole number.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, bool):
+        with suppress(TypeError):
+            return operator.index(value)
+    raise OptionError(f"{option(name)}: expected a whole number, found {value!r}")
+
+
+def yes_or_no(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False: the word "false" would count as true.
+
+    Raises:
+        OptionError: for anything else but None.
+    """
+    if value is not None and not isinstance(value, bool):
+        raise OptionError(f"{option(name)}: expected True or False, found {value!r}")
+
+
+def _path(name: str, value: Any) -> str:
+    """Return a path or a name as text; judge() may be given path objects."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)  # pyright: ignore[reportReturnType]
+    raise OptionError(f"{option(name)}: expected a path or a name, found {value!r}")
+
+
+def _word(name: str, value: Any) -> str:  # noqa: ARG001  (all of these take an option's name)
+    """Return a device, a token or its id as text; judge() may be given objects."""
+    return str(value)
+
+
+def _dtype(name: str, value: Any) -> str:  # noqa: ARG001
+    """Return a dtype's name; judge() may be given torch's own."""
+    return str(value).removeprefix("torch.")
+
+
 def _member(name: str, value: str, kind: type[StrEnum]) -> StrEnum:
     """Return the enum's member of that value."""
     try:
@@ -151,3 +217,14 @@ def _member(name: str, value: str, kind: type[StrEnum]) -> StrEnum:
         raise OptionError(
             f"--sae-{name}: unknown value {value!r}{nearest(str(value), known)}"
         ) from error
+
+
+_WORDS: dict[str, Callable[[str, Any], str]] = {
+    "model": _path, "dataset": _path, "cloze": _path, "thresholds": _path, "baseline": _path,
+    "device": _word, "dtype": _dtype, "bos_token": _word,
+}  # fmt: skip
+_CHOICES: dict[str, Callable[[str, Any], str]] = {
+    "profile": partial(_member, kind=Profile),
+    "packing": partial(_member, kind=Packing),
+    "inconclusive": partial(_member, kind=OnInconclusive),
+}

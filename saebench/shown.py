@@ -11,7 +11,7 @@ def plain_text(text: str) -> str:
         >>> plain_text("a\x1b[31mb\n::error::c")
         'a?[31mb?::error::c'
     """
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return "".join(c if c.isprintable() else "?" for c in from_system(text))
 
 
 def plain_lines(text: str) -> str:
@@ -25,6 +25,24 @@ def plain_lines(text: str) -> str:
     """
     first, *others = text.split("\n")
     return "\n".join([plain_text(first), *(f"| {plain_text(line)}" for line in others)])
+
+
+def from_system(name: str) -> str:
+    r"""Return a path or an argument as it is written in UTF-8, whatever the locale.
+
+    Where the locale is C, Python has what is not ASCII in it as halves of surrogate pairs, one for
+    each byte. What is no UTF-8 at all stays as it is.
+
+    Example:
+        >>> from_system("M\udcc3\udca4rchen"), from_system("Märchen"), from_system("\udce4")
+        ('Märchen', 'Märchen', '\udce4')
+    """
+    if name.isascii():
+        return name
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return name
 
 
 def percent(share: float) -> str:

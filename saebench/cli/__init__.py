@@ -3,12 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from textwrap import dedent, indent
 from typing import Any, NoReturn
 
 from saebench import __version__
+from saebench.cli.streams import every_text
 from saebench.errors import SaebenchError, nearest
 from saebench.privacy import switch_telemetry_off
 from saebench.shown import plain_lines
@@ -74,6 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code, pytest's own where pytest runs."""
     switch_telemetry_off()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with ExitStack() as streams:
+        for stream in (sys.stdout, sys.stderr):
+            streams.enter_context(every_text(stream))
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run the command; turn what ends it into a message and an exit code."""
     try:
         return _dispatch(arguments)
     except SaebenchError as error:

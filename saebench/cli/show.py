@@ -7,7 +7,7 @@ from pathlib import Path
 
 from saebench.cli.output import say
 from saebench.errors import OptionError, nearest
-from saebench.report.closing import data_lines, note_lines
+from saebench.report.closing import data_lines
 from saebench.report.table import sentences, tables
 from saebench.results import Run, Verdict
 from saebench.store.result_file import read_run
@@ -31,7 +31,7 @@ def execute(options: argparse.Namespace) -> int:
     say(tables(run))
     for sentence in sentences(run, *TOLD):
         say(sentence)
-    for line in (*data_lines(run), *note_lines(run), _about(run)):
+    for line in (*data_lines(run), _about(run)):
         say(line)
     return 0
 
@@ -51,7 +51,7 @@ def only(run: Run, saes: "list[str] | tuple[str, ...]") -> Run:
     return replace(
         run,
         saes=tuple(sae for sae in run.saes if sae.id in saes),
-        cases=tuple(case for case in run.cases if set(case.sae.split("→")) <= set(saes)),
+        cases=tuple(case for case in run.cases if set(case.about) <= set(saes)),
     )
 
 

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from saebench.data.repeats import repeats
 from saebench.errors import DataError
 
 
@@ -55,6 +57,8 @@ class ClozeTokens:
         cut: prompts that were shortened from the left to the model's context.
         choices: what each prompt offers to choose from, None where it offers nothing; empty
             where none does.
+        clusters: for each prompt the first that it repeats, itself where it repeats none; None
+            where no prompt repeats another.
     """
 
     ids: Int[Tensor, "prompts pos"]
@@ -63,6 +67,7 @@ class ClozeTokens:
     counted: Bool[Tensor, "prompts pos"]
     cut: int
     choices: tuple[Choice | None, ...] = ()
+    clusters: Int[np.ndarray, "prompts"] | None = None
 
     def part(self, rows: slice) -> "ClozeTokens":
         """Return some of the prompts."""
@@ -70,7 +75,8 @@ class ClozeTokens:
             name: getattr(self, name)[rows] for name in ("ids", "length", "answer", "counted")
         }
         cut = self.cut if rows.start == 0 else 0  # counted once
-        return replace(self, **tables, cut=cut, choices=self.choices[rows])
+        clusters = None if self.clusters is None else self.clusters[rows]
+        return replace(self, **tables, cut=cut, choices=self.choices[rows], clusters=clusters)
 
     @property
     def tokens(self) -> int:
@@ -78,6 +84,12 @@ class ClozeTokens:
         begin = (self.length - self.answer).tolist()
         offered = zip(begin, self.choices, strict=True) if self.choices else ()
         return self.ids.numel() + sum(n + sum(map(len, c.tails)) for n, c in offered if c)
+
+    @property
+    def largest(self) -> int:
+        """The largest token id in prompts, answers and what they offer to choose from."""
+        tails = (max(tail) for choice in self.choices if choice for tail in choice.tails)
+        return max([int(self.ids.max()), *tails])
 
     @property
     def fingerprint(self) -> str:
@@ -97,6 +109,7 @@ def tokenise(
     context: int,
     prepend_bos: bool,
     special_ids: frozenset[int],
+    bos: int | None = None,
 ) -> ClozeTokens:
     """Return prompts and answers as ids: trailing space stripped, cut from the left.
 
@@ -106,6 +119,7 @@ def tokenise(
         context: the longest sequence the model takes.
         prepend_bos: BOS first, where the tokenizer has one.
         special_ids: ids that are never substituted.
+        bos: the token that is first; the tokenizer's BOS where None.
 
     Raises:
         DataError: where there is no prompt, or one that leaves no room for its answer.
@@ -113,19 +127,20 @@ def tokenise(
     Source:
         METRICS.md 3 (cloze).
     """
-    bos = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
+    first = (tokenizer.bos_token_id if bos is None else bos) if prepend_bos else None
+    begin = [] if first is None else [first]
     rows, answers, choices, cut = [], [], [], 0
     for each in prompts:
         head, tail, choice = _ids(each, tokenizer)
         longest = max(len(t) for t in (tail, *(choice.tails if choice else ())))
-        room = context - longest - len(bos)
+        room = context - longest - len(begin)
         if room < 1 or not head or not tail:
             raise DataError(
                 f"cloze prompt {len(rows) + 1}, answer {each.answer[:40]!r}: {len(head)} prompt "
                 f"and {longest} answer tokens do not fit a model context of {context}"
             )
         cut += len(head) > room
-        rows.append(bos + head[-room:] + tail)
+        rows.append(begin + head[-room:] + tail)
         answers.append(len(tail))
         choices.append(choice)
     if not rows:
@@ -149,7 +164,10 @@ def _padded(
     counted = (place > 0) & (place < (length - answer)[:, None])
     for special in special_ids:
         counted &= ids != special
-    return ClozeTokens(ids, length, answer, counted, cut, tuple(choices))
+    told_apart = torch.cat([ids, length[:, None], answer[:, None]], dim=1)
+    return ClozeTokens(
+        ids, length, answer, counted, cut, tuple(choices), clusters=repeats(told_apart)
+    )
 
 
 def _ids(each: ClozePrompt, tokenizer: Any) -> tuple[list[int], list[int], Choice | None]:

@@ -89,11 +89,12 @@ class RowSource:
         Raises:
             DataError: saying how many tokens there are, where they are fewer.
         """
-        digest, counts, found = hashlib.sha256(), [], 0
+        digest, counts, found, largest = hashlib.sha256(), [], 0, 0
         for row in self.once():
             digest.update(str(row).encode())
             counts.append(self.counted(row))
             found += counts[-1]
+            largest = max(largest, *row)
             # The last row that is held apart may hold more than was asked for.
             if found >= tokens + held + (self.context if held else 0):
                 break
@@ -101,7 +102,8 @@ class RowSource:
         left = sum(counts[apart:])
         if left * passes < tokens:
             raise self._too_short(left, tokens, passes)
-        return Supply(digest.hexdigest(), len(counts), apart, left, max(1.0, tokens / left))
+        passes_needed = max(1.0, tokens / left)
+        return Supply(digest.hexdigest(), len(counts), apart, left, passes_needed, largest)
 
     def _too_short(self, found: int, tokens: int, passes: int = 1) -> DataError:
         times = "" if passes == 1 else f", and {passes} passes over them {found * passes:,}"
@@ -122,6 +124,7 @@ class Supply:
         held: how many of them, from the first on, are held apart.
         tokens: counted tokens in the others.
         passes: how often the others are gone through for the tokens that were asked for.
+        largest: the largest token id in the rows.
     """
 
     fingerprint: str
@@ -129,6 +132,7 @@ class Supply:
     held: int
     tokens: int
     passes: float
+    largest: int = 0
 
 
 def _rows_for(tokens: int, counts: Sequence[int]) -> int:

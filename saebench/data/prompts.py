@@ -3,10 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from saebench.data.cloze import ClozePrompt
+from saebench.data.documents import check_spec
 from saebench.data.rows import (
     Rows,
     directory_and_split,
@@ -15,8 +17,10 @@ from saebench.data.rows import (
     named_rows,
     parquet_rows,
 )
+from saebench.data.text_files import MARK
+from saebench.data.texts import described
 from saebench.errors import DataError
-from saebench.shown import is_unicode
+from saebench.shown import from_system, is_unicode
 
 OPTION = "--sae-cloze"
 BLANK = "XXXXX"
@@ -28,7 +32,7 @@ NAMED = {
     "cbt_cn": ("cam-cst/cbt:CN:test", "cbt:CN:test"),
 }
 FILES: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
-    ".jsonl": jsonl_rows,
+    ".jsonl": partial(jsonl_rows, option=OPTION),
     ".parquet": parquet_rows,
 }
 
@@ -62,6 +66,7 @@ def open_prompts(spec: str) -> Prompts:
     Raises:
         DataError: where there is no such file or data set.
     """
+    check_spec(spec, option=OPTION)
     path = Path(os.path.expanduser(spec))
     directory = directory_and_split(spec)
     if spec in NAMED and not path.exists():
@@ -95,6 +100,7 @@ def prompt_of(row: Any, *, where: str) -> ClozePrompt:
     """
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object, found {type(row).__name__}")
+    row = {k: v.removeprefix(MARK) if isinstance(v, str) else v for k, v in row.items()}
     if any(field in row for field in ("sentences", "question")):
         found = _cbt(row, where)
     elif isinstance(row.get("text"), str):
@@ -111,14 +117,14 @@ def prompt_of(row: Any, *, where: str) -> ClozePrompt:
 
 
 def _file(path: Path) -> Prompts:
-    reader = FILES.get(path.suffix, jsonl_rows)
+    reader = FILES.get(path.suffix, FILES[".jsonl"])
     if not path.is_file():
         known = ", ".join(NAMED)
         raise DataError(
             f"{OPTION} {path}: No such file; expected one of {', '.join(FILES)}, a saved data set, "
             f"{known}, or another data set's NAME:SPLIT"
         )
-    return _of_rows(Rows(path.name, None, None, lambda: reader(path)))
+    return _of_rows(Rows(from_system(path.name), None, None, lambda: reader(path)))
 
 
 def _of_rows(rows: Rows) -> Prompts:
@@ -144,9 +150,15 @@ def _plain(row: dict[str, Any], where: str) -> ClozePrompt:
         if not isinstance(row.get(field), str):
             raise DataError(
                 f"{where}: expected a string under {field!r} (or a passage under 'text'), "
-                f"found {sorted(row)}"
+                f"found {_found(row, field)}"
             )
     return ClozePrompt(row["prompt"], row["answer"], _words(row, "options", where))
+
+
+def _found(row: dict[str, Any], field: str) -> str:
+    """Return what a row has instead of a string: the value under a field, or its columns."""
+    named = next((name for name in (field, "text") if name in row), None)
+    return str(sorted(row)) if named is None else f"{described(row[named])} under {named!r}"
 
 
 def _cbt(row: dict[str, Any], where: str) -> ClozePrompt:

@@ -1,15 +1,20 @@
 """Rows of data sets: from files, from what the ``datasets`` library saved, by name from the hub."""
 
+import errno
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saebench.data.text_files import text_lines
 from saebench.errors import DataError
+from saebench.shown import from_system
 
 Row = dict[str, Any]
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 FOLDER_FILES = ("*.parquet", "*.jsonl", "*.arrow")
 
 
@@ -30,22 +35,19 @@ class Rows:
     read: Callable[[], Iterator[tuple[str, Any]]]
 
 
-def jsonl_rows(path: Path) -> Iterator[tuple[str, Any]]:
+def jsonl_rows(path: Path, *, option: str) -> Iterator[tuple[str, Any]]:
     """Give the value on each line that is not empty, with ``FILE, line N``.
 
+    Args:
+        path: the file.
+        option: that named it, for messages.
+
     Raises:
-        DataError: for a line that is no JSON, or bytes that are no text.
+        DataError: for a line that is no JSON, or a file that is no UTF-8 text.
     """
-    number = 0
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", _parsed(line, path, number)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, after line {number}: not UTF-8 text: {error}") from error
+    for number, line in text_lines(path, option=option):
+        if line.strip():
+            yield f"{path}, line {number}", _parsed(line, path, number)
 
 
 def parquet_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, Row]]:
@@ -107,7 +109,7 @@ def directory_rows(path: Path, *, split: str | None, option: str) -> Rows:
 
     saved = any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
     if not saved and any(next(path.rglob(pattern), None) for pattern in FOLDER_FILES):
-        return _loaded(str(path), None, split, option=option, name=path.name)
+        return _loaded(str(path), None, split, option=option, name=from_system(path.name))
     try:
         data = load_from_disk(str(path))
     except (OSError, ValueError) as error:
@@ -123,7 +125,9 @@ def directory_rows(path: Path, *, split: str | None, option: str) -> Rows:
             )
         data = data[split]
     assert isinstance(data, Dataset)
-    return Rows(path.name, split, data._fingerprint, lambda: _numbered(data, f"{path}", option))
+    return Rows(
+        from_system(path.name), split, data._fingerprint, lambda: _numbered(data, f"{path}", option)
+    )
 
 
 def named_rows(spec: str, *, option: str, split: str = "train") -> Rows:
@@ -145,14 +149,9 @@ def named_rows(spec: str, *, option: str, split: str = "train") -> Rows:
 
 
 def _loaded(source: str, config: str | None, split: str | None, *, option: str, name: str) -> Rows:
-    from datasets import get_dataset_split_names, load_dataset
-
     asked = ":".join(part for part in (source, config, split) if part)
     try:
-        if split is None:
-            known = get_dataset_split_names(source, config)
-            split = "test" if "test" in known else known[0]
-        data = load_dataset(source, config, split=split, streaming=True)
+        split, data = _opened(source, config, split)
     except Exception as error:
         # The library raises its own errors, fsspec's, the hub client's and those of the system.
         raise DataError(
@@ -162,6 +161,32 @@ def _loaded(source: str, config: str | None, split: str | None, *, option: str, 
     version = getattr(getattr(data, "info", None), "version", None)
     revision = str(version) if version else None
     return Rows(name, split, revision, lambda: _numbered(data, asked, option))
+
+
+def _opened(source: str, config: str | None, split: str | None) -> tuple[str, Any]:
+    """Return the split, ``test`` or else the first where None, and its rows as a stream.
+
+    A stream leaves nothing in the library's cache, but the library makes its directory and a lock
+    in it; where that cannot be written, a directory's files are read all the same.
+    """
+    try:
+        return _streamed(source, config, split)
+    except OSError as error:
+        if error.errno not in UNWRITABLE or not Path(source).is_dir():
+            raise
+    with tempfile.TemporaryDirectory(prefix="saebench-") as cache:
+        return _streamed(source, config, split, cache_dir=cache)
+
+
+def _streamed(
+    source: str, config: str | None, split: str | None, **options: Any
+) -> tuple[str, Any]:
+    from datasets import get_dataset_split_names, load_dataset
+
+    if split is None:
+        known = get_dataset_split_names(source, config, **options)
+        split = "test" if "test" in known else known[0]
+    return split, load_dataset(source, config, split=split, streaming=True, **options)
 
 
 def _numbered(data: Any, about: str, option: str) -> Iterator[tuple[str, Row]]:

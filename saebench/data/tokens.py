@@ -2,21 +2,36 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saebench.data.documents import Documents
 from saebench.data.names import Packing
+from saebench.data.repeats import repeats
 from saebench.errors import DataError
 from saebench.results import DatasetRecord
 
 LARGEST_SHARE_UNREAD = 100  # documents read per sequence asked for, before giving up
+
+
+@dataclass(frozen=True)
+class WithoutText:
+    """How many documents had nothing to read."""
+
+    null: int = 0
+    empty: int = 0
+
+    def __str__(self) -> str:
+        """Count them in words; empty where there are none."""
+        kinds = (("null", self.null), ("empty", self.empty))
+        return ", ".join(f"{n} {kind} text{'s' if n > 1 else ''}" for kind, n in kinds if n)
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,9 @@ class TokenSet:
             but 0 and but special tokens.
         first: the index, in the run, of the first of them.
         is_part: there are others in the run.
+        clusters: for each, the first sequence of the run that it repeats, itself where it repeats
+            none; None where no sequence of the run repeats another.
+        without_text: documents that were looked at, and had null for a text or an empty one.
     """
 
     ids: Int[Tensor, "sequences context"]
@@ -38,6 +56,8 @@ class TokenSet:
     documents_skipped: int
     first: int = 0
     is_part: bool = False
+    clusters: Int[np.ndarray, "sequences"] | None = None
+    without_text: WithoutText = field(default_factory=WithoutText)
 
     def part(self, rows: slice) -> "TokenSet":
         """Return some of the run's sequences, which keep their indices there."""
@@ -47,6 +67,7 @@ class TokenSet:
             counted=self.counted[rows],
             first=self.first + rows.start,
             is_part=True,
+            clusters=None if self.clusters is None else self.clusters[rows],
         )
 
     @cached_property
@@ -57,10 +78,11 @@ class TokenSet:
         digest.update(self.counted.numpy().tobytes())
         return digest.hexdigest()
 
-    @cached_property
+    @property
     def repeated(self) -> int:
-        """How many sequences repeat an earlier one: intervals take them for independent."""
-        return len(self.ids) - len(self.ids.unique(dim=0))
+        """How many sequences repeat an earlier one: they say nothing new."""
+        clusters = self.clusters
+        return 0 if clusters is None else len(clusters) - len(np.unique(clusters))
 
     @property
     def has_target(self) -> Bool[Tensor, "sequences context"]:
@@ -96,6 +118,7 @@ def take_sequences(
     special_ids: frozenset[int],
     packing: Packing = Packing.DOCUMENTS,
     score_bos: bool = False,
+    bos: int | None = None,
 ) -> TokenSet:
     """Return the first sequences that the documents give.
 
@@ -108,6 +131,7 @@ def take_sequences(
         special_ids: ids that are neither substituted nor scored.
         packing: one document a sequence, or documents joined by BOS and cut.
         score_bos: count position 0 and special tokens too.
+        bos: the token that is first; the tokenizer's BOS where None.
 
     Raises:
         DataError: where no document, or no packed text, is long enough.
@@ -115,16 +139,12 @@ def take_sequences(
     Source:
         METRICS.md 1.
     """
-    bos = tokenizer.bos_token_id if prepend_bos else None
-    reader = _Reader(documents, tokenizer, bos=bos, limit=sequences * LARGEST_SHARE_UNREAD)
+    first = (tokenizer.bos_token_id if bos is None else bos) if prepend_bos else None
+    reader = _Reader(documents, tokenizer, bos=first, limit=sequences * LARGEST_SHARE_UNREAD)
     found = reader.packed(context) if packing is Packing.PACKED else reader.separate(context)
     rows = list(islice(found, sequences))
     if not rows:
-        raise DataError(
-            f"--sae-dataset {documents.name}: no document has {context} tokens; "
-            f"{reader.read} were read, the longest has {reader.longest}; "
-            "give longer texts or a smaller --sae-context"
-        )
+        raise reader.too_short(context)
     ids = torch.tensor(rows, dtype=torch.int64)
     counted = torch.ones_like(ids, dtype=torch.bool)
     if not score_bos:
@@ -137,7 +157,10 @@ def take_sequences(
             "give running text, or --sae-score-bos"
         )
     skipped = reader.read - len(rows) if packing is Packing.DOCUMENTS else 0
-    return TokenSet(ids, counted, packing, reader.read, skipped)
+    return TokenSet(
+        ids, counted, packing, reader.read, skipped,
+        clusters=repeats(ids), without_text=WithoutText(reader.null, reader.empty),
+    )  # fmt: skip
 
 
 def token_text(tokenizer: Any, token: int) -> str:
@@ -167,6 +190,8 @@ class _Reader:
     ) -> None:
         self.read = 0
         self.longest = 0
+        self.null = 0
+        self.empty = 0
         self._documents = documents
         self._tokenizer = tokenizer
         self._prefix = [] if bos is None else [bos]
@@ -187,10 +212,26 @@ class _Reader:
                 yield buffer[:context]
                 buffer = buffer[context:]
 
+    def too_short(self, context: int) -> DataError:
+        """Return the error that says what there was instead of a long enough text."""
+        found = WithoutText(self.null, self.empty)
+        nothing = f" (found: {found})" if str(found) else ""
+        all_read = f", all that are looked at ({LARGEST_SHARE_UNREAD} for each sequence)"
+        most = all_read if self.read == self._limit else ""
+        return DataError(
+            f"--sae-dataset {self._documents.name}: no document has {context} tokens; "
+            f"{self.read} were read{most}{nothing}, the longest has {self.longest}; "
+            "give longer texts or a smaller --sae-context"
+        )
+
     def _tokenised(self) -> Iterator[list[int]]:
-        for text in islice(iter(self._documents), self._limit):
+        for text in islice(self._documents.read(), self._limit):
+            self.read += 1
+            if text is None:
+                self.null += 1
+                continue
+            self.empty += not text.strip()
             # verbose=False: a document longer than the model's context is expected here.
             ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            self.read += 1
             self.longest = max(self.longest, len(ids) + len(self._prefix))
             yield self._prefix + ids

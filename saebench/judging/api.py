@@ -1,6 +1,7 @@
 """Judging from Python: notebooks and training scripts."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from saebench.data.documents import Documents
-from saebench.errors import DataError, HostError, OptionError, SubjectError, nearest
+from saebench.data.given import given_documents
+from saebench.errors import HostError, OptionError, SubjectError, nearest
 from saebench.judging.bench import Bench
 from saebench.judging.judge import Judge
 from saebench.judging.preparation import (
@@ -34,10 +35,10 @@ from saebench.scale.jobs import recipe_of
 from saebench.scale.options import Scale
 from saebench.scale.sharing import Sharing
 from saebench.scale.workplace import Workplace
-from saebench.settings import Settings
-from saebench.shown import is_unicode
+from saebench.settings import Settings, whole_number, yes_or_no
+from saebench.subjects.given_model import TF32, check_asked, check_given, check_tokenizer
 from saebench.subjects.host import Host
-from saebench.subjects.host_loading import load_host
+from saebench.subjects.host_loading import check_tf32, load_host
 from saebench.subjects.loading import load_subject, wrap_sae
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
@@ -51,8 +52,10 @@ class JudgedRun(Run):
     """A run that shows itself: as a table when printed, as HTML in a notebook."""
 
     def __str__(self) -> str:
-        """Return the tables of all SAEs, worst gate first."""
-        return render(self)
+        """Return the tables of all SAEs, worst gate first, as standard output can show them."""
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        shown = render(self, encoding=encoding)
+        return shown.encode(encoding, "backslashreplace").decode(encoding)
 
     def _repr_html_(self) -> str:
         return to_html(self)
@@ -90,11 +93,13 @@ def judge(
             of SPECs, or as a dictionary of objects by name; pairs of them are then judged too.
         model: a transformers causal language model, a directory or a name; None takes the
             SAE's metadata.
-        data: texts (an iterable of strings), or a SPEC as for ``--sae-dataset``.
+        data: texts, or a SPEC as for ``--sae-dataset``. Texts are strings, or rows with a string
+            under ``text``, in a list, a generator (which may be endless), a data set or a stream of
+            one; or a data frame with a column ``text``.
         properties: which properties; all by default, but for cost, which is timed on request.
         sequences: how many sequences.
         context: tokens in each; the SAE's training context by default.
-        tokenizer: for a model object; looked up by the model's name by default.
+        tokenizer: for a model object, or the name of one; looked up by the model's name by default.
         hook: where the SAE belongs, if its metadata does not say.
         training_context: what it was trained on, if its metadata does not say.
         prepend_bos: whether it was trained with BOS first, if its metadata does not say.
@@ -120,8 +125,11 @@ def judge(
         assert run.passed
     """
     model, data = (os.fspath(x) if isinstance(x, os.PathLike) else x for x in (model, data))
+    _refuse_tokenizer(model, tokenizer)
     saes = _named(sae, name)
     scale = _scale(options, workers=workers, engine=engine, run_dir=run_dir)
+    whole_number("training_context", training_context)
+    yes_or_no("prepend_bos", prepend_bos)
     settings = _settings(
         options,
         sequences=sequences,
@@ -241,21 +249,49 @@ def _subjects(saes: dict[str, Any] | list[str], settings: Settings) -> list[Subj
     return [wrap_sae(sae, id=id, overrides=settings.overrides) for id, sae in saes.items()]
 
 
+def _refuse_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that nothing would be done with.
+
+    Raises:
+        HostError: where the model is a name or a directory, which have their own.
+    """
+    if tokenizer is not None and (model is None or isinstance(model, str)):
+        raise HostError(
+            "tokenizer: is for a model object; a model given by name or directory brings its own"
+        )
+
+
 def _host(model: Any, tokenizer: Any, settings: Settings, subject: Subject) -> Host:
-    if not isinstance(model, nn.Module):
+    if model is None or isinstance(model, str):
         source = settings.model or subject.metadata.model_name
         if source is None:
             raise HostError("model: None, and the SAE's metadata has no model_name; pass model=…")
         device = chosen_device(settings)
         return load_host(source, device=device, dtype=settings.dtype, asked_by="judge(model=…)")
-    if not hasattr(model, "base_model") or not hasattr(model, "config"):
-        raise HostError(
-            f"model: expected a transformers causal language model, found {type(model).__name__}"
-        )
+    check_given(model)
+    asked = settings.device if settings.device == "auto" else chosen_device(settings)
+    check_asked(model, device=asked, dtype=settings.dtype)
+    tf32 = settings.dtype == TF32
+    if tf32:
+        check_tf32(str(model.device))
     source = getattr(model, "name_or_path", "")
-    if tokenizer is None:
-        tokenizer = _tokenizer(source)
-    return Host(model, tokenizer, name=source.rstrip("/").rsplit("/", 1)[-1] or "model")
+    if tokenizer is None or isinstance(tokenizer, str | os.PathLike):
+        tokenizer = _tokenizer(source if tokenizer is None else os.fspath(tokenizer))
+    check_tokenizer(tokenizer)
+    name = source.rstrip("/").rsplit("/", 1)[-1] or "model"
+    try:
+        return Host(model, tokenizer, name=name, tf32=tf32)
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        kind, why = type(model).__name__, _first_line(error)
+        raise HostError(
+            f"model: {kind} cannot be run on a few tokens: {why}; does "
+            "model(input_ids=torch.tensor([[1, 2]])) run?"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says, on one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _tokenizer(source: str) -> Any:
@@ -265,24 +301,14 @@ def _tokenizer(source: str) -> Any:
         raise HostError("model: it does not say where it came from; pass tokenizer=…")
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises whatever a damaged file leads it to
         raise HostError(f"model: no tokenizer at {source!r}; pass tokenizer=…") from error
 
 
 def _texts(data: Any, settings: Settings) -> Texts:
     if data is None or isinstance(data, str):
         return texts_of(settings)
-    if not isinstance(data, Iterable):
-        raise DataError(f"data: expected texts or a SPEC, found {type(data).__name__}")
-    texts: list[str] = []
-    for row in data:
-        text = row.get("text") if isinstance(row, dict) else row
-        if not isinstance(text, str):
-            raise DataError("data: expected strings, or rows with a string under 'text'")
-        if not is_unicode(text):
-            raise DataError(f"data: half a character (a lone surrogate) in {text[:40]!r}")
-        texts.append(text)
-    return Texts(Documents("in memory", None, None, lambda: iter(texts)), prompts_of(settings))
+    return Texts(given_documents(data), prompts_of(settings))
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from saebench.properties.base import (
 )
 from saebench.results import Cost, DatasetRecord, ModelRecord, SubjectRecord
 from saebench.settings import Settings
+from saebench.subjects.bos import first_token
 from saebench.subjects.depth import same_place
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
@@ -65,6 +66,7 @@ class Bench:
         costs: what each measurement took.
         parts: the same of the data's parts that some properties are measured on.
         rows: measure only these of the sequences, or of the prompts; all where None.
+        bos: the token that sequences begin with; None for none.
     """
 
     host: Host
@@ -76,12 +78,12 @@ class Bench:
     costs: list[Cost] = field(default_factory=list)
     parts: dict[str, DatasetRecord] = field(default_factory=dict)
     rows: slice | None = None
+    bos: int | None = None
 
     def __post_init__(self) -> None:
         """Describe the model and the sequences."""
         self.model: ModelRecord = self.host.record()
-        bos = self.subjects[0].metadata.prepend_bos
-        self.readings = Readings(self.host, self.texts, self.settings, prepend_bos=bos)
+        self.readings = Readings(self.host, self.texts, self.settings, bos=self.bos)
         self.data[SEQUENCES] = self.readings.record(self.tokens)
         self._references: dict[str, dict[Site, Reference]] = {}
 
@@ -151,7 +153,7 @@ class Bench:
     @property
     def about(self) -> str:
         """What is measured on, in a few words."""
-        bos = "after BOS" if self.subjects[0].metadata.prepend_bos else "without BOS"
+        bos = "without BOS" if self.bos is None else "after BOS"
         return f"{self.tokens.ids.shape[1]} tokens {bos} of {self.host.name}"
 
     def has(self, saes: Iterable[str]) -> bool:
@@ -290,10 +292,17 @@ class Bench:
         notes = []
         if trained_on and trained_on.rsplit("/", 1)[-1] == name.rsplit("/", 1)[-1]:
             notes.append(f"measured on {name}, the text that this SAE was trained on")
+        first = first_token(self.host, subject.metadata, self.settings.bos_token)
+        notes += [first.note] if first.note else []
         if self.tokens.repeated:
             notes.append(
-                f"{self.tokens.repeated} of {len(self.tokens.ids)} sequences repeat another: "
-                "the intervals, which take them for independent, are too narrow"
+                f"{self.tokens.repeated} of {len(self.tokens.ids)} sequences repeat another: they "
+                "are resampled together, and the intervals are those of the sequences that differ"
+            )
+        if str(self.tokens.without_text):
+            notes.append(
+                f"{self.tokens.without_text} among the {self.tokens.documents_read} documents of "
+                f"{name} that were read: skipped"
             )
         return tuple(notes)
 

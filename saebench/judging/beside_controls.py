@@ -10,6 +10,7 @@ from saebench.gates.rules import Rule
 from saebench.properties.base import Among, MetricSpec
 from saebench.results import Interval
 from saebench.statistics.bootstrap import Sampled, Table, sample
+from saebench.statistics.clusters import chosen, side_by_side
 from saebench.statistics.level import current_level
 
 
@@ -49,7 +50,7 @@ def _held(
         )
         return turn * (mine - factor * theirs)
 
-    both = {f"a/{c}": v for c, v in own.items()} | {f"b/{c}": v for c, v in other.items()}
+    both = side_by_side({"a": own, "b": other})
     with np.errstate(all="ignore"):
         values = [float(formula({c: v.sum() for c, v in t.items()})) for t in (own, other)]
     if not np.isfinite(values).all():
@@ -68,4 +69,4 @@ def _channels(spec: MetricSpec, measurement: Any) -> Table | str:
     bad = [channel for channel in wanted if not np.isfinite(table[channel]).all()]
     if bad:
         return f"{bad[0]} is not finite for the SAE or its control"
-    return {channel: table[channel] for channel in wanted}
+    return chosen(table, wanted)

@@ -24,7 +24,7 @@ def first_sequences(tokens: TokenSet) -> TokenSet:
     At least 16 where there are as many, and at most 64: controls differ by whole nats.
     """
     first = slice(0, min(max(len(tokens.ids) // SHARE, FEWEST), MOST))
-    return replace(tokens, ids=tokens.ids[first], counted=tokens.counted[first])
+    return replace(tokens.part(first), is_part=tokens.is_part)
 
 
 def measure_controls(

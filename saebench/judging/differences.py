@@ -11,6 +11,7 @@ from scipy.special import ndtri
 from saebench.properties.base import MetricSpec
 from saebench.results import Basis, Direction, Interval
 from saebench.statistics.bootstrap import Formula, Sampled, Table, sample
+from saebench.statistics.clusters import chosen, side_by_side
 from saebench.statistics.level import LEVEL, current_level
 from saebench.store.boards import Score
 
@@ -146,19 +147,17 @@ def _sampled(
     tables = [_channels(spec, case.table) for case in cases]
     if spec.formula is None or spec.version != one.version or None in tables:
         return None
-    together: dict[str, np.ndarray] = {}
-    for side, table in zip("ab", tables, strict=True):
-        together |= {f"{side}/{channel}": values for channel, values in (table or {}).items()}
-    shared = min(len(values) for values in together.values())
-    formula = _of_losses(spec, spec.formula, relative=relative)
-    return sample(formula, {name: values[:shared] for name, values in together.items()})
+    sides = {side: table or {} for side, table in zip("ab", tables, strict=True)}
+    shared = min(len(values) for table in sides.values() for values in table.values())
+    first = {side: {c: v[:shared] for c, v in table.items()} for side, table in sides.items()}
+    return sample(_of_losses(spec, spec.formula, relative=relative), side_by_side(first))
 
 
 def _channels(spec: MetricSpec, table: Table | None) -> Table | None:
     wanted = (*spec.channels, spec.counts)
     if table is None or not set(wanted) <= set(table):
         return None
-    return {channel: table[channel] for channel in wanted}
+    return chosen(table, wanted)
 
 
 def _of_losses(spec: MetricSpec, formula: Formula, *, relative: bool) -> Formula:

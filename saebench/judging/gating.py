@@ -17,6 +17,7 @@ from saebench.judging.rules import spec_of
 from saebench.judging.secondary import as_secondary, evidence
 from saebench.results import Evidence, GateResult, Metric, Verdict, overall
 from saebench.statistics.bootstrap import Sampled, Table, sample
+from saebench.statistics.clusters import chosen
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _distribution(metric: str, table: Table | None) -> Sampled | None:
     wanted = (*spec.channels, spec.counts)
     if spec.formula is None or table is None or not set(wanted) <= set(table):
         return None
-    return sample(spec.formula, {channel: table[channel] for channel in wanted})
+    return sample(spec.formula, chosen(table, wanted))
 
 
 def _stand_of(rule: Rule, found: Found) -> float | None:

@@ -10,7 +10,7 @@ from saebench.judging.needs import Needs
 from saebench.judging.rerun import rerun_noise
 from saebench.properties import find_property
 from saebench.properties.base import CONTROLS, COST, Source
-from saebench.results import CaseResult
+from saebench.results import CLUSTER, CaseResult
 from saebench.store.baselines import Measured
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Keeping:
         """Return the per-sequence sums that the judged metrics are formulas of."""
         names = {case.property for case in self.cases}
         specs = [s for name in names for s in find_property(name).metrics]
-        used = {c for s in specs for c in (*s.channels, s.counts)}
+        used = {CLUSTER} | {c for s in specs for c in (*s.channels, s.counts)}
         return {name: sums for name, sums in measurement.table().items() if name in used}
 
     def _table_key(self, bench: "Bench", source: Source, measurement: Any) -> str:

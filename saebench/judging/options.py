@@ -36,6 +36,7 @@ PLAIN = (
     "dtype",
     "thresholds",
     "baseline",
+    "bos_token",
 )
 YES, NO = ("true", "yes", "1"), ("false", "no", "0")
 

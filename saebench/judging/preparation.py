@@ -10,12 +10,12 @@ import torch
 from saebench.data.cloze import ClozePrompt
 from saebench.data.documents import Documents, open_documents
 from saebench.data.prompts import Prompts, open_prompts
-from saebench.data.tokens import TokenSet
 from saebench.errors import DataError, HookError, HostError, OptionError, nearest
 from saebench.judging.bench import Bench
 from saebench.judging.norm_estimate import with_estimated_norm
 from saebench.judging.readings import Texts, take
 from saebench.settings import Settings
+from saebench.subjects.bos import first_token
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import load_host
 from saebench.subjects.host_patch import host_for
@@ -74,33 +74,37 @@ def benches_of(
     Raises:
         UsageError: where a hook is not in the model, or the data are too short.
     """
-    together: dict[tuple[int, int, bool], list[tuple[Subject, Host]]] = {}
+    together: dict[tuple[int, int, int | None], list[tuple[Subject, Host]]] = {}
     for subject, host in placed:
         context = context_of(settings, subject, host)
-        key = (id(host), context, subject.metadata.prepend_bos)
+        key = (id(host), context, first_token(host, subject.metadata, settings.bos_token).id)
         together.setdefault(key, []).append((subject, host))
     return tuple(
-        _bench(settings, some[0][1], texts, [s for s, _ in some], context=context)
-        for (_, context, _), some in together.items()
+        _bench(settings, some[0][1], texts, [s for s, _ in some], context=context, bos=bos)
+        for (_, context, bos), some in together.items()
     )
 
 
 def _bench(
-    settings: Settings, host: Host, texts: Texts, subjects: Iterable[Subject], *, context: int
+    settings: Settings,
+    host: Host,
+    texts: Texts,
+    subjects: Iterable[Subject],
+    *,
+    context: int,
+    bos: int | None,
 ) -> Bench:
     """Return a bench, its tokens taken and its SAEs' hooks checked."""
     subjects = tuple(subject.to(host.device) for subject in subjects)
     for subject in subjects:
         _check_fit(host, subject)
-    bos = subjects[0].metadata.prepend_bos
     tokens = take(settings, host, texts.documents, context=context, bos=bos)
-    _check_vocabulary(host, tokens)
     _prove(host, subjects, tokens)
     subjects = tuple(
         with_estimated_norm(host, subject, tokens) if subject.waits else subject
         for subject in subjects
     )
-    return Bench(host, texts, subjects, tokens, settings)
+    return Bench(host, texts, subjects, tokens, settings, bos=bos)
 
 
 def chosen_device(settings: Settings) -> str:
@@ -112,7 +116,7 @@ def chosen_device(settings: Settings) -> str:
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=settings.device)
+        torch.zeros(1, device=settings.device).item()  # the device meta has no values
     except (RuntimeError, AssertionError) as error:
         raise OptionError(f"--sae-device {settings.device}: not usable here: {error}") from error
     return settings.device
@@ -256,12 +260,3 @@ def _prove(host: Host, subjects: Iterable[Subject], tokens: TokenSet) -> None:
     passes, ids = Passes(host), tokens.ids.to(host.device)
     for site in dict.fromkeys(site_of(host, subject) for subject in subjects):
         passes.prove(site, ids)
-
-
-def _check_vocabulary(host: Host, tokens: TokenSet) -> None:
-    largest = int(tokens.ids.max())
-    if largest >= host.config.vocab_size:
-        raise HostError(
-            f"{host.name}: the tokenizer gives id {largest}, the model has "
-            f"{host.config.vocab_size} embeddings; are they from the same model?"
-        )

@@ -10,7 +10,8 @@ from saebench.data.documents import Documents
 from saebench.data.names import Packing
 from saebench.data.prompts import NAMED, Prompts
 from saebench.data.tokens import TokenSet, take_sequences
-from saebench.errors import DataError, NotApplicable
+from saebench.errors import DataError, HostError, NotApplicable
+from saebench.properties.base import LONG
 from saebench.properties.context_length import FARTHEST
 from saebench.results import DatasetRecord
 from saebench.settings import Settings
@@ -40,14 +41,14 @@ class Readings:
         host: the model, for its tokenizer and its context.
         texts: where they come from.
         settings: the run's.
-        prepend_bos: prompts begin with BOS.
+        bos: the token that sequences and prompts begin with; None for none.
     """
 
-    def __init__(self, host: Host, texts: Texts, settings: Settings, *, prepend_bos: bool) -> None:
+    def __init__(self, host: Host, texts: Texts, settings: Settings, *, bos: int | None) -> None:
         self._host = host
         self._texts = texts
         self._settings = settings
-        self._prepend_bos = prepend_bos
+        self._bos = bos
         self._read: dict[Any, Any] = {}
 
     def long(self, subject: Subject) -> TokenSet:
@@ -57,11 +58,15 @@ class Readings:
             NotApplicable: where there is nothing beyond it, or no text is so long.
         """
         context = self._long_context(subject)
-        key = (context, subject.metadata.prepend_bos)
+        key = (LONG, context)
         if key not in self._read:
             try:
                 self._read[key] = take(
-                    self._settings, self._host, self._texts.documents, context=context, bos=key[1]
+                    self._settings,
+                    self._host,
+                    self._texts.documents,
+                    context=context,
+                    bos=self._bos,
                 )
             except DataError as error:
                 reason = str(error).partition("; give")[0]
@@ -91,13 +96,16 @@ class Readings:
                 f"{', '.join(NAMED)} from the Hugging Face cache"
             )
         if PROMPTS not in self._read:
-            self._read[PROMPTS] = tokenise(
+            found = tokenise(
                 self._texts.prompts,
                 self._host.tokenizer,
                 context=self._host.context or 10**6,
-                prepend_bos=self._prepend_bos,
-                special_ids=self._host.special_ids,
+                prepend_bos=self._bos is not None,
+                bos=self._bos,
+                special_ids=special_ids(self._host, self._bos),
             )
+            check_vocabulary(self._host, found.largest, of="the cloze prompts")
+            self._read[PROMPTS] = found
         return self._read[PROMPTS]
 
     def record(self, tokens: TokenSet) -> DatasetRecord:
@@ -147,20 +155,55 @@ class Readings:
 
 
 def take(
-    settings: Settings, host: Host, documents: Documents, *, context: int, bos: bool
+    settings: Settings, host: Host, documents: Documents, *, context: int, bos: int | None
 ) -> TokenSet:
     """Return the run's sequences of a length.
 
+    Args:
+        settings: the run's.
+        host: the model.
+        documents: the texts.
+        context: tokens in each sequence.
+        bos: the token that each begins with; None for none.
+
     Raises:
         DataError: where no document is long enough.
+        HostError: where the tokenizer gives an id that the model does not have.
     """
-    return take_sequences(
+    found = take_sequences(
         documents,
         host.tokenizer,
         sequences=settings.sequence_count,
         context=context,
-        prepend_bos=bos,
-        special_ids=host.special_ids,
+        prepend_bos=bos is not None,
+        bos=bos,
+        special_ids=special_ids(host, bos),
         packing=settings.packing,
         score_bos=settings.score_bos,
     )
+    check_vocabulary(host, int(found.ids.max()), of=documents.name)
+    return found
+
+
+def special_ids(host: Host, bos: int | None) -> frozenset[int]:
+    """Return the ids that are neither substituted nor scored: the tokenizer's, and the first."""
+    return host.special_ids | ({bos} if bos is not None else frozenset())
+
+
+def check_vocabulary(host: Host, largest: int, *, of: str) -> None:
+    """Refuse tokens that the model has no embedding for.
+
+    Args:
+        host: the model.
+        largest: the largest id.
+        of: the texts that it comes from, for messages.
+
+    Raises:
+        HostError: naming both numbers.
+    """
+    if largest >= host.embeddings:
+        raise HostError(
+            f"{host.name}: the tokenizer gives id {largest} in {of}, the model has "
+            f"{host.embeddings} embeddings; are they from the same model? (--sae-model DIR holds "
+            "both; from Python tokenizer=…)"
+        )

@@ -15,7 +15,7 @@ from saebench.judging.outputs import Outputs
 from saebench.judging.progress import ProgressBar
 from saebench.judging.requests import Given, Requests
 from saebench.judging.updates import update_all
-from saebench.report.closing import data_lines, note_lines
+from saebench.report.closing import data_lines
 from saebench.report.places import place_lines
 from saebench.report.reproduce import reproduce_lines
 from saebench.report.table import sentences, told
@@ -259,10 +259,9 @@ class BenchmarkSession:
         self.updates, self.refused = told.lines, told.refused
 
     def closing_lines(self) -> Iterator[str]:
-        """Give what the tables cannot say: the data, notes, and where the results are."""
+        """Give what the tables cannot say: the data, and where the results are."""
         run = self.run(complete=True)
         yield from data_lines(run, asked=self.judge.settings.sequence_count)
-        yield from note_lines(run)
         yield from self._workplace.notes if self._workplace is not None else ()
         # What fails the run is in pytest's own FAILURES; this is what does not.
         if self.judge.settings.inconclusive is OnInconclusive.WARN:

@@ -9,6 +9,7 @@ import numpy as np
 from saebench.errors import NonFiniteValue, OptionError
 from saebench.results import Direction, Interval, Metric, SampleSize, Stand
 from saebench.statistics.bootstrap import Estimate, Formula, estimate
+from saebench.statistics.clusters import chosen, independent
 
 if TYPE_CHECKING:
     from saebench.settings import Settings
@@ -188,11 +189,11 @@ def evaluate(
     table = measurement.table()
     if spec.formula is None:
         raise ValueError(f"{spec.name} has no formula of sums")
-    chosen = {channel: table[channel] for channel in (*spec.channels, spec.counts)}
-    n = SampleSize(len(chosen[spec.counts]), int(chosen[spec.counts].sum()))
+    used = chosen(table, (*spec.channels, spec.counts))
+    n = size_of(table, spec.counts)
     if note is not None:
         return _metric(spec, n, note=note, stand=stand)
-    found = estimate(spec.formula, chosen)
+    found = estimate(spec.formula, used)
     if found.interval is None and not abs(found.value) < float("inf"):
         raise NonFiniteValue(f"{spec.name} is {found.value} on {n.tokens} tokens")
     return _metric(spec, n, value=found.value, ci=found.interval)
@@ -207,9 +208,18 @@ def plain(
     note: str | None = None,
 ) -> Metric:
     """Return a metric that is no formula of sums; with None for a value the note says why."""
-    counts = measurement.table()[spec.counts]
-    n = SampleSize(len(counts), int(counts.sum()))
+    n = size_of(measurement.table(), spec.counts)
     return _metric(spec, n, value=value, ci=ci, note=note)
+
+
+def size_of(table: Mapping[str, np.ndarray], counts: str) -> SampleSize:
+    """Return how much data a table's metrics rest on; sequences that repeat each other are one.
+
+    Args:
+        table: per-sequence sums by channel.
+        counts: the channel that counts the metric's tokens.
+    """
+    return SampleSize(independent(table), int(table[counts].sum()))
 
 
 def estimated(

@@ -9,6 +9,7 @@ from saebench.errors import NonFiniteValue, NotApplicable
 from saebench.properties.base import CLOZE, Findings, MetricSpec, Params, Property
 from saebench.results import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Table, estimate
+from saebench.statistics.clusters import chosen, firsts
 
 if TYPE_CHECKING:
     from saebench.substitution.cloze import ClozeMeasurement
@@ -75,8 +76,9 @@ def _findings(measurement: "ClozeMeasurement", _: Params) -> Findings:
     metrics = [_evaluated(spec, table) for spec in SUMS if set(spec.channels) <= set(table)]
     for scoring in _scorings(table):
         spec, offered = MCNEMAR[scoring], _offered(table, scoring)
-        p = mcnemar_p(*_right(table, scoring))
-        n = SampleSize(int(offered.sum()), int(offered.sum()))
+        once = {channel: values[firsts(table)] for channel, values in table.items()}
+        p = mcnemar_p(*_right(once, scoring))
+        n = SampleSize(_distinct(table, SCORINGS[scoring]), int(offered.sum()))
         metrics.append(Metric(spec.name, spec.version, p, spec.unit, spec.direction, n))
     return Findings(tuple(metrics), _series(measurement, table))
 
@@ -84,6 +86,11 @@ def _findings(measurement: "ClozeMeasurement", _: Params) -> Findings:
 def _scorings(table: Table) -> list[str]:
     """Return the scorings that these prompts allow."""
     return [scoring for scoring, count in SCORINGS.items() if count in table]
+
+
+def _distinct(table: Table, counts: str) -> int:
+    """Return how many prompts are scored; of those that repeat each other, one."""
+    return int((table[counts][firsts(table)] > 0).sum())
 
 
 def _offered(table: Table, scoring: str) -> np.ndarray:
@@ -114,12 +121,11 @@ def mcnemar_p(clean: np.ndarray, changed: np.ndarray) -> float:
 
 def _evaluated(spec: MetricSpec, table: Table) -> Metric:
     assert spec.formula is not None
-    chosen = {channel: table[channel] for channel in (*spec.channels, spec.counts)}
     prompts = int(table[spec.counts].sum())
-    found = estimate(spec.formula, chosen)
+    found = estimate(spec.formula, chosen(table, (*spec.channels, spec.counts)))
     if not np.isfinite(found.value):
         raise NonFiniteValue(f"{spec.name} is {found.value} on {prompts} prompts")
-    n = SampleSize(prompts, prompts)
+    n = SampleSize(_distinct(table, spec.counts), prompts)
     return Metric(
         spec.name, spec.version, found.value, spec.unit, spec.direction, n, ci=found.interval
     )

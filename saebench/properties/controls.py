@@ -1,7 +1,6 @@
 """Whether the properties can tell a trained SAE from SAEs that know nothing (METRICS.md)."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +14,11 @@ from saebench.properties.base import (
     Property,
     estimated,
     mean_of,
+    size_of,
 )
 from saebench.results import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, Table, estimate
+from saebench.statistics.clusters import chosen, side_by_side
 
 if TYPE_CHECKING:
     from saebench.substitution.measurement import Measurement
@@ -86,9 +87,9 @@ def _margin(about: str, control: str, own: "Measurement", other: "Measurement") 
     """Return how much better the trained SAE is than the control, paired on the same sequences."""
     spec, declared = MARGIN[about, control], PRIMARY[about]
     channels = (*declared.channels, declared.counts)
-    tables = {"own": own.table(), "other": other.table()}
-    table = {f"{side}/{c}": sums[c] for side, sums in tables.items() for c in channels}
-    n = _size(own.table(), declared.counts)
+    tables = {"own": chosen(own.table(), channels), "other": chosen(other.table(), channels)}
+    table = side_by_side(tables)
+    n = size_of(own.table(), declared.counts)
     found = estimate(lambda sums: _better(declared, sums), table)
     note = next((why for m in (own, other) if (why := _undefined(about, m))), None)
     if note is None and not np.isfinite(found.value):
@@ -152,13 +153,9 @@ def _sentences(about: str, margins: list[Metric]) -> list[str]:
 def _of_identity(spec: MetricSpec, identity: "Measurement") -> Metric:
     identity.need("sae")
     table = identity.table()
-    used = {c: table[c] for c in ("sae.kl", "squared_error", "squared_deviation", "n.scored")}
+    used = chosen(table, ("sae.kl", "squared_error", "squared_deviation", "n.scored"))
     found = estimate(IDENTITY_FORMULAS[spec], used)
-    return estimated(spec, found, n=_size(table, "n.scored"))
-
-
-def _size(table: Mapping[str, Any], counts: str) -> SampleSize:
-    return SampleSize(len(table[counts]), int(table[counts].sum()))
+    return estimated(spec, found, n=size_of(table, "n.scored"))
 
 
 PROPERTY = Property(

@@ -14,7 +14,7 @@ from saebench.properties.base import (
     Property,
     estimated,
 )
-from saebench.results import Direction, Metric, SampleSize
+from saebench.results import CLUSTER, Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, estimate
 from saebench.statistics.rank import (
     RankCorrelation,
@@ -62,7 +62,7 @@ def _interventions(_: Params) -> tuple[str, ...]:
 
 def _findings(among: Among, _: Params) -> Findings:
     kept = _kept(among.own)
-    tokens = _columns(kept)
+    tokens = _columns(kept, among.own.table().get(CLUSTER))
     found = rank_correlations(tokens.gap, tokens.covariates)
     metrics = [_metric(tokens, what, correlation) for what, correlation in found.items()]
     others, left_out = _with_others(tokens, among)
@@ -105,8 +105,10 @@ def _gap(kept: "TokenMeasurement") -> np.ndarray:
     return (sae - random)[kept.counted]
 
 
-def _columns(kept: "TokenMeasurement") -> _Tokens:
-    sequence, position = kept.counted.nonzero()
+def _columns(kept: "TokenMeasurement", clusters: np.ndarray | None) -> _Tokens:
+    """Return the counted tokens' columns; sequences that repeat each other count as one."""
+    row, position = kept.counted.nonzero()
+    sequence = row if clusters is None else clusters[row].astype(np.int64)
     id = kept.ids[kept.counted]
     kind, counts = np.unique(id, return_inverse=True, return_counts=True)[1:]
     covariates = {"position": position, "frequency": counts[kind]}

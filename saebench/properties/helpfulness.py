@@ -18,6 +18,7 @@ from saebench.properties.base import (
 )
 from saebench.results import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, estimate
+from saebench.statistics.clusters import firsts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -111,14 +112,16 @@ def _findings(measurement: "ClozeMeasurement", _: Params) -> Findings:
     if not np.isfinite(delta).all():
         raise NonFiniteValue("helpfulness: Δln p of some answers is NaN or infinite")
     assert measurement.active is not None
-    found = features_of(measurement.active, delta)
+    once = firsts(measurement.table())  # of prompts that repeat each other, one
+    active, delta = measurement.active[once], delta[once]
+    found = features_of(active, delta)
     n = SampleSize(len(delta), len(delta))
     if not len(found.index):
         raise NotApplicable(
             f"helpfulness: no feature is active on {LEAST_PROMPTS} of the {len(delta)} prompts; "
             "give more of them: --sae-cloze FILE.jsonl"
         )
-    on = measurement.active[:, found.index].astype(float)
+    on = active[:, found.index].astype(float)
     signs = np.where(delta >= 0, 1.0, -1.0)
     metrics = (
         *_counts(found, n),

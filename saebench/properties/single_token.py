@@ -26,6 +26,7 @@ from saebench.properties.base import (
 )
 from saebench.properties.kl_gap import BASELINES, FLOOR, chosen_baselines
 from saebench.results import Direction, Metric, Stand
+from saebench.statistics.clusters import firsts
 from saebench.statistics.quantiles import median
 from saebench.substitution.names import INTERVENTIONS
 
@@ -176,17 +177,21 @@ def _of_draws(measurement: "DrawsMeasurement") -> Findings:
     if told < min(2, len(found.defined)):
         note = f"undefined: random errors change the prediction at {told} of the tokens"
     metrics = (
-        _median(found.z[found.defined], measurement, note),
+        _median(found.z, found.defined, measurement, note),
         evaluate(Z_ABOVE, measurement, note=note),
         evaluate(PERCENTILE, measurement, note=note),
     )
     return Findings(metrics, _draws_series(measurement))
 
 
-def _median(z: np.ndarray, measurement: "DrawsMeasurement", note: str | None) -> Metric:
+def _median(
+    z: np.ndarray, defined: np.ndarray, measurement: "DrawsMeasurement", note: str | None
+) -> Metric:
+    """Return the median of z; of sequences that repeat each other one counts."""
     if note is not None:
         return plain(Z_MEDIAN, measurement, None, note=note)
-    found = median(z)
+    once = firsts(measurement.table())
+    found = median(z[once][defined[once]])
     return plain(Z_MEDIAN, measurement, found.value, ci=found.interval)
 
 

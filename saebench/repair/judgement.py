@@ -16,6 +16,7 @@ from saebench.repairs import GateChange, Ranged, RepairRow
 from saebench.results import CaseResult, Direction
 from saebench.settings import Settings
 from saebench.statistics.bootstrap import Formula, Table, estimate
+from saebench.statistics.clusters import chosen, side_by_side
 
 BEFORE, AFTER = "before", "after"
 CASES = (("fidelity", {}), ("shrinkage", {}), ("sparsity", {}), ("kl_gap", {"scope": "all"}))
@@ -98,9 +99,8 @@ def compared(spec: MetricSpec, before: Table, after: Table) -> RepairRow:
         after: the sums of the repaired SAE, on the same sequences.
     """
     assert spec.formula is not None
-    sides = {}
-    for side, table in ((BEFORE, before), (AFTER, after)):
-        sides |= {f"{side}/{c}": table[c] for c in {*spec.channels, spec.counts}}
+    used = (*spec.channels, spec.counts)
+    sides = side_by_side({BEFORE: chosen(before, used), AFTER: chosen(after, used)})
     one, two = (_side(spec.formula, side) for side in (BEFORE, AFTER))
     return RepairRow(
         metric=spec.name,

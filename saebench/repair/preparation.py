@@ -16,7 +16,7 @@ from saebench.judging.preparation import (
     demo_documents,
     model_of,
 )
-from saebench.judging.readings import Texts
+from saebench.judging.readings import Texts, check_vocabulary, special_ids
 from saebench.repair.eligible import check_repairable
 from saebench.repair.job import RepairJob
 from saebench.repair.judgement import settings_for
@@ -102,9 +102,10 @@ def prepare(job: RepairJob, reference: SubjectReference) -> Prepared:
     fitted, judged = _texts(job, demo=reference.is_demo)
     context = context_of(settings, subject, host)
     bench = _bench(job, settings, subject, host, judged, context=context)
-    bos = host.tokenizer.bos_token_id if subject.metadata.prepend_bos else None
-    rows = RowSource(fitted, host.tokenizer, context, bos, host.special_ids)
+    bos = bench.bos
+    rows = RowSource(fitted, host.tokenizer, context, bos, special_ids(host, bos))
     supply = rows.survey(job.tokens, passes=job.max_passes, held=HELD_TOKENS)
+    check_vocabulary(host, supply.largest, of=fitted.name)
     judged_ids = bench.tokens.ids.tolist()
     refuse_overlap(rows, judged_ids, judged=judged.name, limit=supply.rows * context)
     site = site_of(host, subject)

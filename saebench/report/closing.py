@@ -1,4 +1,4 @@
-"""What the tables cannot say: the data that a run rests on, and what is odd about its SAEs."""
+"""What the tables cannot say: the data that a run rests on."""
 
 from collections.abc import Iterator
 
@@ -20,9 +20,3 @@ def data_lines(run: Run, *, asked: int = 0) -> Iterator[str]:
             f"{data.name}: {data.sequences} sequences of {data.context} tokens{fewer}, "
             f"seed {run.run.seed}"
         )
-
-
-def note_lines(run: Run) -> Iterator[str]:
-    """Give the notes on each SAE."""
-    for sae in run.saes:
-        yield from (plain_text(f"note {sae.id}: {note}") for note in sae.notes)

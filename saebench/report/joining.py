@@ -52,7 +52,7 @@ def _renamed(run: Run, name: str, shared: set[str]) -> Run:
         return replace(record, id=new(record.id))
 
     def case(found: CaseResult) -> CaseResult:
-        about = "→".join(map(new, found.sae.split("→")))
+        about = "→".join(map(new, found.about))
         return replace(found, id=f"{found.kind}@{about}", sae=about, series=_series(found, new))
 
     return replace(run, saes=tuple(map(sae, run.saes)), cases=tuple(map(case, run.cases)))

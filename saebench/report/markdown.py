@@ -38,7 +38,7 @@ def to_markdown(run: Run, *, places: Sequence[str] = (), detailed: bool = True) 
         places: sentences about the leaderboard.
         detailed: add every gate, and what was measured with what.
     """
-    blocks = [_heading(run), _overview(run), _reasons(run)]
+    blocks = [_heading(run), _overview(run), _notes(run), _reasons(run)]
     if places:
         blocks.append("\n".join(f"- {escaped(place)}" for place in places))
     if detailed:
@@ -104,6 +104,12 @@ def _overview(run: Run) -> str:
     return table(head, rows, numbers=len(names)) if rows else ""
 
 
+def _notes(run: Run) -> str:
+    """Return what is odd about the SAEs and their texts."""
+    notes = [(sae, note) for sae in _judged(run) for note in sae.notes]
+    return "\n".join(f"- {code(sae.id)}: {escaped(note)}" for sae, note in notes)
+
+
 def _reasons(run: Run) -> str:
     cases = sorted(run.cases, key=lambda case: -SEVERITY[case.verdict])
     told = [
@@ -160,8 +166,7 @@ def _method(run: Run) -> str:
 
 def _described(sae: SubjectRecord) -> str:
     shape = f"{sae.architecture}, {sae.d_sae} features, {sae.hook}"
-    notes = "".join(f"; {escaped(note)}" for note in sae.notes)
-    return f"{code(sae.id)} `{sae.weights_sha256[:8]}`, {escaped(shape)}{notes}"
+    return f"{code(sae.id)} `{sae.weights_sha256[:8]}`, {escaped(shape)}"
 
 
 def _folded(summary: str, text: str) -> str:

@@ -49,10 +49,25 @@ HEADLINES = (
 )
 
 
-def render(run: Run, *, width: int = 100, colour: bool = False) -> str:
-    """Return the run's tables as text."""
+class _Memory(StringIO):
+    """A file in memory, of which rich is told the encoding of the terminal."""
+
+    encoding = "utf-8"
+
+
+def render(run: Run, *, width: int = 100, colour: bool = False, encoding: str = "utf-8") -> str:
+    """Return the run's tables as text.
+
+    Args:
+        run: what was found.
+        width: of the terminal.
+        colour: with escape sequences for colours.
+        encoding: of the terminal; lines are drawn in ASCII where it is none of Unicode's.
+    """
+    memory = _Memory()
+    memory.encoding = encoding
     console = Console(
-        file=StringIO(),
+        file=memory,
         width=width,
         force_terminal=colour,
         no_color=not colour,
@@ -64,17 +79,26 @@ def render(run: Run, *, width: int = 100, colour: bool = False) -> str:
 
 
 def tables(run: Run) -> Group:
-    """Return one table for each SAE that has cases, the worst SAE first, then that of the pairs."""
+    """Return one table for each SAE that has cases, the worst SAE first, then that of the pairs.
+
+    What is odd about an SAE stands under its table.
+    """
     judged = {case.sae for case in run.cases}
     saes = [sae.id for sae in run.saes if sae.id in judged]
     saes.sort(key=lambda sae: -SEVERITY[_verdict_of(run, sae)])
     with reading_series("the tables"):
         pairs, tokens = pair_table(run), list(token_tables(run))
     return Group(
-        *(_of_sae(run, sae) for sae in saes),
+        *(shown for sae in saes for shown in (_of_sae(run, sae), *_notes_on(run, sae))),
         *([pairs] if pairs is not None else []),
         *tokens,
     )
+
+
+def _notes_on(run: Run, sae: str) -> Iterator[Text]:
+    """Give what is odd about an SAE or its texts, for the lines under its table."""
+    for record in (record for record in run.saes if record.id == sae):
+        yield from (Text(plain_text(f"note: {note}"), style="dim") for note in record.notes)
 
 
 def _verdict_of(run: Run, sae: str) -> Verdict:

@@ -109,6 +109,7 @@ def _(first: DrawsMeasurement, found: Sequence[DrawsMeasurement]) -> DrawsMeasur
         sae=np.concatenate([each.sae for each in found]),
         draws=np.concatenate([each.draws for each in found]),
         path=_path(found),
+        clusters=_clusters(found),
     )
 
 
@@ -148,7 +149,14 @@ def _(first: ClozeMeasurement, found: Sequence[ClozeMeasurement]) -> ClozeMeasur
         cut=sum(each.cut for each in found),
         options=_options(found),
         active=active,
+        clusters=_clusters(found),
     )
+
+
+def _clusters(found: Sequence[Any]) -> np.ndarray | None:
+    """Return the parts' clusters; either all parts have them, or none has."""
+    parts = [each.clusters for each in found if each.clusters is not None]
+    return np.concatenate(parts) if parts else None
 
 
 def _measurement(first: Any, found: Sequence[Any]) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from saebench.errors import OptionError, StoreError
 from saebench.store.atomic import write_file
 
-FORMAT = 1
+FORMAT = 2
 LOCK = "lock.json"
 SHARDS = "shards"
 

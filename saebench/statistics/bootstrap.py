@@ -1,14 +1,15 @@
 """Intervals over sequences, from per-sequence sums: the studentised cluster bootstrap."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations_with_replacement
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from saebench.results import Interval
+from saebench.results import CLUSTER, Interval
+from saebench.statistics.clusters import chosen, independent, of_clusters
 from saebench.statistics.level import LEVEL, current_level
 from saebench.statistics.linear import Formula, Table, gradient, steps_of
 from saebench.statistics.resampling import resampled_sums
@@ -42,15 +43,17 @@ class Sampled:
     Attributes:
         value: on the data.
         error: its standard error by the delta method; NaN with one sequence.
-        sequences: how many.
+        sequences: how many; of those that repeat each other, one.
         pivots: sorted ``(value* - value) / error*`` of the resamples; None where too many of
             them have no spread, and Student's t stands in.
+        repeats: further sequences, which repeat one of these.
     """
 
     value: float
     error: float
     sequences: int
     pivots: np.ndarray | None
+    repeats: int = 0
 
     def interval(self, level: float = LEVEL) -> Interval | None:
         """Return the interval; None with one sequence, or where the value is no number."""
@@ -72,6 +75,9 @@ class Sampled:
     def method(self) -> str:
         """How the interval is made, in words."""
         over = f"over {self.sequences} sequences"
+        if self.repeats:
+            every = self.sequences + self.repeats
+            over = f"over the {self.sequences} that differ of {every} sequences"
         if self.error == 0:
             return f"no spread {over}"
         if self.pivots is None:
@@ -145,30 +151,36 @@ def estimate(formula: Formula, table: Table, *, level: float | None = None) -> E
 
 def sample(formula: Formula, table: Table) -> Sampled:
     """Return what is known of one formula's distribution: intervals and p-values come of it."""
-    return sample_all({"": Wanted(formula, tuple(table))}, table)[""]
+    channels = tuple(channel for channel in table if channel != CLUSTER)
+    return sample_all({"": Wanted(formula, channels)}, table)[""]
 
 
 def sample_all(wanted: Mapping[str, Wanted], table: Table) -> dict[str, Sampled]:
     """Return what is known of many formulas of the same sequences: they share the resamples.
 
+    Sequences of one cluster are drawn together, as one.
+
     Args:
         wanted: the formulas, each with the channels that it reads.
-        table: per-sequence sums by channel, all of one length.
+        table: per-sequence sums by channel, all of one length, with CLUSTER where any repeat.
 
     Raises:
         ValueError: for channels of several lengths.
     """
     used = list(dict.fromkeys(c for each in wanted.values() for c in each.channels))
-    if len({len(table[c]) for c in used}) > 1:
-        raise ValueError(f"channels of several lengths: { {c: len(table[c]) for c in used} }")
+    sums = chosen(table, used)
+    if len({len(values) for values in sums.values()}) > 1:
+        raise ValueError(f"channels of several lengths: { {c: len(v) for c, v in sums.items()} }")
+    own, repeated = of_clusters(sums), len(sums[used[0]]) - independent(sums)
     pairs = dict.fromkeys(
         pair for w in wanted.values() for pair in combinations_with_replacement(w.channels, 2)
     )
-    columns = {c: np.asarray(table[c], dtype=np.float64) for c in used}
+    columns = {c: np.asarray(own[c], dtype=np.float64) for c in used}
     # A formula may divide by zero, a sum be no number: what comes out is looked at, not warned of.
     with np.errstate(all="ignore"):
         moments = _Moments(columns, tuple(pairs))
-        return {name: _sampled(each, moments) for name, each in wanted.items()}
+        found = {name: _sampled(each, moments) for name, each in wanted.items()}
+    return {name: replace(each, repeats=repeated) for name, each in found.items()}
 
 
 def _sampled(wanted: Wanted, moments: "_Moments") -> Sampled:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from saebench.statistics.bootstrap import Sampled, sample
+from saebench.statistics.clusters import side_by_side
 from saebench.statistics.linear import Formula, Table
 
 
@@ -26,7 +27,8 @@ def paired_difference(formula: Formula, one: Table, two: Table) -> Sampled:
         0.5
     """
     return sample(
-        lambda sums: _of(formula, sums, "two") - _of(formula, sums, "one"), _both(one, two)
+        lambda sums: _of(formula, sums, "two") - _of(formula, sums, "one"),
+        side_by_side({"one": one, "two": two}),
     )
 
 
@@ -52,16 +54,7 @@ def paired_change(formula: Formula, one: Table, two: Table) -> Sampled:
         before = _of(formula, sums, "one")
         return (_of(formula, sums, "two") - before) / np.abs(before)
 
-    return sample(change, _both(one, two))
-
-
-def _both(one: Table, two: Table) -> Table:
-    """Return both tables in one."""
-    lengths = {len(values) for table in (one, two) for values in table.values()}
-    if len(lengths) != 1:
-        raise ValueError(f"paired tables must be of the same sequences; lengths {sorted(lengths)}")
-    sides = {"one": one, "two": two}
-    return {f"{side}/{c}": values for side, table in sides.items() for c, values in table.items()}
+    return sample(change, side_by_side({"one": one, "two": two}))
 
 
 def _of(formula: Formula, sums: Table, side: str) -> np.ndarray:

@@ -92,12 +92,6 @@ class Host:
         return self._unembedding[0].shape[0]
 
     @property
-    def n_embeddings(self) -> int:
-        """Number of token ids that the model can read."""
-        embeddings = getattr(self.model.get_input_embeddings(), "weight", None)
-        return embeddings.shape[0] if isinstance(embeddings, Tensor) else self.config.vocab_size
-
-    @property
     def n_heads(self) -> int:
         """Number of query heads, 0 where it has none; key and value heads may be fewer."""
         return getattr(self.config, "num_attention_heads", None) or 0
@@ -107,6 +101,13 @@ class Host:
         """The longest sequence the model takes, None where it has no limit."""
         told = getattr(self.config, "max_position_embeddings", None)
         return told if isinstance(told, int) and told > 0 else None
+
+    @property
+    def embeddings(self) -> int:
+        """How many ids the model can read and predict: rows of its embeddings, not the config's."""
+        read = getattr(self.model.get_input_embeddings(), "weight", None)
+        rows = len(read) if isinstance(read, Tensor) else self.config.vocab_size
+        return min(rows, len(self.output_embedding.weight))
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -124,7 +125,7 @@ class Host:
     def trial_ids(self) -> Int[Tensor, "2 pos"]:
         """Two short sequences that differ in every token: what the model does is tried on them."""
         width = min(TRIAL_TOKENS, self.context or TRIAL_TOKENS)
-        plain = sorted(set(range(self.n_embeddings)) - self._named_ids) or [0]
+        plain = sorted(set(range(self.embeddings)) - self._named_ids) or [0]
         generator = torch.Generator().manual_seed(0)
         first = torch.randint(len(plain), (width,), generator=generator)
         second = (first + torch.randint(1, max(2, len(plain)), (width,), generator=generator)) % (
@@ -482,7 +483,7 @@ class Host:
             HostError: where one does.
         """
         ids = self.trial_ids
-        if ids.shape[1] < 2 or self.n_embeddings < 2:
+        if ids.shape[1] < 2 or self.embeddings < 2:
             return
         changed = ids.clone()
         changed[:, -1] = ids.flip(0)[:, -1]

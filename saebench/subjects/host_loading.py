@@ -1,7 +1,9 @@
 """From a directory or a name to the language model that SAEs are put into."""
 
 import contextlib
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,9 +11,10 @@ import torch
 from torch import nn
 
 from saebench.errors import HostError, OptionError
+from saebench.shown import from_system, is_unicode
+from saebench.subjects.given_model import TF32, refuse_quantised
 from saebench.subjects.host import Host
 
-TF32 = "tf32"
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
     TF32: torch.float32,
@@ -35,19 +38,16 @@ def load_host(
         HostError: where there is no such model, or its weights are not safetensors.
         OptionError: for ``tf32`` on a device that has none.
     """
-    if dtype == TF32 and not has_tf32(device):
-        raise OptionError(
-            f"--sae-dtype tf32 needs an NVIDIA GPU of compute capability 8.0 or more, found device "
-            f"{device}; leave the option out for float32"
-        )
+    if dtype == TF32:
+        check_tf32(device)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = source if Path(source).is_dir() else official_name(source)
     try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        with _quiet(), legible(path) as place:
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+                place, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
             )
     except Exception as error:
         # transformers raises whatever a damaged configuration or tokenizer leads it to.
@@ -56,9 +56,23 @@ def load_host(
             f"model {source!r} ({asked_by}) cannot be loaded: {reason} "
             "Give a directory or a name in the Hugging Face cache: --sae-model PATH|NAME"
         ) from error
+    refuse_quantised(model)
     model = cast("nn.Module", model).to(device)
-    found = Path(path).resolve().name if Path(path).is_dir() else path
+    found = from_system(Path(path).resolve().name if Path(path).is_dir() else path)
     return Host(model, tokenizer, name=name or found, tf32=dtype == TF32)
+
+
+def check_tf32(device: str) -> None:
+    """Refuse TF32 on a device that has none.
+
+    Raises:
+        OptionError: naming the device.
+    """
+    if not has_tf32(device):
+        raise OptionError(
+            f"--sae-dtype tf32 needs an NVIDIA GPU of compute capability 8.0 or more, found device "
+            f"{device}; leave the option out for float32"
+        )
 
 
 def has_tf32(device: str) -> bool:
@@ -85,6 +99,25 @@ def official_name(name: str) -> str:
         if name in aliases:
             return official
     return name
+
+
+@contextlib.contextmanager
+def legible(path: str) -> Iterator[str]:
+    """Give a path that every library can open, for as long as the context lasts.
+
+    Where the locale is C, Python has a path that is not ASCII with halves of surrogate pairs in
+    it, which tokenizers' Rust refuses: a link by another name stands for it.
+
+    Args:
+        path: a directory, or a name, which is given as it is.
+    """
+    if is_unicode(path) or not Path(path).exists():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="saebench-") as root:
+        link = Path(root, "link")
+        link.symlink_to(Path(path).resolve())
+        yield str(link)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import SubjectError, nearest
-from saebench.shown import is_unicode, plain_text
+from saebench.shown import from_system, is_unicode, plain_text
 from saebench.subjects.loaders.files import PICKLES
 from saebench.subjects.loaders.foreign import described, refused_pickle
 from saebench.subjects.loaders.nearby import what_is_there
@@ -175,14 +175,14 @@ def _file(path: Path, spec: str) -> SubjectReference:
 
 
 def _directory(path: Path, spec: str) -> SubjectReference:
-    if not is_unicode(str(path.resolve())):
+    if not is_unicode(from_system(str(path.resolve()))):
         raise SubjectError(f"--sae {spec!r}: its path is no valid UTF-8; rename the directory")
     loader = recognise(path)
     if loader is None:
         raise SubjectError(f"--sae {spec}: no SAE in it; {what_is_there(path)}")
     return SubjectReference(
         id=_name_of(path.resolve()),
-        source=spec,
+        source=from_system(spec),
         directory=path,
         config=loader.config(path),
         loader=loader,

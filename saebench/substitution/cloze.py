@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saebench.data.cloze import ClozeTokens
 from saebench.measures.stages import CLEAN, READOUT, RESUME, Stages
+from saebench.results import CLUSTER
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
@@ -56,6 +57,7 @@ class ClozeMeasurement:
         options: what becomes of the choice between options; None where there are none.
         active: which features are active on each prompt: not zero at any counted one of its
             last 32 tokens; None where that was not asked for.
+        clusters: which of the prompts repeat each other; None where none do.
     """
 
     clean: Answers
@@ -65,6 +67,7 @@ class ClozeMeasurement:
     cut: int
     options: OptionAnswers | None = None
     active: csr_array | None = None
+    clusters: np.ndarray | None = None
 
     def table(self) -> dict[str, np.ndarray]:
         """Return one row for each prompt: the prompt is the unit of resampling."""
@@ -85,6 +88,8 @@ class ClozeMeasurement:
             found["n.options"] = self.options.offered.astype(float)
             found["clean.options"] = self.options.clean.astype(float)
             found["sae.options"] = self.options.changed.astype(float)
+        if self.clusters is not None:
+            found[CLUSTER] = self.clusters.astype(float)
         return found
 
 
@@ -228,8 +233,9 @@ class ClozeEngine:
         if features:
             active = csr_array(vstack(features))[order.argsort().numpy()]
         return ClozeMeasurement(
-            Answers(*base), Answers(*answers), error, l0, self.prompts.cut, active=active
-        )
+            Answers(*base), Answers(*answers), error, l0, self.prompts.cut, active=active,
+            clusters=self.prompts.clusters,
+        )  # fmt: skip
 
 
 def _active(

@@ -11,6 +11,7 @@ from torch import Tensor
 from saebench.errors import MeasurementError, NonFiniteValue
 from saebench.measures.stages import NOISE, READOUT, Stages
 from saebench.measures.standing import Standing, standing
+from saebench.results import CLUSTER
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Progress
 from saebench.substitution.interventions import Tokens, substitute
@@ -36,6 +37,7 @@ class DrawsMeasurement:
         sae: KL under the SAE, in nats.
         draws: KL under each ε-random draw.
         path: as in :class:`saebench.substitution.measurement.Measurement`.
+        clusters: which of the measured sequences repeat each other; None where none do.
     """
 
     position: int
@@ -44,6 +46,7 @@ class DrawsMeasurement:
     sae: Float[np.ndarray, "measured"]
     draws: Float[np.ndarray, "measured draws"]
     path: str
+    clusters: np.ndarray | None = None
 
     @property
     def left_out(self) -> int:
@@ -78,7 +81,10 @@ class DrawsMeasurement:
             "z.above": (found.z > Z_LIMIT).astype(np.float64),
             "percentile": found.percentile,
         }
-        return {channel: np.where(found.defined, v, 0.0) for channel, v in values.items()}
+        table = {channel: np.where(found.defined, v, 0.0) for channel, v in values.items()}
+        if self.clusters is not None:
+            table[CLUSTER] = self.clusters.astype(np.float64)
+        return table
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,8 @@ class DrawsEngine:
             for g in gathering:
                 g.parts.append(self._kl(windows, batch, g.at, draws))
                 progress(draws * len(batch.sequence))
-        return failed | {g.at.subject.id: g.joined(windows) for g in gathering}
+        clusters = self._engine.tokens.clusters
+        return failed | {g.at.subject.id: g.joined(windows, clusters) for g in gathering}
 
     def _kl(
         self, windows: Windows, batch: WindowBatch, at: Placed, draws: int
@@ -174,10 +181,11 @@ class _Gathered:
     draws: int
     parts: list[tuple[Tensor, ...]] = field(default_factory=list)
 
-    def joined(self, windows: Windows) -> DrawsMeasurement:
+    def joined(self, windows: Windows, clusters: np.ndarray | None) -> DrawsMeasurement:
         joined = [torch.cat(column).cpu() for column in zip(*self.parts, strict=True)]
         none = torch.empty(0), torch.empty(0), torch.empty(0, self.draws)
         sequence, sae, draws = (column.numpy() for column in joined or none)
+        here = windows.where.kept.nonzero()[:, 0].numpy()
         return DrawsMeasurement(
             position=windows.where.position,
             sequences=len(windows.where.kept),
@@ -185,6 +193,7 @@ class _Gathered:
             sae=sae.astype(np.float64),
             draws=draws.astype(np.float64),
             path=windows.passes.path(self.at.site),
+            clusters=None if clusters is None else clusters[here],
         )
 
 

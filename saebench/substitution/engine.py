@@ -21,7 +21,7 @@ from saebench.substitution.batches import Batch, cut, halves, make_batch
 from saebench.substitution.doubts import AT_ONCE, Doubts
 from saebench.substitution.gathering import Gathered, check_first_look
 from saebench.substitution.interventions import Tokens, substitute
-from saebench.substitution.measurement import Measurement, TokenMeasurement
+from saebench.substitution.measurement import Measurement, TokenMeasurement, with_clusters
 from saebench.substitution.memory import sequences_at_once, tokens_a_pass
 from saebench.substitution.names import INDEPENDENT_OF_SAE, INTERVENTIONS, OF_THE_CORPUS
 from saebench.substitution.passes import CleanPass, Passes
@@ -116,6 +116,7 @@ class Engine:
         for subject, names in subjects:
             also = (apart.get(subject.id, ()), tuple(kept.get(subject.id, ())))
             sums = TokenSums(sequences, context, *also, first=self.tokens.first)
+            with_clusters(sums, self.tokens)
             site = site_of(self.host, subject)
             reads = reading_site(self.host, subject, writes=site)
             gathering.append(Gathered(subject, site, reads, list(names), sums))

@@ -6,12 +6,27 @@ from itertools import pairwise
 
 import numpy as np
 
+from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError, NonFiniteValue
 from saebench.measures.sums import TokenSums
+from saebench.results import CLUSTER
 from saebench.substitution.spread import Moves
 
 SCORED = "n.scored"
 TARGETS = "n.targets"
+
+
+def with_clusters(sums: TokenSums, tokens: TokenSet) -> TokenSums:
+    """Say in the sums which of the sequences repeat each other, where any do.
+
+    Args:
+        sums: of the tokens' sequences, or of their first.
+        tokens: what was measured.
+    """
+    if tokens.clusters is not None:
+        first = tokens.clusters[: sums.sequences]
+        sums.by_sequence[CLUSTER] = first.astype(np.float64)
+    return sums
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Progress, site_of
-from saebench.substitution.measurement import SCORED, PairMeasurement
+from saebench.substitution.measurement import SCORED, PairMeasurement, with_clusters
 from saebench.substitution.memory import sequences_at_once
 from saebench.substitution.noise import NoiseSource
 from saebench.substitution.passes import CleanPass, Passes
@@ -110,7 +110,7 @@ class PairEngine:
         placed = {s.id: _Placed(s, site_of(self.host, s)) for pair in pairs for s in pair}
         chosen = [(first.id, second.id) for first, second in pairs]
         n, context = self.tokens.ids.shape
-        sums = {pair: TokenSums(n, context) for pair in chosen}
+        sums = {pair: with_clusters(TokenSums(n, context), self.tokens) for pair in chosen}
         size = self._sequences_at_once(len(placed))
         for batch in self._batches([p.site for p in placed.values()], size):
             if batch.counted.any():

@@ -16,7 +16,7 @@ from saebench.substitution.engine import Progress
 from saebench.substitution.examples import Example, example
 from saebench.substitution.folding import fold
 from saebench.substitution.interventions import substitute
-from saebench.substitution.measurement import SCORED, Measurement
+from saebench.substitution.measurement import SCORED, Measurement, with_clusters
 from saebench.substitution.names import INDEPENDENT_OF_SAE
 from saebench.substitution.places import Placed, Places
 from saebench.substitution.readout import read_out
@@ -129,6 +129,7 @@ class SingleEngine:
     def _prepared(self, subject: Subject, names: list[str], where: Stretch) -> _Subject:
         apart = tuple(range(min(where.width, 2) + 1))
         sums = TokenSums(len(where.kept), where.width, apart)
+        with_clusters(sums, self._engine.tokens)
         return _Subject(self._places.of(subject), names, sums)
 
     def _measure_batch(

@@ -13,6 +13,7 @@ from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import Batch, cut, make_batch
 from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.measurement import with_clusters
 from saebench.substitution.memory import sequences_at_once
 from saebench.substitution.passes import Passes
 from saebench.substitution.reading import reading_site
@@ -66,7 +67,7 @@ class TaxEngine:
             NonFiniteValue: where the SAE's output, or a KL, is not finite.
         """
         sequences, context = self._tokens.ids.shape
-        sums = TokenSums(sequences, context)
+        sums = with_clusters(TokenSums(sequences, context), self._tokens)
         site = site_of(self._host, subject)
         size = self._batch_size or sequences_at_once(self._host, context=context, kept=KEPT)
         for rows in cut(sequences, size):

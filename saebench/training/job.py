@@ -21,6 +21,7 @@ from saebench.fitting.rows import RowStream, counted_of
 from saebench.fitting.stream import ActivationStream
 from saebench.judging.preparation import chosen_device
 from saebench.judging.progress import ProgressBar
+from saebench.judging.readings import check_vocabulary
 from saebench.store.atomic import new_directory
 from saebench.store.environment import environment, harness
 from saebench.store.training_file import write_training
@@ -199,6 +200,7 @@ def _prepare(job: TrainJob, host: Host) -> _Prepared:
     context, bos = job.context, host.tokenizer.bos_token_id
     texts = RowSource(texts_of(job)[0], host.tokenizer, context, bos, host.special_ids)
     supply = texts.survey(job.tokens, passes=job.max_passes, held=HELD_ROWS * (context - 1))
+    check_vocabulary(host, supply.largest, of=texts.documents.name)
     # What a check is made on is not trained on, where there is more than one row.
     rows = texts.between(supply.held, supply.rows)
     apart = texts.between(0, supply.held or None)

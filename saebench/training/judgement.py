@@ -23,6 +23,7 @@ from saebench.repairs import Ranged
 from saebench.results import CaseResult, DatasetRecord, Metric
 from saebench.settings import Settings
 from saebench.statistics.bootstrap import Table, estimate
+from saebench.statistics.clusters import chosen, side_by_side
 from saebench.store.atomic import write_file
 from saebench.store.training_file import read_training
 from saebench.subjects.host import Host
@@ -193,7 +194,8 @@ def _sums(judge: Judge) -> dict[str, list[float]]:
     table = next((t for t in tables if "patched.kl" in t), None)
     if table is None:
         table = next(t for t in tables if "sae.kl" in t)
-    return {name: [float(v) for v in table[name]] for name in ("sae.kl", "n.scored")}
+    kept = chosen(table, ("sae.kl", "n.scored"))
+    return {name: [float(v) for v in values] for name, values in kept.items()}
 
 
 def _held(point: Point, judged: SweepPoint, tables: dict[Point, Table]) -> SweepPoint:
@@ -201,9 +203,7 @@ def _held(point: Point, judged: SweepPoint, tables: dict[Point, Table]) -> Sweep
     other = replace(point, objective=Objective.STANDARD)
     if point.objective is Objective.STANDARD or other not in tables:
         return judged
-    sides = {f"{side}/{c}": v for side, p in (("own", point), ("other", other))
-             for c, v in tables[p].items()}  # fmt: skip
-    found = estimate(_difference, sides)
+    found = estimate(_difference, side_by_side({"own": tables[point], "other": tables[other]}))
     ends = found.interval
     if ends is None or not math.isfinite(ends.low + ends.high):
         return replace(judged, against_standard=Ranged(found.value))

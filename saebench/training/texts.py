@@ -95,8 +95,8 @@ def _pieces(documents: Documents, tokenizer: Any, tokens: TokenSet) -> Iterator[
 
     A packed sequence may reach over two documents, and then lies in no document.
     """
-    for text in islice(documents, tokens.documents_read):
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    for text in islice(documents.read(), tokens.documents_read):
+        ids = tokenizer(text or "", add_special_tokens=False, verbose=False)["input_ids"]
         if KEY <= len(ids) < PIECE:
             yield ids
         yield from (ids[at : at + PIECE] for at in range(0, len(ids) - PIECE + 1, PIECE))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from saebench.repair.judgement import GAP, PERPLEXITY, ROWS, _dead, compared, gate_changes
-from saebench.results import CaseResult, Direction, GateResult, Metric, SampleSize, Verdict
+from saebench.results import CLUSTER, CaseResult, Direction, GateResult, Metric, SampleSize, Verdict
 
 N = 64
 NAMES = {spec.name: spec for spec in ROWS}
@@ -142,3 +142,16 @@ def _judged_apart(tiny, tmp_path):
     paths[0].write_text("".join(lines[:28]))
     paths[1].write_text("".join(lines[28:]))
     return [str(path) for path in paths]
+
+
+def test_texts_that_are_judged_on_several_times_make_no_change_surer():
+    before, after = table(), table(shift=-0.05)
+    repeat = {CLUSTER: np.tile(np.arange(N, dtype=float), 3)}
+    often = [{c: np.tile(v, 3) for c, v in t.items()} | repeat for t in (before, after)]
+    once, again = (
+        compared(NAMES["fidelity.mse"], before, after),
+        compared(NAMES["fidelity.mse"], *often),
+    )
+    for kind in ("before", "after", "change", "share"):
+        ends = [(getattr(row, kind).low, getattr(row, kind).high) for row in (once, again)]
+        assert ends[1] == pytest.approx(ends[0], rel=1e-6)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from saebench.errors import DataError
+from saebench.errors import DataError, HostError
 from saebench.repair.job import RepairJob
 from saebench.repair.methods import Method
 from saebench.repair.preparation import one_sae, prepare
@@ -72,3 +72,21 @@ def test_without_judged_texts_every_tenth_document_is_kept_apart(tiny, texts):
     ready = _prepared(tiny, texts("train.jsonl", *range(30)), tokens=200)
     assert "every 10th document" in ready.bench.texts.documents.name
     assert len(ready.bench.tokens.ids) == 3
+
+
+def test_a_text_to_fit_on_with_ids_beyond_the_embeddings_is_refused(tiny, texts, tmp_path):
+    from tiny import make_tokenizer
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny.model)
+    model.resize_token_embeddings(40)
+    for part in (model, make_tokenizer()):
+        part.save_pretrained(tmp_path / "small")
+    (tmp_path / "judged.txt").write_text("\n".join(f"w{i} " + "w1 w2 w3 " * 8 for i in range(9)))
+    (tmp_path / "fitted.txt").write_text("w4 w39 " * 200 + "\n")
+    job = RepairJob(
+        tiny.bad, Path("out"), Method.SCALE, model=str(tmp_path / "small"), tokens=40, sequences=8,
+        dataset=str(tmp_path / "fitted.txt"), judged=str(tmp_path / "judged.txt"), batch_tokens=16,
+    )  # fmt: skip
+    with pytest.raises(HostError, match="gives id 42 in fitted.txt, the model has 40 embeddings"):
+        prepare(job, one_sae(tiny.bad))

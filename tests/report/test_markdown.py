@@ -106,3 +106,14 @@ def test_a_table_has_a_cell_for_each_value():
 
 def test_a_run_without_cases_is_no_error():
     assert "SKIPPED" in to_markdown(make_run())
+
+
+def test_what_is_odd_about_an_sae_stands_before_the_reasons(mixed_run):
+    from dataclasses import replace
+
+    noted = tuple(replace(sae, notes=("60 of 80 sequences repeat <b>another</b>",))
+                  for sae in mixed_run.saes)  # fmt: skip
+    page = _Page(to_markdown(replace(mixed_run, saes=noted), detailed=False))
+    assert "one: 60 of 80 sequences repeat <b>another</b>" in page.text
+    assert page.text.index("60 of 80") < page.text.index("Not passed")
+    assert "b" not in page.tags

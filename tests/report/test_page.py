@@ -170,3 +170,12 @@ def test_a_secondary_gate_says_so_and_stands_behind_those_that_decide():
     told = [(row[1], row[-1]) for row in rows]
     assert told == [("fidelity", "PASS"), ("fidelity, secondary", "FAIL")]
     assert "secondary" in run_page(run)
+
+
+def test_what_is_odd_about_an_sae_is_seen_without_unfolding_anything():
+    run = make_run(make_case("one", "fidelity", Verdict.PASS))
+    odd = replace(run, saes=(replace(run.saes[0], notes=("60 of 80 sequences repeat another",)),))
+    html = run_page(odd)
+    before, _, after = html.partition("one: 60 of 80 sequences repeat another")
+    assert after
+    assert before.count("<details") == before.count("</details>")

@@ -127,8 +127,10 @@ def _moved(run: Run) -> Iterator[tuple[float, str]]:
 
 
 def _told(run: Run) -> Markup:
-    notes = [*told(run), *(f"note {s.id}: {note}" for s in run.saes for note in s.notes)]
-    if not notes:
-        return Markup("")
-    items = tag("ul", *(tag("li", note) for note in notes))
-    return tag("details", tag("summary", f"{len(notes)} notes"), items)
+    """Return what is odd about the SAEs and their texts, and what properties say, folded."""
+    odd = [f"{sae.id}: {note}" for sae in run.saes for note in sae.notes]
+    said = list(told(run))
+    seen = tag("ul", *(tag("li", note) for note in odd), class_="notes") if odd else ""
+    items = tag("ul", *(tag("li", sentence) for sentence in said))
+    folded = tag("details", tag("summary", f"{len(said)} notes"), items) if said else ""
+    return joined(seen, folded)

@@ -67,7 +67,7 @@ def write_card(card: Card, directory: Path) -> None:
 
 def read_card(directory: Path) -> Card:
     """Return the card in `directory`."""
-    data = json.loads((directory / CARD_JSON).read_text())
+    data = json.loads((directory / CARD_JSON).read_text(encoding="utf-8"))
     check = data.pop("check")
     return Card(
         cloze={kind: ClozeScores(**scores) for kind, scores in data.pop("cloze").items()},

@@ -1,0 +1,85 @@
+"""Sequences that repeat each other are resampled together: they are one observation.
+
+A table of per-sequence sums may have a channel :data:`saebench.results.CLUSTER`, which says for
+each sequence which of them it belongs with. Tables without it are of sequences that all differ.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from saebench.results import CLUSTER
+from saebench.statistics.linear import Table
+
+
+def chosen(table: Table, channels: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return some of a table's channels, with its clusters where it has any."""
+    named = {channel: table[channel] for channel in channels}
+    return named | ({CLUSTER: table[CLUSTER]} if CLUSTER in table else {})
+
+
+def side_by_side(sides: Mapping[str, Table]) -> dict[str, np.ndarray]:
+    """Return several tables of the same sequences as one, ``SIDE/CHANNEL``, with their clusters.
+
+    The sequences are the same, so that any side's clusters are all sides'; sums that were stored
+    before there were clusters have none.
+
+    Raises:
+        ValueError: for tables of different lengths.
+
+    Example:
+        >>> one, two = {"n": np.ones(2), CLUSTER: np.zeros(2)}, {"n": np.ones(2)}
+        >>> list(side_by_side({"a": one, "b": two}))
+        ['a/n', 'b/n', 'cluster']
+    """
+    lengths = {len(values) for table in sides.values() for values in table.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"paired tables must be of the same sequences; lengths {sorted(lengths)}")
+    together = {
+        f"{side}/{channel}": values
+        for side, table in sides.items()
+        for channel, values in table.items()
+        if channel != CLUSTER
+    }
+    clusters = [table[CLUSTER] for table in sides.values() if CLUSTER in table]
+    return together | ({CLUSTER: clusters[0]} if clusters else {})
+
+
+def of_clusters(table: Table) -> Mapping[str, np.ndarray]:
+    """Return the sums by cluster; the table itself where its sequences all differ.
+
+    Clusters are in the order of their first sequences.
+
+    Example:
+        >>> of_clusters({"kl": np.array([1.0, 2.0, 3.0]), CLUSTER: np.array([0.0, 1.0, 0.0])})
+        {'kl': array([4., 2.])}
+    """
+    if CLUSTER not in table:
+        return table
+    sums = {channel: values for channel, values in table.items() if channel != CLUSTER}
+    distinct, index = np.unique(table[CLUSTER], return_inverse=True)
+    if len(distinct) == len(index):
+        return sums
+    return {
+        channel: np.bincount(index, np.asarray(values, dtype=np.float64), len(distinct))
+        for channel, values in sums.items()
+    }
+
+
+def independent(table: Table) -> int:
+    """Return how many independent observations a table holds: its clusters, or its sequences."""
+    if CLUSTER in table:
+        return len(np.unique(table[CLUSTER]))
+    return len(next(iter(table.values())))
+
+
+def firsts(table: Table) -> np.ndarray:
+    """Return where the first sequence of each cluster is, for what counts each text once.
+
+    Example:
+        >>> firsts({"kl": np.array([1.0, 2.0, 1.0]), CLUSTER: np.array([4.0, 2.0, 4.0])})
+        array([0, 1])
+    """
+    if CLUSTER not in table:
+        return np.arange(independent(table))
+    return np.sort(np.unique(table[CLUSTER], return_index=True)[1])
