@@ -10,6 +10,7 @@ import torch
 from saebench.data.cloze import ClozePrompt
 from saebench.data.documents import Documents, open_documents
 from saebench.data.prompts import Prompts, open_prompts
+from saebench.data.tokens import TokenSet
 from saebench.errors import DataError, HookError, HostError, OptionError, nearest
 from saebench.judging.bench import Bench
 from saebench.judging.norm_estimate import with_estimated_norm
