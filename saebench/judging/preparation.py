@@ -11,9 +11,10 @@ from saebench.data.cloze import ClozePrompt
 from saebench.data.documents import Documents, open_documents
 from saebench.data.prompts import Prompts, open_prompts
 from saebench.data.tokens import TokenSet
-from saebench.errors import DataError, HookError, HostError, OptionError, nearest
+from saebench.errors import DataError, HostError, OptionError, nearest
 from saebench.judging.bench import Bench
 from saebench.judging.readings import Texts, take
+from saebench.judging.trial import find_place, try_on
 from saebench.settings import Settings
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import load_host
@@ -21,8 +22,6 @@ from saebench.subjects.host_patch import host_for
 from saebench.subjects.loading import load_subject
 from saebench.subjects.references import SubjectReference
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import site_of
-from saebench.substitution.reading import reading_site
 
 DEMO_SEED = 0
 DEMO_PROMPTS = 400
@@ -89,10 +88,11 @@ def _bench(
     """Return a bench, its tokens taken and its SAEs' hooks checked."""
     subjects = tuple(subject.to(host.device) for subject in subjects)
     for subject in subjects:
-        _check_fit(host, subject)
+        find_place(host, subject)
     bos = subjects[0].metadata.prepend_bos
     tokens = take(settings, host, texts.documents, context=context, bos=bos)
     _check_vocabulary(host, tokens)
+    try_on(host, subjects, tokens)
     return Bench(host, texts, subjects, tokens, settings)
 
 
@@ -105,7 +105,7 @@ def chosen_device(settings: Settings) -> str:
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=settings.device)
+        torch.empty(0, dtype=torch.float32, device=settings.device)
     except (RuntimeError, AssertionError) as error:
         raise OptionError(f"--sae-device {settings.device}: not usable here: {error}") from error
     return settings.device
@@ -219,24 +219,6 @@ def model_of(settings: Settings, reference: SubjectReference, subject: Subject) 
     # What was trained on the embedded model names it so.
     name = str(zoo.model_path()) if told == recipe.MODEL_NAME else told
     return name, f"metadata.model_name of {subject.source}"
-
-
-def _check_fit(host: Host, subject: Subject) -> None:
-    """Find the SAE's hooks and put two made-up activations through the SAE."""
-    site = site_of(host, subject)
-    reads = reading_site(host, subject, writes=site)
-    try:
-        found = subject.reconstruct(torch.ones(2, reads.width, device=host.device))
-    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
-        raise HookError(
-            f"{subject.source}: cannot reconstruct activations of width {reads.width} at "
-            f"{reads.hook} of {host.name}: {error}"
-        ) from error
-    if found.x_hat.shape != (2, site.width):
-        raise HookError(
-            f"{subject.source}: gives {found.x_hat.shape[-1]} components for {site.width} at "
-            f"{site.hook} of {host.name}"
-        )
 
 
 def _check_vocabulary(host: Host, tokens: TokenSet) -> None:

@@ -1,4 +1,4 @@
-"""The most memory that was held."""
+"""The most memory that was held, and how its end shows."""
 
 import resource
 import sys
@@ -12,3 +12,11 @@ def peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True where an error says that memory ran out, on a GPU or here."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # torch's CPU allocator has no error class of its own.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

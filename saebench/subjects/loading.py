@@ -1,6 +1,7 @@
 """From a reference, or an object, to an SAE under test."""
 
-import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,11 +10,14 @@ from torch import nn
 from saebench.errors import SubjectError
 from saebench.subjects.controls import make_control
 from saebench.subjects.hub import fetched
+from saebench.subjects.library_warnings import listening
 from saebench.subjects.loaders.downloads import checked_downloads
 from saebench.subjects.loaders.saelens import inference_sae
 from saebench.subjects.metadata import Overrides, check_config, parse_metadata
 from saebench.subjects.modules import config_of
+from saebench.subjects.objects import adopted
 from saebench.subjects.references import SubjectReference
+from saebench.subjects.registry import expected_explained_variance, overrides_of, with_release
 from saebench.subjects.sae import Subject
 
 
@@ -28,14 +32,17 @@ def wrap_sae(sae: Any, *, id: str, overrides: Overrides) -> Subject:
             f"sae: expected a SAELens SAE, a torch module with encode and decode, or a SPEC; "
             f"found {type(sae).__name__}"
         )
-    if hasattr(sae, "save_inference_model"):
-        sae = inference_sae(sae)
-    config = config_of(sae)
     where = f"{type(sae).__name__} object"
-    if config:
-        check_config(config, where=where)
-    metadata = parse_metadata(config, overrides, where=where)
-    return Subject(sae, id=id, source=where, metadata=metadata)
+    with listening() as heard:
+        told: dict[str, Any] = {}
+        if config_of(sae):
+            sae = inference_sae(sae) if hasattr(sae, "save_inference_model") else sae
+            check_config(config_of(sae), where=where)
+        else:
+            sae, told = adopted(sae, id=id, where=where)
+        metadata = parse_metadata(config_of(sae) or told, overrides, where=where)
+        subject = Subject(sae, id=id, source=where, metadata=metadata, told=told)
+    return _with_notes(subject, heard.notes(source=where))
 
 
 def load_subject(reference: SubjectReference, *, overrides: Overrides, device: str) -> Subject:
@@ -44,14 +51,13 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
     Raises:
         SubjectError: where it cannot be loaded or judged.
     """
-    reference = fetched(reference)
-    with warnings.catch_warnings():
-        # SAELens warns of model_from_pretrained_kwargs; the site honours them.
-        warnings.simplefilter("ignore")
+    with listening() as heard:
+        reference = with_release(fetched(reference))
         sae = _loaded(reference)
+    notes = heard.notes(source=reference.source)
     config = reference.config
     if config is None:
-        config = config_of(sae)
+        config = _completed(config_of(sae), reference)
         check_config(config, where=reference.where)
     metadata = parse_metadata(config, overrides, where=reference.where)
     if reference.control is not None:
@@ -60,8 +66,22 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
         sae.to(device), id=reference.id, source=reference.source, metadata=metadata, told=config
     )
     _refuse_unusable(subject)
-    subject.expected_explained_variance = _expected_explained_variance(reference)
+    subject.expected_explained_variance = expected_explained_variance(reference)
+    return _with_notes(subject, notes)
+
+
+def _with_notes(subject: Subject, notes: tuple[str, ...]) -> Subject:
+    subject.metadata = replace(subject.metadata, notes=subject.metadata.notes + notes)
     return subject
+
+
+def _completed(config: dict[str, Any], reference: SubjectReference) -> dict[str, Any]:
+    """Put the registry's overrides into the metadata, where SAELens 6 does not look for them."""
+    metadata = config.get("metadata")
+    if reference.repository is None or not isinstance(metadata, dict):
+        return config
+    over = {k: v for k, v in overrides_of(reference).items() if k not in config}
+    return config | {"metadata": metadata | over}
 
 
 def _refuse_unusable(subject: Subject) -> None:
@@ -72,13 +92,19 @@ def _refuse_unusable(subject: Subject) -> None:
     """
     if not subject.d_in:
         return
-    here = next(subject.sae.parameters(), torch.empty(0)).device
+    first = next(subject.sae.parameters(), None)
+    x = torch.zeros(
+        2, subject.d_in, dtype=torch.float32, device=first.device if first is not None else None
+    )
     try:
-        found = subject.reconstruct(torch.zeros(2, subject.d_in, device=here)).x_hat
+        found = subject.reconstruct(x).x_hat
     except Exception as error:
         # A configuration leads torch into errors of every kind, and a third party's SAE too.
+        if isinstance(error, SubjectError) and error.__cause__ is None:
+            raise
         raise SubjectError(
-            f"{subject.source}: cannot be run on activations {subject.d_in} wide: {error!r}"
+            f"{subject.source}: cannot be run on activations {subject.d_in} wide: "
+            f"{error.__cause__ or error!r}"
         ) from error
     if found.shape != (2, subject.d_out):
         raise SubjectError(
@@ -104,7 +130,12 @@ def _from_registry(reference: SubjectReference) -> Any:
     assert reference.repository is not None
     try:
         with checked_downloads():
-            return SAE.from_pretrained(reference.repository, reference.path or "", dtype="float32")
+            return SAE.from_pretrained(
+                reference.repository,
+                reference.path or "",
+                dtype="float32",
+                converter=_overriding(reference),
+            )
     except SubjectError:
         raise
     except Exception as error:
@@ -116,12 +147,17 @@ def _from_registry(reference: SubjectReference) -> Any:
         ) from error
 
 
-def _expected_explained_variance(reference: SubjectReference) -> float | None:
-    """Return the registry's figure; 1.0 there means that none was given."""
-    if reference.repository is None:
-        return None
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+def _overriding(reference: SubjectReference) -> Callable[..., Any]:
+    """Return SAELens' converter, given what the registry says of the repository's releases.
 
-    release = get_pretrained_saes_directory().get(reference.repository)
-    value = release.expected_var_explained.get(reference.path or "", 1.0) if release else 1.0
-    return None if value == 1.0 else value
+    SAELens itself gives that to SAEs alone that are named by their release.
+    """
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    named = loaders.get_conversion_loader_name(reference.repository or "")
+    convert, over = loaders.NAMED_PRETRAINED_SAE_LOADERS[named], overrides_of(reference)
+
+    def converted(*args: Any, cfg_overrides: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        return convert(*args, cfg_overrides=over | (cfg_overrides or {}), **kwargs)
+
+    return converted

@@ -2,6 +2,7 @@
 
 import torch
 
+from saebench.measures.memory import is_out_of_memory as is_out_of_memory
 from saebench.subjects.host import Host
 
 # Tokens of one pass. On a CPU more gains nothing, and activations leave the cache; a GPU wants
@@ -31,14 +32,6 @@ def sequences_at_once(host: Host, *, context: int, kept: int) -> int:
     """
     by_memory = int(_to_use(host.device) / (kept * context * host.d_model * 4))
     return max(1, min(by_memory, tokens_a_pass(host) // context))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True where an error says that memory ran out, on a GPU or here."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # torch's CPU allocator has no error class of its own.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _to_use(device: torch.device) -> float:
