@@ -33,6 +33,7 @@ class Host:
 
     Attributes:
         original: the model that this one is a patched copy of; None for a model as it came.
+        notes: what was said of it when it was loaded.
 
     Raises:
         HostError: where the model has no list of blocks, or its logits are not what its final
@@ -46,6 +47,7 @@ class Host:
         self.tf32 = tf32
         self.config = model.config.get_text_config()
         self.original: Host | None = None
+        self.notes: tuple[str, ...] = ()
         self._check_logits()
 
     @property

@@ -31,17 +31,18 @@ HARMLESS = (
     r"decoder_init_norm must be set",
     # The hub's client: about speed, tokens and links of its cache.
     r"unauthenticated requests|HF_TOKEN|Xet Storage|hf_xet|symlinks|Rate limited|Retrying in",
+    # transformers' table of weights that were missing or left over: host_loading.py names them.
+    r"LOAD REPORT",
     # The model's card or its generation, of which nothing is used.
     r"generation flags|GenerationConfig|generation_config|loss_type=None",
 )
 """What is known to change no number, each with its reason."""
 
-MEANINGLESS = {
-    r"not for reconstruction": (
-        "a layer of a cross-layer transcoder, whose decoders to all later layers are summed; it "
-        "reconstructs no activation, so it cannot be judged as an SAE or a transcoder"
-    ),
-}
+CROSS_LAYER = (
+    "a layer of a cross-layer transcoder, whose decoders to all later layers SAELens sums; that "
+    "reconstructs no activation, so it cannot be judged: give an SAE or a transcoder of one layer"
+)
+MEANINGLESS = {r"not for reconstruction": CROSS_LAYER}
 """What says that numbers would mean nothing, and why."""
 
 

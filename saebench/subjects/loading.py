@@ -17,7 +17,13 @@ from saebench.subjects.metadata import Overrides, check_config, parse_metadata
 from saebench.subjects.modules import config_of
 from saebench.subjects.objects import adopted
 from saebench.subjects.references import SubjectReference
-from saebench.subjects.registry import expected_explained_variance, overrides_of, with_release
+from saebench.subjects.registry import (
+    conversion_of,
+    expected_explained_variance,
+    overrides_of,
+    refuse_cross_layer,
+    with_release,
+)
 from saebench.subjects.sae import Subject
 
 
@@ -53,6 +59,7 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
     """
     with listening() as heard:
         reference = with_release(fetched(reference))
+        refuse_cross_layer(reference)
         sae = _loaded(reference)
     notes = heard.notes(source=reference.source)
     config = reference.config
@@ -154,7 +161,7 @@ def _overriding(reference: SubjectReference) -> Callable[..., Any]:
     """
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
-    named = loaders.get_conversion_loader_name(reference.repository or "")
+    named = conversion_of(reference) or loaders.get_conversion_loader_name("")
     convert, over = loaders.NAMED_PRETRAINED_SAE_LOADERS[named], overrides_of(reference)
 
     def converted(*args: Any, cfg_overrides: dict[str, Any] | None = None, **kwargs: Any) -> Any:

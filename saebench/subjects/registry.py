@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from saebench.errors import SubjectError
+from saebench.subjects.library_warnings import CROSS_LAYER
 from saebench.subjects.references import SubjectReference
 
 
@@ -43,6 +44,21 @@ def with_release(reference: SubjectReference) -> SubjectReference:
     return replace(reference, repository=found[0].release, path=found[0].sae_id)
 
 
+def refuse_cross_layer(reference: SubjectReference) -> None:
+    """Refuse a layer of a cross-layer transcoder, before gigabytes of it are fetched.
+
+    SAELens sums its decoders to all later layers, and warns of that for some releases alone.
+
+    Raises:
+        SubjectError: naming the SAE.
+    """
+    converter = conversion_of(reference) or ""
+    release = _releases().get(reference.repository or "")
+    folder = release.saes_map.get(reference.path, "") if release else reference.path
+    if "clt" in converter or (converter == "gemma_3" and "clt" in str(folder)):
+        raise SubjectError(f"--sae {reference.source}: {CROSS_LAYER}")
+
+
 def overrides_of(reference: SubjectReference) -> dict[str, Any]:
     """Return the configuration values that the registry puts over an SAE's own.
 
@@ -51,19 +67,30 @@ def overrides_of(reference: SubjectReference) -> dict[str, Any]:
     Raises:
         SubjectError: where those releases differ.
     """
-    release = _releases().get(reference.repository or "")
-    if release is not None:
-        return dict(release.config_overrides or {})
-    of_it = [each for each in _releases().values() if each.repo_id == reference.repository]
-    known = [dict(each.config_overrides or {}) for each in of_it]
-    if any(each != known[0] for each in known):
-        names = ", ".join(each.release for each in of_it)
+    return dict(_told(reference)[1] or {})
+
+
+def conversion_of(reference: SubjectReference) -> str | None:
+    """Return SAELens' converter for an SAE; None where it lies as SAELens itself writes it.
+
+    Raises:
+        SubjectError: where the releases of an unlisted folder's repository differ.
+    """
+    return _told(reference)[0]
+
+
+def _told(reference: SubjectReference) -> tuple[str | None, Any]:
+    own = _releases().get(reference.repository or "")
+    of_it = [r for r in _releases().values() if r.repo_id == reference.repository]
+    told = [(r.conversion_func, r.config_overrides) for r in ([own] if own else of_it)]
+    if any(each != told[0] for each in told):
+        names = ", ".join(release.release for release in of_it)
         raise SubjectError(
             f"--sae {reference.source}: SAELens' registry does not list this folder, and the "
             f"releases of its repository ({names}) are read in different ways; name an SAE of one "
             "of them as RELEASE:SAE_ID"
         )
-    return known[0] if known else {}
+    return told[0] if told else (None, None)
 
 
 def expected_explained_variance(reference: SubjectReference) -> float | None:
