@@ -186,7 +186,7 @@ class Host:
         stride = -(-vocab // LINE) * LINE
         # Rows at multiples of 4 KB would all compete for the same places in the cache.
         stride += LINE if stride % PAGE == 0 else 0
-        return torch.empty(rows, stride, device=self.device)[:, :vocab]
+        return torch.empty(rows, stride, dtype=torch.float32, device=self.device)[:, :vocab]
 
     def logits(
         self,

@@ -176,7 +176,9 @@ class _Gathered:
 
     def joined(self, windows: Windows) -> DrawsMeasurement:
         joined = [torch.cat(column).cpu() for column in zip(*self.parts, strict=True)]
-        none = torch.empty(0), torch.empty(0), torch.empty(0, self.draws)
+        none = tuple(
+            torch.empty(*shape, dtype=torch.float32) for shape in ((0,), (0,), (0, self.draws))
+        )
         sequence, sae, draws = (column.numpy() for column in joined or none)
         return DrawsMeasurement(
             position=windows.where.position,
