@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 SCHEMA_VERSION = 4
+ALL_COUNT, FIRST, SPECIAL = "all positions", "position 0", "a special token"
+"""What a data set's policies say: which tokens count, and what each sequence begins with."""
 
 
 class Direction(StrEnum):
