@@ -19,6 +19,7 @@ from saebench.subjects.objects import adopted
 from saebench.subjects.references import SubjectReference
 from saebench.subjects.registry import (
     conversion_of,
+    copied,
     expected_explained_variance,
     overrides_of,
     refuse_cross_layer,
@@ -62,9 +63,9 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
         refuse_cross_layer(reference)
         sae = _loaded(reference)
     notes = heard.notes(source=reference.source)
-    config = reference.config
-    if config is None:
-        config = _completed(config_of(sae), reference)
+    named = copied(reference)
+    config = _completed(reference.config or config_of(sae), named)
+    if reference.config is None:
         check_config(config, where=reference.where)
     metadata = parse_metadata(config, overrides, where=reference.where)
     if reference.control is not None:
@@ -73,7 +74,7 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
         sae.to(device), id=reference.id, source=reference.source, metadata=metadata, told=config
     )
     _refuse_unusable(subject)
-    subject.expected_explained_variance = expected_explained_variance(reference)
+    subject.expected_explained_variance = expected_explained_variance(named)
     return _with_notes(subject, notes)
 
 
@@ -83,12 +84,25 @@ def _with_notes(subject: Subject, notes: tuple[str, ...]) -> Subject:
 
 
 def _completed(config: dict[str, Any], reference: SubjectReference) -> dict[str, Any]:
-    """Put the registry's overrides into the metadata, where SAELens 6 does not look for them."""
+    """Put the registry's overrides over what the SAE's own configuration says of its place.
+
+    SAELens 6 does not look for them where it puts them, nor at all for a directory.
+
+    Raises:
+        SubjectError: for a copy of an SAE that its release reads otherwise.
+    """
+    over = overrides_of(reference)
+    kind = over.pop("normalize_activations", None)
+    if kind is not None and kind != config.get("normalize_activations"):
+        raise SubjectError(
+            f"{reference.source}: its release normalises activations ({kind}), and the copy's "
+            f"configuration does not say so; name it by release: --sae "
+            f"{reference.repository}:{reference.path}"
+        )
     metadata = config.get("metadata")
-    if reference.repository is None or not isinstance(metadata, dict):
-        return config
-    over = {k: v for k, v in overrides_of(reference).items() if k not in config}
-    return config | {"metadata": metadata | over}
+    if isinstance(metadata, dict):
+        return config | {"metadata": metadata | over}
+    return config | over
 
 
 def _refuse_unusable(subject: Subject) -> None:

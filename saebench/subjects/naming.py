@@ -48,15 +48,22 @@ def id_of(path: Path) -> str:
         >>> id_of(Path("/work/mine/checkpoints/layer_3/sae"))
         'mine/checkpoints/layer_3/sae'
     """
-    cached = _CACHED.search(path.as_posix())
-    if cached is not None:
-        inside = path.as_posix()[cached.end() :]
-        return plain_text("/".join(part for part in (cached[1], cached[2], inside) if part))
+    repository, inside = in_cache(path)
+    if repository is not None:
+        return plain_text(f"{repository}/{inside}".rstrip("/"))
     parts = [part for part in path.parts if part != path.anchor]
     begin = len(parts) - 1
     while begin > 0 and _is_common(parts[begin]):
         begin -= 1
     return plain_text("/".join(parts[max(begin, 0) :])) or plain_text(str(path))
+
+
+def in_cache(path: Path) -> tuple[str | None, str]:
+    """Return the repository, and the folder in it, that a path in the hub's cache is a copy of."""
+    found = _CACHED.search(path.as_posix())
+    if found is None:
+        return None, ""
+    return f"{found[1]}/{found[2]}", path.as_posix()[found.end() :]
 
 
 def _is_common(part: str) -> bool:

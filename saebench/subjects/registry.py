@@ -6,6 +6,7 @@ from typing import Any
 
 from saebench.errors import SubjectError
 from saebench.subjects.library_warnings import CROSS_LAYER
+from saebench.subjects.naming import in_cache
 from saebench.subjects.references import SubjectReference
 
 
@@ -44,6 +45,16 @@ def with_release(reference: SubjectReference) -> SubjectReference:
     return replace(reference, repository=found[0].release, path=found[0].sae_id)
 
 
+def copied(reference: SubjectReference) -> SubjectReference:
+    """Return what a directory of the hub's cache is a copy of; other references as they are."""
+    if reference.directory is None:
+        return reference
+    repository, folder = in_cache(reference.directory.resolve())
+    if repository is None:
+        return reference
+    return with_release(replace(reference, directory=None, repository=repository, path=folder))
+
+
 def refuse_cross_layer(reference: SubjectReference) -> None:
     """Refuse a layer of a cross-layer transcoder, before gigabytes of it are fetched.
 
@@ -52,7 +63,9 @@ def refuse_cross_layer(reference: SubjectReference) -> None:
     Raises:
         SubjectError: naming the SAE.
     """
-    converter = conversion_of(reference) or ""
+    converter = conversion_of(reference)
+    if converter is None:
+        return
     release = _releases().get(reference.repository or "")
     folder = release.saes_map.get(reference.path, "") if release else reference.path
     if "clt" in converter or (converter == "gemma_3" and "clt" in str(folder)):
@@ -80,7 +93,9 @@ def conversion_of(reference: SubjectReference) -> str | None:
 
 
 def _told(reference: SubjectReference) -> tuple[str | None, Any]:
-    own = _releases().get(reference.repository or "")
+    if reference.repository is None:
+        return None, None  # the registry takes seconds to read
+    own = _releases().get(reference.repository)
     of_it = [r for r in _releases().values() if r.repo_id == reference.repository]
     told = [(r.conversion_func, r.config_overrides) for r in ([own] if own else of_it)]
     if any(each != told[0] for each in told):
@@ -95,7 +110,9 @@ def _told(reference: SubjectReference) -> tuple[str | None, Any]:
 
 def expected_explained_variance(reference: SubjectReference) -> float | None:
     """Return the registry's figure; 1.0 there means that none was given."""
-    release = _releases().get(reference.repository or "")
+    if reference.repository is None:
+        return None
+    release = _releases().get(reference.repository)
     value = release.expected_var_explained.get(reference.path or "", 1.0) if release else 1.0
     return None if value == 1.0 else value
 

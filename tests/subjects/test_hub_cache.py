@@ -134,6 +134,7 @@ LOADED = {
     "unlisted folder": f"{CENTRED_REPOSITORY}:unlisted",
     "no registered repository": "tiny/saes:a/good",
     "sizes asked of the server": f"gemma-scope-2-270m-pt-res:{SCOPE_FOLDER.partition('/')[2]}",
+    "copy in the cache": "CACHE",
     "cross-layer": CROSS_LAYER,
     "cross-layer by repository": "mntss/clt-gemma-2-2b-2.5M:0",
     "cross-layer of Gemma Scope 2": SILENT,
@@ -146,7 +147,9 @@ def found(home, tiny):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
         environment.pop(name, None)
+    copy = home / "hub" / f"models--{CENTRED_REPOSITORY.replace('/', '--')}" / "snapshots"
     given = (json.dumps(list(each.values())) for each in (CASES, LOADED))
+    given = (each.replace("CACHE", str(copy / REVISION / CENTRED_FOLDER)) for each in given)
     command = [sys.executable, "-c", SCRIPT, tiny.texts, *given]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -198,7 +201,7 @@ def test_what_is_not_in_the_cache_is_a_clear_error_offline(found, case, kind, sa
 
 
 def test_a_registered_repository_is_read_as_its_release_says(found):
-    for case in ("by repository", "by repository, with a slash"):
+    for case in ("by repository", "by repository, with a slash", "copy in the cache"):
         assert found[case] == found["by release"]
     assert found["by release"]["centred"]
     assert found["by release"]["expected"] == pytest.approx(0.99, abs=0.01)
