@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saebench.errors import SubjectError
 from saebench.measures.stages import DECODE, ENCODE, Stages
-from saebench.subjects.calls import Calls
+from saebench.subjects.sae_calls import Calls
 from saebench.subjects.features import (
     INDEPENDENT,
     SPARSE_FROM,
