@@ -81,7 +81,7 @@ def declare(parser: Any) -> None:
         action="append",
         metavar="SPEC",
         help="an SAE to judge, repeatable: a SAELens directory, a glob of them, "
-        "release:sae_id, or org/repo:path",
+        "release:sae_id, or org/repo:path; NAME=SPEC names it",
     )
     group.addoption(
         "--sae-fail-on",

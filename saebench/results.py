@@ -8,6 +8,8 @@ from typing import Any
 
 SCHEMA_VERSION = 4
 CLUSTER = "cluster"  # the channel of per-sequence sums that says which sequences repeat each other
+ALL_COUNT, FIRST, SPECIAL = "all positions", "position 0", "a special token"
+"""What a data set's policies say: which tokens count, and what each sequence begins with."""
 
 
 class Direction(StrEnum):

@@ -16,9 +16,10 @@ import saebench
 from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
 from saebench.errors import HostError, MeasurementError, OptionError, SubjectError
-from saebench.subjects.loading import _expected_explained_variance, load_subject, wrap_sae
+from saebench.subjects.loading import load_subject, wrap_sae
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
+from saebench.subjects.registry import expected_explained_variance
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine
 
@@ -228,7 +229,7 @@ def test_an_sae_far_below_its_releases_explained_variance_is_stopped():
 def test_a_releases_explained_variance_is_the_registrys_and_1_means_none():
     def expected(sae_id: str) -> float | None:
         reference = SubjectReference("x", "x", repository="gpt2-small-res-jb", path=sae_id)
-        return _expected_explained_variance(reference)
+        return expected_explained_variance(reference)
 
     found = expected("blocks.8.hook_resid_pre")
     assert found is not None

@@ -28,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the help shows; the arguments themselves are pytest's to read."""
     parser.add_argument("options", nargs="*", metavar="OPTION", help="options of pytest, such as:")
     for name, about in (
-        ("--sae SPEC", "an SAE: directory, glob, release:sae_id, org/repo:path, demo, demo:NAME"),
+        (
+            "--sae SPEC",
+            "an SAE: directory, glob, release:sae_id, org/repo:path, demo; or NAME=SPEC",
+        ),
         ("--sae-dataset PATH|NAME", "the texts to measure on"),
         ("--sae-model PATH|NAME", "the host model, where the SAE's metadata is not enough"),
         ("--sae-sequences N", "how much to measure on (default 512)"),

@@ -1,7 +1,7 @@
 """Token sequences: which ids are run, and which of them count."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -16,7 +16,7 @@ from saebench.data.documents import Documents
 from saebench.data.names import Packing
 from saebench.data.repeats import repeats
 from saebench.errors import DataError
-from saebench.results import DatasetRecord
+from saebench.results import ALL_COUNT, FIRST, SPECIAL, DatasetRecord
 
 LARGEST_SHARE_UNREAD = 100  # documents read per sequence asked for, before giving up
 
@@ -91,9 +91,20 @@ class TokenSet:
         mask[:, -1] = False
         return mask
 
-    def record(self, documents: Documents, *, score_bos: bool) -> DatasetRecord:
-        """Return what the result file says of the data."""
-        rule = "all positions" if score_bos else "all but position 0 and special tokens"
+    def record(
+        self, documents: Documents, *, score_bos: bool, special_ids: Iterable[int] = ()
+    ) -> DatasetRecord:
+        """Return what the result file says of the data.
+
+        Args:
+            documents: where the texts come from.
+            score_bos: position 0 and special tokens count too.
+            special_ids: the special tokens: other tools leave out these alone, wherever they are.
+        """
+        rule = ALL_COUNT if score_bos else "all but position 0 and special tokens"
+        first = {int(id) in set(special_ids) for id in self.ids[:, 0].unique()}
+        begins = SPECIAL if first == {True} else "a token of the text"
+        policies = {"substituted": rule, "scored": rule, "statistics": rule, FIRST: begins}
         return DatasetRecord(
             name=documents.name,
             split=documents.split,
@@ -104,7 +115,7 @@ class TokenSet:
             packing=self.packing.value,
             documents_read=self.documents_read,
             documents_skipped=self.documents_skipped,
-            policies=dict.fromkeys(("substituted", "scored", "statistics"), rule),
+            policies=policies,
         )
 
 

@@ -25,6 +25,7 @@ from saebench.judging.preparation import (
 from saebench.judging.progress import progress_bar
 from saebench.judging.readings import Texts
 from saebench.judging.requests import Given, Requests
+from saebench.judging.surroundings import torchs_own_settings
 from saebench.properties import find_property
 from saebench.properties import properties as all_properties
 from saebench.properties.base import COST
@@ -145,7 +146,8 @@ def judge(
     judge = Judge(settings)
     named = isinstance(saes, list) and all(x is None or isinstance(x, str) for x in (model, data))
     specs = saes if named and isinstance(saes, list) else []
-    with _mode_restored(*(saes.values() if isinstance(saes, dict) else ()), model):
+    modules = saes.values() if isinstance(saes, dict) else ()
+    with torchs_own_settings(), _mode_restored(*modules, model):
         references = find_subjects(specs)
         with _workplace(scale, settings, specs, references) as place:
             if named:

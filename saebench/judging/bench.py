@@ -250,7 +250,7 @@ class Bench:
             d_in=subject.d_in,
             d_sae=subject.d_sae,
             training_context=subject.metadata.training_context,
-            notes=subject.metadata.notes + self._notes(subject),
+            notes=subject.metadata.notes + self.host.notes + self._notes(subject),
         )
 
     def count_cost(self, source: str, wanted: Wanted, stages: Stages, *, tokens: Tensor) -> None:

@@ -11,10 +11,11 @@ from saebench.data.cloze import ClozePrompt
 from saebench.data.documents import Documents, open_documents
 from saebench.data.prompts import Prompts, open_prompts
 from saebench.data.tokens import TokenSet
-from saebench.errors import DataError, HookError, HostError, OptionError, nearest
+from saebench.errors import DataError, HostError, OptionError, nearest
 from saebench.judging.bench import Bench
 from saebench.judging.norm_estimate import with_estimated_norm
 from saebench.judging.readings import Texts, take
+from saebench.judging.trial import find_place, try_on
 from saebench.settings import Settings
 from saebench.subjects.bos import first_token
 from saebench.subjects.host import Host
@@ -25,7 +26,6 @@ from saebench.subjects.references import SubjectReference
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import site_of
 from saebench.substitution.passes import Passes
-from saebench.substitution.reading import reading_site
 
 DEMO_SEED = 0
 DEMO_PROMPTS = 400
@@ -98,13 +98,14 @@ def _bench(
     """Return a bench, its tokens taken and its SAEs' hooks checked."""
     subjects = tuple(subject.to(host.device) for subject in subjects)
     for subject in subjects:
-        _check_fit(host, subject)
+        find_place(host, subject)
     tokens = take(settings, host, texts.documents, context=context, bos=bos)
     _prove(host, subjects, tokens)
     subjects = tuple(
         with_estimated_norm(host, subject, tokens) if subject.waits else subject
         for subject in subjects
     )
+    try_on(host, subjects, tokens)
     return Bench(host, texts, subjects, tokens, settings, bos=bos)
 
 
@@ -231,24 +232,6 @@ def model_of(settings: Settings, reference: SubjectReference, subject: Subject) 
     # What was trained on the embedded model names it so.
     name = str(zoo.model_path()) if told == recipe.MODEL_NAME else told
     return name, f"metadata.model_name of {subject.source}"
-
-
-def _check_fit(host: Host, subject: Subject) -> None:
-    """Find the SAE's hooks and put two made-up activations through the SAE."""
-    site = site_of(host, subject)
-    reads = reading_site(host, subject, writes=site)
-    try:
-        found = subject.reconstruct(torch.ones(2, reads.width, device=host.device))
-    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
-        raise HookError(
-            f"{subject.source}: cannot reconstruct activations of width {reads.width} at "
-            f"{reads.hook} of {host.name}: {error}"
-        ) from error
-    if found.x_hat.shape != (2, site.width):
-        raise HookError(
-            f"{subject.source}: gives {found.x_hat.shape[-1]} components for {site.width} at "
-            f"{site.hook} of {host.name}"
-        )
 
 
 def _prove(host: Host, subjects: Iterable[Subject], tokens: TokenSet) -> None:

@@ -110,7 +110,8 @@ class Readings:
 
     def record(self, tokens: TokenSet) -> DatasetRecord:
         """Return what the result file says of sequences."""
-        return tokens.record(self._texts.documents, score_bos=self._settings.score_bos)
+        score_bos, special = self._settings.score_bos, self._host.special_ids
+        return tokens.record(self._texts.documents, score_bos=score_bos, special_ids=special)
 
     def record_of_prompts(self) -> DatasetRecord:
         """Return what the result file says of the prompts.

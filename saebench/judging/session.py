@@ -14,6 +14,7 @@ from saebench.judging.options import check_stop_early, flag, listed, scale_of, s
 from saebench.judging.outputs import Outputs
 from saebench.judging.progress import ProgressBar
 from saebench.judging.requests import Given, Requests
+from saebench.judging.surroundings import torchs_own_settings
 from saebench.judging.updates import update_all
 from saebench.report.closing import data_lines
 from saebench.report.places import place_lines
@@ -135,6 +136,7 @@ class BenchmarkSession:
         self.judge.announce(requests)
         self.judge.check_rules_are_asked()
 
+    @torchs_own_settings()
     def prepare(self, rootdir: Path) -> None:
         """Load what the announced cases need.
 
@@ -181,6 +183,7 @@ class BenchmarkSession:
         self._workplace = Workplace(self._scale, recipe)
         return self._workplace
 
+    @torchs_own_settings()
     def case(self, request: CaseRequest, *, progress: ProgressBar) -> CaseResult:
         """Measure and decide one case.
 
@@ -245,6 +248,7 @@ class BenchmarkSession:
             self.places.append(f"note: no place on the leaderboard: {error}")
             return None
 
+    @torchs_own_settings()
     def update_baselines(self, rootdir: Path, *, complete: bool) -> None:
         """Store baselines where that was asked for; ``updates`` then says what changed."""
         everything = flag(self._options, "update_baselines")

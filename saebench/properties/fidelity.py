@@ -88,7 +88,11 @@ def _means(measurement: "Measurement") -> dict[str, float]:
     sums = measurement.sums
     targets, scored = sums.total("n.targets"), sums.total("n.scored")
     of_ce = {f"ce_{name}": sums.total(f"{name}.ce") / targets for name in ("clean", "sae", "zero")}
-    return of_ce | {"kl_zero": sums.total("zero.kl") / scored, "norm": sums.total("norm") / scored}
+    # ‖x‖² = ‖x − x̂‖² + 2x·x̂ − ‖x̂‖², so that it needs no sum of its own.
+    squared = sums.total("squared_error") + 2 * sums.total("inner_product")
+    squared -= sums.total("squared_output")
+    means = {"kl_zero": sums.total("zero.kl"), "norm": sums.total("norm"), "squared_norm": squared}
+    return of_ce | {name: total / scored for name, total in means.items()}
 
 
 PROPERTY = Property(

@@ -1,6 +1,5 @@
 """The baseline of repair: the SAE's ordinary training continued, by SAELens' own loss."""
 
-import warnings
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from saebench.errors import SubjectError
 from saebench.repair.scaled import squared_error
+from saebench.subjects.library_warnings import without_harmless
 from saebench.subjects.loaders.saelens import inference_sae
 
 DEAD_AFTER = 1000  # steps without firing: SAELens' own default
@@ -94,8 +94,7 @@ def training_sae(sae: Any, *, coefficient: float | None = None) -> Any:
 
     config = sae.cfg.to_dict() | _training_details(sae, coefficient)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_harmless():
             made = TrainingSAE.from_dict(TrainingSAEConfig.from_dict(config).to_dict())
         state = dict(sae.state_dict())
         if "topk_threshold" in made.state_dict():

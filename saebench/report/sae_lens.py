@@ -1,19 +1,41 @@
 """A run in the layout of SAELens' evaluations, so that what reads those reads ours.
 
-What this run did not measure is left out, as SAELens leaves out what it was not asked for. On the
-same tokens most numbers are equal; ``NOTES`` says which are defined otherwise.
+A number stands under SAELens' name only where it is what SAELens itself would give on the same
+tokens. Others are left out, as SAELens leaves out what it was not asked for, and ``notes`` of
+``eval_cfg`` says which and why.
 """
 
 from typing import Any
 
 from saebench.report.shapes import reading_series
-from saebench.results import CaseResult, DatasetRecord, Run, SubjectRecord
-
-NOTES = (
-    "position 0 and special tokens are neither substituted nor scored, nor ablated: the scores "
-    "and the two numbers with ablation are of that mask",
-    "sums are divided once over all tokens, never in each batch",
+from saebench.results import (
+    ALL_COUNT,
+    FIRST,
+    SPECIAL,
+    CaseResult,
+    DatasetRecord,
+    Run,
+    SubjectRecord,
 )
+
+POOLED = "sums are divided once over all tokens, as SAELens does in one batch of all sequences"
+ABLATED = (
+    "SAELens ablates special tokens too, saebench the tokens alone that it substitutes: "
+    "{names} left out"
+)
+OTHER_TOKENS = (
+    "SAELens leaves out special tokens alone, saebench position 0 too, which is {first} here: "
+    "numbers on other tokens left out"
+)
+TRANSCODES = (
+    "SAELens compares a transcoder's output with its input and substitutes it there: all but its "
+    "features' numbers left out"
+)
+OF_ABLATION = (
+    "kl_div_score", "kl_div_with_ablation", "ce_loss_score", "ce_loss_with_ablation",
+)  # fmt: skip
+OF_FEATURES = "sparsity"
+LOCAL = "local"  # what an SAE of no release is called
 METRICS = {
     "model_behavior_preservation": {
         "kl_div_score": "fidelity.kl_score",
@@ -52,13 +74,45 @@ def to_sae_lens(run: Run) -> list[dict[str, Any]]:
 
 
 def grouped_metrics(run: Run, sae: SubjectRecord) -> dict[str, dict[str, float]]:
-    """Return what was measured of an SAE under SAELens' names; empty groups are left out."""
-    found = values_of(run, sae)
+    """Return what SAELens would give of an SAE under its names; empty groups are left out."""
+    found, data = values_of(run, sae), data_of(run, sae)
     groups = {
         group: {theirs: found[ours] for theirs, ours in names.items() if ours in found}
         for group, names in METRICS.items()
+        if shares_tokens(data) and (group == OF_FEATURES or not transcodes(sae))
     }
+    if data is not None and data.policies.get("substituted") != ALL_COUNT:
+        groups = {
+            group: {name: v for name, v in values.items() if name not in OF_ABLATION}
+            for group, values in groups.items()
+        }
     return {group: values for group, values in groups.items() if values}
+
+
+def left_out(run: Run, sae: SubjectRecord) -> list[str]:
+    """Return why numbers of an SAE do not stand under SAELens' names."""
+    data, notes = data_of(run, sae), [POOLED]
+    if not shares_tokens(data):
+        first = "not known" if data is None else data.policies.get(FIRST, "not recorded")
+        return [*notes, OTHER_TOKENS.format(first=first)]
+    if transcodes(sae):
+        return [*notes, TRANSCODES]
+    if data is not None and data.policies.get("substituted") != ALL_COUNT:
+        notes.append(ABLATED.format(names=", ".join(OF_ABLATION)))
+    return notes
+
+
+def shares_tokens(data: DatasetRecord | None) -> bool:
+    """True where the tokens that count are those that SAELens takes: all, or all but special."""
+    if data is None:
+        return False
+    return data.policies.get("scored") == ALL_COUNT or data.policies.get(FIRST) == SPECIAL
+
+
+def transcodes(sae: SubjectRecord) -> bool:
+    """True for a transcoder, whose output belongs to another place than its input."""
+    told = any(note.startswith("a transcoder: ") for note in sae.notes)
+    return told or sae.architecture.endswith("transcoder")
 
 
 def values_of(run: Run, sae: SubjectRecord) -> dict[str, float]:
@@ -77,11 +131,13 @@ def cases_of(run: Run, sae: SubjectRecord) -> list[CaseResult]:
 
 
 def token_stats(run: Run, sae: SubjectRecord) -> dict[str, int]:
-    """Return how many tokens the groups' numbers rest on."""
-    tokens = {m.name: m.n.tokens for case in cases_of(run, sae) for m in case.metrics}
+    """Return how many tokens were run for the groups' numbers, those left out included."""
+    data = data_of(run, sae)
+    context = data.context if data else 0
+    of = {m.name: m.n.sequences * context for case in cases_of(run, sae) for m in case.metrics}
     return {
-        "total_tokens_eval_reconstruction": tokens.get("fidelity.kl", 0),
-        "total_tokens_eval_sparsity_variance": tokens.get("sparsity.l0", 0),
+        "total_tokens_eval_reconstruction": of.get("fidelity.kl", 0),
+        "total_tokens_eval_sparsity_variance": of.get("sparsity.l0", of.get("fidelity.mse", 0)),
     }
 
 
@@ -94,7 +150,7 @@ def names_of(sae: SubjectRecord) -> tuple[str, str]:
         ('local', 'mine')
     """
     release, separator, id = sae.source.partition(":")
-    return (release, id) if separator and id else ("local", sae.id)
+    return (release, id) if separator and id else (LOCAL, sae.id)
 
 
 def data_of(run: Run, sae: SubjectRecord) -> DatasetRecord | None:
@@ -149,5 +205,5 @@ def _eval_config(run: Run, sae: SubjectRecord) -> dict[str, Any]:
         "batch_size_prompts": data.sequences if data else None,
         "n_eval_reconstruction_batches": 1,
         "n_eval_sparsity_variance_batches": 1,
-        "notes": list(NOTES),
+        "notes": left_out(run, sae),
     }

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,17 +53,15 @@ class BaselineSource:
         if self.path.is_file():
             return self.path
         exact = baseline_path(self.path, sae, model)
-        if exact.is_file():
-            return exact
-        name = exact.name.removesuffix(f"@{sae.weights_sha256[:8]}.json")
-        found = sorted(
-            path
-            for path in (exact.parent.iterdir() if exact.parent.is_dir() else ())
-            if path.suffix == ".json" and path.stem.rpartition("@")[0] == name
-        )
+        there = [exact, *(exact.parent.glob("*.json") if exact.parent.is_dir() else ())]
+        known = {path: _head_of(path) for path in there if path.is_file()}
+        same = [path for path, head in known.items() if _is_of(head, sae)]
+        if same:
+            return min(same, key=lambda path: (known[path]["id"] != sae.id, path != exact, path))
+        # By what a file says, not by its name: names of SAEs lose what no path may hold.
+        found = {path: head["stored"] for path, head in known.items() if head.get("id") == sae.id}
         if found:
-            dates = [_date_of(path) for path in found]
-            newest = [path for path, date in zip(found, dates, strict=True) if date == max(dates)]
+            newest = sorted(p for p, date in found.items() if date == max(found.values()))
             if len(newest) == 1:
                 return newest[0]
             files = ", ".join(path.name for path in newest)
@@ -76,12 +75,25 @@ class BaselineSource:
         )
 
 
-def _date_of(path: Path) -> str:
-    """Return when a baseline was stored; an older schema, or a damaged file, does not say."""
+def _is_of(head: Mapping[str, str], sae: SubjectRecord) -> bool:
+    """True for the SAE itself, under whatever name it was stored: its weights, read alike."""
+    if head["weights_sha256"] not in (sae.weights_sha256, sae.weights_sha256[:8]):
+        return False
+    return head["id"] == sae.id or head.get("config_sha256") == sae.config_sha256
+
+
+def _head_of(path: Path) -> dict[str, str]:
+    """Return what a file says of its SAE, and when it was stored, unchecked.
+
+    A damaged file says nothing of itself but what its name does: reading it says what is wrong.
+    """
+    name, _, short = path.stem.rpartition("@")
     try:
-        return str(json.loads(path.read_text(encoding="utf-8")).get("stored", ""))
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return ""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        told = {key: str(content["sae"][key]) for key in ("id", "weights_sha256", "config_sha256")}
+        return told | {"stored": str(content.get("stored", ""))}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return {"id": name, "weights_sha256": short, "stored": ""}
 
 
 def open_baselines(given: str, *, directory: Path, project: Path | None = None) -> BaselineSource:

@@ -96,13 +96,29 @@ def update_baseline(root: Path, measured: Measured, *, only_new: bool) -> list[C
     dirty = _why_dirty(measured)
     if dirty:
         raise StoreError(f"baseline of {measured.sae.id} not updated: {dirty}")
-    path = baseline_path(root, measured.sae, measured.model)
+    path = _own_path(baseline_path(root, measured.sae, measured.model), measured.sae)
     if all(case.verdict is Verdict.SKIPPED for case in measured.cases):
         return []
     # Of two updates at once the second must read what the first wrote, or it would undo it and
     # remove the sums that the first one's JSON names.
     with locked(path.parent):
         return _update(path, measured, only_new=only_new)
+
+
+def _own_path(path: Path, sae: SubjectRecord) -> Path:
+    """Return the path, or beside it one of the SAE's own where it is another name's.
+
+    Names lose what no path may hold: ``a/b`` and ``a_b`` would be stored in one file.
+    """
+    try:
+        stored = loads(path.read_text(encoding="utf-8"))["sae"]["id"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return path  # there is none, or it is damaged, which reading it says
+    if stored == sae.id:
+        return path
+    short = hashlib.sha256(sae.id.encode(errors=HALVES)).hexdigest()[:8]
+    name, _, weights = path.name.rpartition("@")
+    return path.with_name(f"{name}-{short}@{weights}")
 
 
 def _why_dirty(measured: Measured) -> str | None:

@@ -57,7 +57,8 @@ def _decoder(sae: Any, control: str) -> Float[Tensor, "features d"]:
 def _random_directions(
     sae: Any, generator: torch.Generator, control: str
 ) -> Float[Tensor, "features d"]:
-    drawn = torch.randn(_decoder(sae, control).shape, generator=generator)
+    shape = _decoder(sae, control).shape
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float32)
     return drawn / drawn.norm(dim=-1, keepdim=True)
 
 
@@ -80,7 +81,8 @@ def _l0_matched_random(sae: Any, generator: torch.Generator, l0: float | None) -
         raise SubjectError(f"l0_matched_random: the SAE has {told} to match")
     k = min(max(1, round(active)), len(directions))
     bias = getattr(sae, "b_dec", None)
-    centre = bias.detach() if isinstance(bias, Tensor) else torch.zeros(directions.shape[-1])
+    nothing = torch.zeros(directions.shape[-1], dtype=torch.float32)
+    centre = bias.detach() if isinstance(bias, Tensor) else nothing
 
     def encode(x: Tensor) -> Tensor:
         found = (x - centre.to(x)) @ directions.T.to(x)

@@ -25,7 +25,7 @@ NAMES = {
     "ln1.": ("hook_normalized",),
     "ln2.": ("hook_normalized",),
 }  # fmt: skip
-SHOWN = 3  # of a block's parts, in error messages
+LONG = 110  # letters of a block's parts with their classes, in error messages
 _ALL = sorted({part + name for part, names in NAMES.items() for name in names} - {"hook_z"})
 
 
@@ -310,10 +310,11 @@ class _BlockHooks:
         path = self.block.path
         children = dict(self.host.model.get_submodule(path).named_children())
         named = [f"{name} ({type(child).__name__})" for name, child in children.items()]
-        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        if len(", ".join(named)) > LONG:
+            named = list(children)
         return HookError(
             f"hook {self.hook!r} is not in block {self.layer} of {self.host.kind}: {why}; the "
-            f"block has {', '.join(named[:SHOWN])}{more}; give a module path, such as "
+            f"block has {', '.join(named)}; give a module path, such as "
             f"{path}.{next(iter(children), '')}"
         )
 

@@ -43,6 +43,7 @@ class Host:
     Attributes:
         original: the model that this one is a patched copy of; None for a model as it came.
         sites: places that were found in it, by what was asked for.
+        notes: what was said of it when it was loaded.
 
     Raises:
         HostError: where the model has no list of blocks, or its logits are not what its final
@@ -56,6 +57,7 @@ class Host:
         self.tf32 = tf32
         self.config = model.config.get_text_config()
         self.original: Host | None = None
+        self.notes: tuple[str, ...] = ()
         self.sites: dict[Any, Any] = {}
         self._calls: dict[int, dict[str, Call]] = {}
         self._parts: dict[int, Parts] = {}
@@ -336,7 +338,7 @@ class Host:
         stride = -(-vocab // LINE) * LINE
         # Rows at multiples of 4 KB would all compete for the same places in the cache.
         stride += LINE if stride % PAGE == 0 else 0
-        return torch.empty(rows, stride, device=self.device)[:, :vocab]
+        return torch.empty(rows, stride, dtype=torch.float32, device=self.device)[:, :vocab]
 
     def logits(
         self,

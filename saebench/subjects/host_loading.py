@@ -2,18 +2,17 @@
 
 import contextlib
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
 
 from saebench.errors import HostError, OptionError
 from saebench.shown import from_system, is_unicode
 from saebench.subjects.given_model import TF32, refuse_quantised
 from saebench.subjects.host import Host
+from saebench.subjects.library_warnings import listening
 
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
@@ -44,10 +43,15 @@ def load_host(
 
     path = source if Path(source).is_dir() else official_name(source)
     try:
-        with _quiet(), legible(path) as place:
+        with _without_bars(), listening() as heard, legible(path) as place:
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                place, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+            both: Any = AutoModelForCausalLM.from_pretrained(
+                place,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
     except Exception as error:
         # transformers raises whatever a damaged configuration or tokenizer leads it to.
@@ -56,10 +60,47 @@ def load_host(
             f"model {source!r} ({asked_by}) cannot be loaded: {reason} "
             "Give a directory or a name in the Hugging Face cache: --sae-model PATH|NAME"
         ) from error
+    model, loaded = both
+    told = unread_weights(loaded, model=f"model {source!r} ({asked_by})")
     refuse_quantised(model)
-    model = cast("nn.Module", model).to(device)
+    model = model.to(device)
     found = from_system(Path(path).resolve().name if Path(path).is_dir() else path)
-    return Host(model, tokenizer, name=name or found, tf32=dtype == TF32)
+    host = Host(model, tokenizer, name=name or found, tf32=dtype == TF32)
+    host.notes = told + heard.notes(source=f"model {source!r}")
+    return host
+
+
+def unread_weights(loaded: Mapping[str, Any], *, model: str) -> tuple[str, ...]:
+    """Return a note on weights in the files that the model has no place for.
+
+    Args:
+        loaded: what transformers says of the loading.
+        model: what messages call the model.
+
+    Raises:
+        HostError: for weights of the model that the files do not have, or have in another shape:
+            transformers draws them at random.
+    """
+    missing = sorted(loaded.get("missing_keys", ()))
+    mismatched = sorted(str(key) for key, *_ in loaded.get("mismatched_keys", ()))
+    for names, what in ((missing, "do not have"), (mismatched, "have in another shape")):
+        if names:
+            raise HostError(
+                f"{model}: its files {what} {len(names)} of the model's weights "
+                f"({_few(names)}), which would be random numbers; is the checkpoint whole, and of "
+                "a causal language model?"
+            )
+    unexpected = sorted(loaded.get("unexpected_keys", ()))
+    if not unexpected:
+        return ()
+    return (
+        f"the model's files hold {len(unexpected)} weights that it has no place for: "
+        f"{_few(unexpected)}",
+    )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def check_tf32(device: str) -> None:
@@ -121,19 +162,14 @@ def legible(path: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep transformers' loading bars and advice out of the terminal: pytest's line is there."""
+def _without_bars() -> Iterator[None]:
+    """Keep transformers' loading bars out of the terminal: pytest's line is there."""
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

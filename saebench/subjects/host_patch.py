@@ -74,6 +74,7 @@ def patched_host(host: Host, file: Path) -> Host:
             own[name].copy_(tensor)
     sha = hashlib.sha256(file.read_bytes()).hexdigest()
     found = Host(model, host.tokenizer, name=f"{host.name}+patch-{sha[:8]}", tf32=host.tf32)
+    found.notes = host.notes
     found.original = host
     return found
 

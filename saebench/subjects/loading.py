@@ -1,6 +1,6 @@
 """From a reference, or an object, to an SAE under test."""
 
-import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +10,22 @@ from torch import nn
 from saebench.errors import SubjectError
 from saebench.subjects.controls import make_control
 from saebench.subjects.hub import fetched
+from saebench.subjects.library_warnings import listening
 from saebench.subjects.loaders.downloads import checked_downloads
-from saebench.subjects.loaders.foreign import CROSS_LAYER
 from saebench.subjects.loaders.saelens import inference_sae
 from saebench.subjects.metadata import Overrides, check_config, metadata_of, parse_metadata
 from saebench.subjects.modules import config_of
 from saebench.subjects.normalisation import normalised
+from saebench.subjects.objects import adopted
 from saebench.subjects.references import SubjectReference
+from saebench.subjects.registry import (
+    conversion_of,
+    copied,
+    expected_explained_variance,
+    overrides_of,
+    refuse_cross_layer,
+    with_release,
+)
 from saebench.subjects.sae import Subject
 
 
@@ -31,16 +40,22 @@ def wrap_sae(sae: Any, *, id: str, overrides: Overrides) -> Subject:
             f"sae: expected a SAELens SAE, a torch module with encode and decode, or a SPEC; "
             f"found {type(sae).__name__}"
         )
-    if hasattr(sae, "save_inference_model"):
-        sae = inference_sae(sae)
-    config = config_of(sae)
     where = f"{type(sae).__name__} object"
-    if config:
-        check_config(config, where=where)
-    metadata = parse_metadata(config, overrides, where=where)
-    found = normalised(sae, overrides, source=where, version=_version_of(config), given=True)
-    metadata = replace(metadata, notes=metadata.notes + found.notes)
-    return Subject(found.sae, id=id, source=where, metadata=metadata, waits=found.waits)
+    with listening() as heard:
+        told: dict[str, Any] = {}
+        if config_of(sae):
+            sae = inference_sae(sae) if hasattr(sae, "save_inference_model") else sae
+            check_config(config_of(sae), where=where)
+        else:
+            sae, told = adopted(sae, id=id, where=where)
+        config = config_of(sae) or told
+        metadata = parse_metadata(config, overrides, where=where)
+        found = normalised(sae, overrides, source=where, version=_version_of(config), given=True)
+        metadata = replace(metadata, notes=metadata.notes + found.notes)
+        subject = Subject(
+            found.sae, id=id, source=where, metadata=metadata, told=told, waits=found.waits
+        )
+    return _with_notes(subject, heard.notes(source=where))
 
 
 def load_subject(reference: SubjectReference, *, overrides: Overrides, device: str) -> Subject:
@@ -49,14 +64,14 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
     Raises:
         SubjectError: where it cannot be loaded or judged.
     """
-    reference = fetched(reference)
-    with warnings.catch_warnings():
-        # SAELens warns of model_from_pretrained_kwargs; the site honours them.
-        warnings.simplefilter("ignore")
+    with listening() as heard:
+        reference = with_release(fetched(reference))
+        refuse_cross_layer(reference)
         sae = _loaded(reference)
-    config = reference.config
-    if config is None:
-        config = config_of(sae)
+    notes = heard.notes(source=reference.source)
+    named = copied(reference)
+    config = _completed(reference.config or config_of(sae), named)
+    if reference.config is None:
         check_config(config, where=reference.where)
     metadata = parse_metadata(config, overrides, where=reference.where)
     found = normalised(
@@ -78,7 +93,12 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
         waits=found.waits,
     )
     _refuse_unusable(subject)
-    subject.expected_explained_variance = _expected_explained_variance(reference)
+    subject.expected_explained_variance = expected_explained_variance(named)
+    return _with_notes(subject, notes)
+
+
+def _with_notes(subject: Subject, notes: tuple[str, ...]) -> Subject:
+    subject.metadata = replace(subject.metadata, notes=subject.metadata.notes + notes)
     return subject
 
 
@@ -89,6 +109,28 @@ def _version_of(config: dict[str, Any]) -> str | None:
     return told if isinstance(told, str) else None
 
 
+def _completed(config: dict[str, Any], reference: SubjectReference) -> dict[str, Any]:
+    """Put the registry's overrides over what the SAE's own configuration says of its place.
+
+    SAELens 6 does not look for them where it puts them, nor at all for a directory.
+
+    Raises:
+        SubjectError: for a copy of an SAE that its release reads otherwise.
+    """
+    over = overrides_of(reference)
+    kind = over.pop("normalize_activations", None)
+    if kind is not None and kind != config.get("normalize_activations"):
+        raise SubjectError(
+            f"{reference.source}: its release normalises activations ({kind}), and the copy's "
+            f"configuration does not say so; name it by release: --sae "
+            f"{reference.repository}:{reference.path}"
+        )
+    metadata = config.get("metadata")
+    if isinstance(metadata, dict):
+        return config | {"metadata": metadata | over}
+    return config | over
+
+
 def _refuse_unusable(subject: Subject) -> None:
     """Try the SAE on nothing: what its configuration and weights make of it may not even run.
 
@@ -97,13 +139,19 @@ def _refuse_unusable(subject: Subject) -> None:
     """
     if not subject.d_in:
         return
-    here = next(subject.sae.parameters(), torch.empty(0)).device
+    first = next(subject.sae.parameters(), None)
+    x = torch.zeros(
+        2, subject.d_in, dtype=torch.float32, device=first.device if first is not None else None
+    )
     try:
-        found = subject.reconstruct(torch.zeros(2, subject.d_in, device=here)).x_hat
+        found = subject.reconstruct(x).x_hat
     except Exception as error:
         # A configuration leads torch into errors of every kind, and a third party's SAE too.
+        if isinstance(error, SubjectError) and error.__cause__ is None:
+            raise
         raise SubjectError(
-            f"{subject.source}: cannot be run on activations {subject.d_in} wide: {error!r}"
+            f"{subject.source}: cannot be run on activations {subject.d_in} wide: "
+            f"{error.__cause__ or error!r}"
         ) from error
     if found.shape != (2, subject.d_out):
         raise SubjectError(
@@ -127,10 +175,14 @@ def _from_registry(reference: SubjectReference) -> Any:
     from sae_lens import SAE
 
     assert reference.repository is not None
-    _refuse_cross_layer(reference)
     try:
         with checked_downloads():
-            return SAE.from_pretrained(reference.repository, reference.path or "", dtype="float32")
+            return SAE.from_pretrained(
+                reference.repository,
+                reference.path or "",
+                dtype="float32",
+                converter=_overriding(reference),
+            )
     except SubjectError:
         raise
     except Exception as error:
@@ -142,28 +194,17 @@ def _from_registry(reference: SubjectReference) -> Any:
         ) from error
 
 
-def _refuse_cross_layer(reference: SubjectReference) -> None:
-    """Refuse a layer of a cross-layer transcoder: SAELens sums its decoders over all layers.
+def _overriding(reference: SubjectReference) -> Callable[..., Any]:
+    """Return SAELens' converter, given what the registry says of the repository's releases.
 
-    Raises:
-        SubjectError: saying what can be judged.
+    SAELens itself gives that to SAEs alone that are named by their release.
     """
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+    from sae_lens.loading import pretrained_sae_loaders as loaders
 
-    release = get_pretrained_saes_directory().get(reference.repository or "")
-    if release is None:
-        return
-    folder = release.saes_map.get(reference.path or "", "")
-    if "clt" in str(release.conversion_func) or "clt" in folder.split("/"):
-        raise SubjectError(f"--sae {reference.source}: one layer of {CROSS_LAYER}")
+    named = conversion_of(reference) or loaders.get_conversion_loader_name("")
+    convert, over = loaders.NAMED_PRETRAINED_SAE_LOADERS[named], overrides_of(reference)
 
+    def converted(*args: Any, cfg_overrides: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        return convert(*args, cfg_overrides=over | (cfg_overrides or {}), **kwargs)
 
-def _expected_explained_variance(reference: SubjectReference) -> float | None:
-    """Return the registry's figure; 1.0 there means that none was given."""
-    if reference.repository is None:
-        return None
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    release = get_pretrained_saes_directory().get(reference.repository)
-    value = release.expected_var_explained.get(reference.path or "", 1.0) if release else 1.0
-    return None if value == 1.0 else value
+    return converted

@@ -21,7 +21,7 @@ ARCHITECTURES = (
     "matching_pursuit",
 )
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
-_OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index"}
+OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index"}
 NOTES = "saebench_notes"  # what a layout has to say of a configuration, in the configuration
 FOLDED, ESTIMATE = "folded", "estimate"
 
@@ -113,7 +113,7 @@ def metadata_of(config: dict[str, Any]) -> dict[str, Any]:
     nested = config.get("metadata")
     if isinstance(nested, dict):
         return nested
-    return {_OLD_NAMES.get(key, key): value for key, value in config.items()}
+    return {OLD_NAMES.get(key, key): value for key, value in config.items()}
 
 
 def parse_metadata(config: dict[str, Any], overrides: Overrides, *, where: str) -> SubjectMetadata:

@@ -62,11 +62,14 @@ def decoder_of(sae: Any) -> Tensor | None:
     features = torch.zeros(2, len(weight), dtype=weight.dtype, device=weight.device)
     features[1, -1] = 1
     try:
-        nothing, last = sae.decode(features)
-    except (RuntimeError, ValueError, TypeError, IndexError):
+        found = sae.decode(features)
+    except Exception:
+        # It is tried on what may not be features: a user's code raises whatever it raises.
         return None
-    same = last.shape == weight[-1].shape and torch.allclose(last - nothing, weight[-1], atol=1e-4)
-    return weight.detach() if same else None
+    if not isinstance(found, Tensor) or found.shape != (2, weight.shape[1]):
+        return None
+    direction = (found[1] - found[0]).to(weight.dtype)
+    return weight.detach() if torch.allclose(direction, weight[-1], atol=1e-4) else None
 
 
 def decoder_norm(sae: nn.Module, decoder: Tensor | None) -> Tensor | None:
@@ -78,7 +81,16 @@ def decoder_norm(sae: nn.Module, decoder: Tensor | None) -> Tensor | None:
     return torch.ones_like(norm) if rescaled else norm
 
 
+def is_known(sae: Any) -> bool:
+    """True where SAELens or saebench itself defines how the SAE encodes and decodes."""
+    return type(sae).__module__.partition(".")[0] in ("sae_lens", "saebench")
+
+
 def config_of(sae: Any) -> dict[str, Any]:
-    """Return the configuration of a SAELens SAE; empty for other modules."""
+    """Return the configuration of a SAELens SAE; empty for other modules.
+
+    Others keep a ``cfg`` of their own, in their own terms: its names and values are not SAELens'.
+    """
+    theirs = any(base.__module__.partition(".")[0] == "sae_lens" for base in type(sae).__mro__)
     to_dict = getattr(getattr(sae, "cfg", None), "to_dict", None)
-    return to_dict() if to_dict is not None else {}
+    return to_dict() if theirs and to_dict is not None else {}

@@ -39,7 +39,7 @@ class UnitNorm:
         weights = [p for name, p in own.items() if "bias" not in name]
         several = len(weights) > 1 or len(biases) > 1
         if several or any(p.shape != (width,) for p in own.values()):
-            raise self._no_norm(norm, path)
+            raise self._no_norm(path)
         self.bias = biases[0] if biases else None
         for neutral in (1.0, 0.0):  # some keep their weight as what is added to 1
             self._unit = _with_weights(norm, neutral)
@@ -48,7 +48,7 @@ class UnitNorm:
             )
             if self._holds(norm, *weights, *biases, width=width):
                 return
-        raise self._no_norm(norm, path)
+        raise self._no_norm(path)
 
     @torch.inference_mode()
     def _holds(self, norm: nn.Module, *own: Tensor, width: int) -> bool:
@@ -62,25 +62,33 @@ class UnitNorm:
             return False  # a module of another kind
         rounding = torch.finfo(x.dtype).eps
         is_unit = (unit.float().square().mean(dim=-1) - 1).abs().max() < max(1e-3, 4 * rounding)
-        error = (self.weighted(unit).float() - expected).abs().max()
+        bias = 0 if self.bias is None else self.bias.float()
+        error = (unit.float() * self.weight.float() + bias - expected).abs().max()
         return bool(is_unit and error <= 8 * rounding * expected.abs().max())
 
     def normalised(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         """Return x̃ of the norm's input."""
         return self._unit(x)
 
-    def weighted(self, unit: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-        """Return the norm's output for an x̃."""
-        out = unit.float() * self.weight.float().to(unit.device)
-        if self.bias is not None:
-            out = out + self.bias.float()
-        return out.to(unit.dtype)
+    def rewritten(
+        self,
+        output: Float[Tensor, "*rows d"],
+        given: Float[Tensor, "*rows d"],
+        unit: Float[Tensor, "*rows d"],
+    ) -> Float[Tensor, "*rows d"]:
+        """Return the norm's output with another x̃: just as it was where x̃ is the norm's own.
+
+        Args:
+            output: what the norm gave.
+            given: what it was given.
+            unit: the x̃ to put in the place of its own.
+        """
+        change = unit.float() - self.normalised(given).float()
+        return (output.float() + self.weight.float().to(unit.device) * change).to(output.dtype)
 
     @staticmethod
-    def _no_norm(norm: nn.Module, path: str) -> HookError:
-        return HookError(
-            f"{path} ({type(norm).__name__}) is not a norm of the form weight · x̃ + bias"
-        )
+    def _no_norm(path: str) -> HookError:
+        return HookError(f"{path} is not a norm of the form weight · x̃ + bias")
 
 
 @torch.no_grad()

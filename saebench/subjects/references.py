@@ -15,6 +15,7 @@ from saebench.subjects.loaders.nearby import what_is_there
 from saebench.subjects.loaders.protocol import Loader
 from saebench.subjects.loaders.recognition import EXPECTED, place_of, recognise
 from saebench.subjects.metadata import Overrides, SubjectMetadata, parse_metadata
+from saebench.subjects.naming import given_name, id_of, refuse_equal
 
 CONTROLS = ("identity", "permuted_decoder", "random_init", "l0_matched_random", "scaled")
 CONTROL_BASE = "l2-standard"  # of the demo
@@ -25,7 +26,7 @@ class SubjectReference:
     """One SAE, not loaded yet.
 
     Attributes:
-        id: a short name, unique in the run; test ids and tables show it.
+        id: a short name, a function of the path alone (naming.py); tables show it.
         source: the SPEC that led here.
         directory: where it lies, a checkpoint's own file, or None for a registry or hub reference.
         repository: the SAELens release or hub repository, else None.
@@ -65,22 +66,46 @@ class SubjectReference:
 
 
 def find_subjects(specs: Iterable[str]) -> tuple[SubjectReference, ...]:
-    """Return the SAEs that the SPECs name, each once, with unique ids.
+    """Return the SAEs that the SPECs name, each once; ids depend on each SPEC alone.
 
     Args:
         specs: a directory, a checkpoint, a glob of them, ``release:sae_id``, ``org/repo:path``,
-            ``demo`` or ``demo:NAME``.
+            ``demo`` or ``demo:NAME``; ``NAME=SPEC`` gives the SAE a name.
 
     Raises:
-        SubjectError: for a SPEC that names no SAE, or one that cannot be one.
+        SubjectError: for a SPEC that names no SAE, one that cannot be one, and two of one id.
     """
     found: dict[str, SubjectReference] = {}
     for spec in specs:
-        for reference in _expand(spec):
+        for reference in _named(spec):
             place = reference.directory.resolve() if reference.directory else reference.source
             place = f"{place}+{reference.control}"
             found.setdefault(str(place), reference)
-    return _with_unique_ids(list(found.values()))
+    refuse_equal((reference.id, reference.source) for reference in found.values())
+    return tuple(found.values())
+
+
+def _named(spec: str) -> Iterator[SubjectReference]:
+    """Give the SAEs of a SPEC, under the name that it gives: ``NAME=SPEC``."""
+    name, inner = given_name(spec)
+    if name is None or _exists(spec):
+        yield from _expand(spec)
+        return
+    references = list(_expand(inner))
+    if len(references) > 1:
+        raise SubjectError(
+            f"--sae {spec}: one name for {len(references)} SAEs; name each of them, or none"
+        )
+    if name != plain_text(name) or not is_unicode(name):
+        raise SubjectError(f"--sae {spec!r}: the name {name!r} has invisible characters")
+    yield replace(references[0], id=name)
+
+
+def _exists(spec: str) -> bool:
+    try:
+        return Path(os.path.expanduser(spec)).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _expand(spec: str) -> Iterator[SubjectReference]:
@@ -175,40 +200,16 @@ def _file(path: Path, spec: str) -> SubjectReference:
 
 
 def _directory(path: Path, spec: str) -> SubjectReference:
-    if not is_unicode(from_system(str(path.resolve()))):
+    place = path.resolve()
+    if not is_unicode(from_system(str(place))):
         raise SubjectError(f"--sae {spec!r}: its path is no valid UTF-8; rename the directory")
     loader = recognise(path)
     if loader is None:
         raise SubjectError(f"--sae {spec}: no SAE in it; {what_is_there(path)}")
     return SubjectReference(
-        id=_name_of(path.resolve()),
+        id=id_of(place.with_suffix("") if place.is_file() else place),
         source=from_system(spec),
         directory=path,
         config=loader.config(path),
         loader=loader,
-    )
-
-
-def _name_of(place: Path) -> str:
-    """Return the directory's name; of a checkpoint, its run's and its own."""
-    if place.is_dir():
-        return plain_text(place.name)
-    run = place.parent.parent if place.parent.name == "checkpoints" else place.parent
-    return plain_text(f"{run.name}/{place.stem}")
-
-
-def _with_unique_ids(references: list[SubjectReference]) -> tuple[SubjectReference, ...]:
-    taken: dict[str, int] = {}
-    for reference in references:
-        taken[reference.id] = taken.get(reference.id, 0) + 1
-    unique = []
-    for reference in references:
-        if taken[reference.id] > 1 and reference.directory is not None:
-            parent = plain_text(reference.directory.resolve().parent.name)
-            reference = replace(reference, id=f"{parent}/{reference.id}")
-        unique.append(reference)
-    ids = [r.id for r in unique]
-    return tuple(
-        replace(r, id=f"{r.id}#{ids[: i + 1].count(r.id)}") if ids.count(r.id) > 1 else r
-        for i, r in enumerate(unique)
     )

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saebench.errors import SubjectError
 from saebench.measures.stages import DECODE, ENCODE, Stages
 from saebench.subjects.features import (
     INDEPENDENT,
@@ -24,10 +25,12 @@ from saebench.subjects.modules import (
     config_of,
     decoder_norm,
     decoder_of,
+    is_known,
     refuse_non_finite,
     refuse_unfolded,
     without_reshaping,
 )
+from saebench.subjects.sae_calls import Calls
 
 # Rows of d_sae features each: on a CPU 25 MB at 24,576 features; SAEs of more take fewer rows.
 ROWS_AT_ONCE = {"cpu": 256, "cuda": 4096}
@@ -162,6 +165,11 @@ class Subject:
             fired=torch.stack([p.fired for p in parts]).sum(dim=0),
         )
 
+    @property
+    def calls(self) -> Calls:
+        """The SAE's own functions, guarded."""
+        return Calls(self.sae, self.source)
+
     @torch.inference_mode()
     def active(self, x: Float[Tensor, "tokens d"]) -> Bool[Tensor, "tokens features"]:
         """Return which features are not zero at each token."""
@@ -170,10 +178,14 @@ class Subject:
         )
 
     def _features(self, x: Tensor) -> Float[Tensor, "tokens features"]:
-        dtype = next((p.dtype for p in self.sae.parameters()), torch.float32)
-        features = self.sae.encode(x.to(dtype))
-        # Some TopK classes return sparse tensors.
-        return features.to_dense() if features.is_sparse else features
+        features = self.calls.encode(x)
+        if self._features_seen not in (0, features.shape[-1]):
+            raise SubjectError(
+                f"{self.source}: encode gives {features.shape[-1]} features, and gave "
+                f"{self._features_seen} for other tokens; each token must have the same features"
+            )
+        self._features_seen = features.shape[-1]
+        return features
 
     def _parts(self, x: Tensor, stages: Stages) -> Iterator[Reconstruction]:
         if self._tiled and self._on_cpu(x):
@@ -218,7 +230,6 @@ class Subject:
         with stages(ENCODE):
             features = self._features(x)
         with stages(DECODE):
-            self._features_seen = features.shape[-1]
             sparse = self._sparse and self._on_cpu(x) and self._few(features)
             found = self._gathered(Active.of(features), x) if sparse else self._dense(features, x)
             return self._with_skip(found, x.to(features.dtype))
@@ -237,15 +248,16 @@ class Subject:
         skip = getattr(self.sae, "W_skip", None)
         if not isinstance(skip, Tensor):
             return found
-        return replace(found, x_hat=found.x_hat + (x @ skip.T).to(found.x_hat.dtype))
+        return replace(found, x_hat=found.x_hat + (x.to(skip.dtype) @ skip.T).to(found.x_hat.dtype))
 
     def _dense(self, features: Tensor, x: Tensor) -> Reconstruction:
+        # Both are taken before decode is called, which may write to the features.
         active = features != 0
         # In fp32: the sum of an fp16 SAE's features may be beyond its range.
         size = features.abs().float()
         norm = self._decoder_norm
         return Reconstruction(
-            x_hat=self.sae.decode(features).to(x.dtype),
+            x_hat=self.calls.decode(features, like=x),
             l0=active.sum(dim=-1).float(),
             l1=size.sum(dim=-1),
             l1_unit=None if norm is None else size @ norm.float(),
@@ -278,15 +290,16 @@ class Subject:
     def _decodes_sparsely(self) -> bool:
         """True where gathering gives what decode gives, tried on made-up features."""
         plain = self.config.get("normalize_activations", "none") == "none"
-        if not plain or self._decoder is None or not hasattr(self.sae, "b_dec"):
+        known = is_known(self.sae) and self._decoder is not None and hasattr(self.sae, "b_dec")
+        if not plain or not known:
             return False
         generator = torch.Generator().manual_seed(0)
-        features = torch.zeros(4, self.d_sae)
+        features = torch.zeros(4, self.d_sae, dtype=torch.float32)
         picked = torch.randint(self.d_sae, (4, 16), generator=generator)
-        features.scatter_(1, picked, torch.rand(4, 16, generator=generator))
+        features.scatter_(1, picked, torch.rand(4, 16, generator=generator, dtype=torch.float32))
         parameter = next(self.sae.parameters())
         features = features.to(parameter.device, parameter.dtype)
-        dense = self.sae.decode(features)
+        dense = self.calls.decode(features, like=features)
         return torch.allclose(self._summed(Active.of(features)), dense, rtol=1e-4, atol=1e-5)
 
     @torch.inference_mode()
@@ -297,7 +310,8 @@ class Subject:
         if not known or self.d_in == self.d_sae or self.d_out == self.d_sae:
             return False
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(4, self.d_in, generator=generator).to(next(self.sae.parameters()))
+        x = torch.randn(4, self.d_in, generator=generator, dtype=torch.float32)
+        x = x.to(next(self.sae.parameters()))
         tiles = torch.cat([tile.encode(x) for _, tile in tiles_of(self.sae, self.d_sae)], dim=-1)
         whole = self.sae.encode(x)
         return tiles.shape == whole.shape and torch.allclose(tiles, whole, rtol=1e-4, atol=1e-5)

@@ -183,7 +183,9 @@ class _Gathered:
 
     def joined(self, windows: Windows, clusters: np.ndarray | None) -> DrawsMeasurement:
         joined = [torch.cat(column).cpu() for column in zip(*self.parts, strict=True)]
-        none = torch.empty(0), torch.empty(0), torch.empty(0, self.draws)
+        none = tuple(
+            torch.empty(*shape, dtype=torch.float32) for shape in ((0,), (0,), (0, self.draws))
+        )
         sequence, sae, draws = (column.numpy() for column in joined or none)
         here = windows.where.kept.nonzero()[:, 0].numpy()
         return DrawsMeasurement(

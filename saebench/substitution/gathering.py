@@ -42,7 +42,7 @@ class Gathered:
     interventions: list[str]
     sums: TokenSums
     spread: Spread | None = None
-    bank_errors: Tensor = field(default_factory=lambda: torch.empty(0))
+    bank_errors: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32))
     fired: Tensor | None = None
     failures: dict[str, UndefinedDirection] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from saebench.measures.memory import is_out_of_memory as is_out_of_memory
 from saebench.subjects.host import Host
 
 # Tokens of one pass. On a CPU more gains nothing, and activations leave the cache; a GPU wants

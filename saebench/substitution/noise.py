@@ -67,7 +67,7 @@ class NoiseSource:
         """Return standard normal vectors (Box–Muller), one for each token, in float32."""
         blocks = math.ceil(d / 4)
         draws = torch.full_like(sequence, draw) if isinstance(draw, int) else draw
-        out = torch.empty(len(sequence), blocks * 4, device=sequence.device)
+        out = torch.empty(len(sequence), blocks * 4, dtype=torch.float32, device=sequence.device)
         most = _COUNTERS_AT_ONCE.get(sequence.device.type, _COUNTERS_AT_ONCE["cuda"])
         step = max(1, most // blocks)
         for start in range(0, len(sequence), step):

@@ -15,6 +15,7 @@ from saebench.subjects.hooks import Kind, Site
 from saebench.subjects.host import Host
 from saebench.subjects.recording import trial_noise
 from saebench.substitution.patching import (
+    computed_unit,
     input_read,
     input_written,
     output_read,
@@ -314,10 +315,12 @@ class Passes:
         if site.kind is Kind.MODULE_INPUT:
             patches.enter_context(input_written(module, changed))
             return
+        if site.kind is Kind.NORMALISED:
+            norm = self.host.unit_norm(site.module)
+            patches.enter_context(computed_unit(module, norm, lambda _: changed))
+            return
         if site.kind is Kind.RESID_MID:
             changed = changed - start
-        elif site.kind is Kind.NORMALISED:
-            changed = self.host.unit_norm(site.module).weighted(changed)
         patches.enter_context(output_written(module, changed))
 
     def _activation(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from saebench.subjects.calls import argument, result, with_argument, with_result
 from saebench.subjects.host import Host
+from saebench.subjects.norms import UnitNorm
 from saebench.subjects.stack import Block
 
 
@@ -95,4 +96,20 @@ def computed_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> It
         return with_result(module, output, change(result(module, output)))
 
     with module.register_forward_hook(hook):
+        yield
+
+
+@contextmanager
+def computed_unit(
+    module: nn.Module, norm: UnitNorm, change: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Replace what a norm makes before its weights by what is computed from it."""
+    given: list[Tensor] = []
+
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        entered = given.pop()
+        value = change(norm.normalised(entered))
+        return with_result(module, output, norm.rewritten(result(module, output), entered, value))
+
+    with input_read(module, given.append), module.register_forward_hook(hook):
         yield

@@ -166,7 +166,9 @@ class PrefixPasses:
         """Give each layer's keys and values; of those that are not run only the length is read."""
         kept = window.kept or {}
         batch, device = len(window.whole.ids), window.whole.ids.device
-        length_only = torch.zeros(1, device=device).expand(batch, 1, window.position, 1)
+        length_only = torch.zeros(1, dtype=torch.float32, device=device).expand(
+            batch, 1, window.position, 1
+        )
         for layer in range(len(self.host.blocks)):
             yield kept.get(layer, (length_only, length_only))
 

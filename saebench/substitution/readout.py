@@ -44,7 +44,7 @@ class Readout:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._memory = torch.empty(0)
+        self._memory = torch.empty(0, dtype=torch.float32)
 
     @torch.inference_mode()
     def __call__(

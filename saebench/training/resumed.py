@@ -17,8 +17,8 @@ from saebench.substitution.passes import Passes
 from saebench.substitution.patching import (
     computed_input,
     computed_output,
+    computed_unit,
     forward_replaced,
-    input_read,
     input_written,
     output_written,
     skipped,
@@ -132,13 +132,8 @@ class ResumedPasses:
         elif site.kind is Kind.MODULE_OUTPUT:
             patches.enter_context(computed_output(module, change))
         elif site.kind is Kind.NORMALISED:
-            norm, entering = self.host.unit_norm(site.module), []
-            patches.enter_context(input_read(module, entering.append))
-            patches.enter_context(
-                computed_output(
-                    module, lambda _: norm.weighted(change(norm.normalised(entering[-1])))
-                )
-            )
+            norm = self.host.unit_norm(site.module)
+            patches.enter_context(computed_unit(module, norm, change))
         else:  # the residual stream between attention and MLP: of this block the start is known
             patches.enter_context(computed_output(module, lambda out: change(start + out) - start))
 

@@ -38,7 +38,7 @@ def make_sae(
     config.metadata = SAEMetadata(**metadata)
     sae = TrainingSAE.from_dict(config.to_dict())
     generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(d_sae, d_in, generator=generator)
+    directions = torch.randn(d_sae, d_in, generator=generator, dtype=torch.float32)
     directions *= (config.decoder_init_norm or 1.0) / directions.norm(dim=1, keepdim=True)
     with torch.no_grad():
         sae.W_dec.copy_(directions)
@@ -88,7 +88,8 @@ def begin_near_identity(sae: Any) -> None:
     d = sae.cfg.d_in
     if sae.cfg.d_sae < 2 * d:
         raise OptionError(f"--init identity: needs --expansion 2 or more for {d} components")
-    both = torch.cat([torch.eye(d), -torch.eye(d)]).to(sae.W_dec)
+    one = torch.eye(d, dtype=sae.W_dec.dtype, device=sae.W_dec.device)
+    both = torch.cat([one, -one])
     directions = sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True)
     directions[: 2 * d] = both
     sae.W_dec.copy_(directions)

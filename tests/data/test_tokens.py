@@ -131,9 +131,12 @@ def test_the_fingerprint_changes_with_ids_masks_and_shape_alone():
 def test_the_record_says_which_tokens_count():
     documents = Documents("memory", "test", None, lambda: iter([]))
     found = _take(["abcd", "a"])
-    record = found.record(documents, score_bos=False)
+    record = found.record(documents, score_bos=False, special_ids=found.ids[:, 0].tolist())
     assert (record.sequences, record.context, record.documents_skipped) == (1, 4, 1)
-    assert set(record.policies) == {"substituted", "scored", "statistics"}
+    assert set(record.policies) == {"substituted", "scored", "statistics", "position 0"}
+    assert record.policies["position 0"] == "a special token"
+    other = found.record(documents, score_bos=False, special_ids=[99])
+    assert other.policies["position 0"] == "a token of the text"
     assert record.fingerprint == found.fingerprint
 
 

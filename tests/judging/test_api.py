@@ -98,6 +98,38 @@ def test_a_plain_module_is_judged_as_the_sae_that_it_computes(tiny, sae, by_spec
     assert known == pytest.approx(same, rel=1e-5, abs=1e-8)
 
 
+def test_a_module_that_changes_its_input_is_judged_as_the_sae_that_it_computes(tiny, sae):
+    class InPlace(Plain):
+        def encode(self, x):
+            x.neg_()
+            return torch.relu(-x @ self.encoder)
+
+    options = {"hook": HOOK, "sequences": 6, "context": 12, "properties": PROPERTIES}
+    saes = {"plain": Plain(sae), "in place": InPlace(sae)}
+    run = saebench.judge(saes, tiny.model, tiny.texts, prepend_bos=True, **options)
+    one, two = (
+        {(c.property, m.name): m.value for c in run.cases if c.sae == name for m in c.metrics}
+        for name in saes
+    )
+    assert one == two
+    assert ("fidelity", "fidelity.explained_variance") in one
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encode": lambda self, x: (torch.relu(x @ self.encoder),)}, "encode gives a tuple"),
+        ({"decode": lambda self, f: (f @ self.decoder, None)}, "decode gives a tuple"),
+        ({"forward": lambda self, x: 0.9 * (x @ self.encoder).relu() @ self.decoder},
+         r"decode\(encode\(x\)\) is not what forward"),
+    ],
+)  # fmt: skip
+def test_an_object_that_is_not_what_it_seems_is_refused_before_the_run(tiny, sae, changes, said):
+    odd = type("Odd", (Plain,), changes)(sae)
+    with pytest.raises(SubjectError, match=said):
+        saebench.judge(odd, tiny.model, tiny.texts, hook=HOOK, sequences=6, context=12)
+
+
 def test_a_plain_module_without_hook_is_refused_naming_the_argument(tiny, sae):
     with pytest.raises(SubjectError, match="hook_name") as caught:
         saebench.judge(Plain(sae), tiny.model, tiny.texts, context=12)

@@ -53,6 +53,31 @@ def test_of_several_stored_under_one_name_the_newest_is_chosen(tmp_path):
     assert source.of(retrained, MODEL) == newest
 
 
+def test_an_sae_stored_under_another_name_is_found_by_its_weights(tmp_path):
+    stored = store(tmp_path, "sae")
+    renamed = replace(make_subject("sae"), id="mine/sae")
+    assert open_baselines(str(tmp_path), directory=tmp_path).of(renamed, MODEL) == stored
+
+
+def test_another_sae_whose_name_becomes_the_same_file_name_is_never_held_against(tmp_path):
+    store(tmp_path, "a_b")
+    other = replace(make_subject("a_b"), id="a/b", weights_sha256="a" * 64)
+    with pytest.raises(OptionError, match="no baseline of a/b"):
+        open_baselines(str(tmp_path), directory=tmp_path).of(other, MODEL)
+
+
+def test_two_names_that_become_the_same_file_name_are_stored_apart(tmp_path):
+    weights = "c" * 64
+    one, two = (store(tmp_path, id, weights=weights) for id in ("a_b", "a/b"))
+    assert one == two  # where it would lie
+    (apart,) = (path for path in one.parent.glob("*.json") if path != one)
+    assert (read_baseline(one)["sae"]["id"], read_baseline(apart)["sae"]["id"]) == ("a_b", "a/b")
+    source = open_baselines(str(tmp_path), directory=tmp_path)
+    for id, path in (("a_b", one), ("a/b", apart)):
+        sae = replace(make_subject(id), weights_sha256=weights)
+        assert source.of(sae, MODEL) == path
+
+
 def test_where_none_says_that_it_is_the_newest_none_is_chosen(tmp_path):
     path = store(tmp_path, "one")
     (path.parent / "one@ffffffff.json").write_bytes(path.read_bytes())

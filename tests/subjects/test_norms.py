@@ -41,7 +41,13 @@ def test_the_unit_is_normalised_and_its_weights_give_the_norm_back(name: str):
     expected = wide / wide.square().mean(-1, keepdim=True).sqrt()
     found = unit.normalised(x)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(unit.weighted(found), norm(x), rtol=1e-5, atol=1e-5)
+    assert torch.equal(unit.rewritten(norm(x), x, found), norm(x))
+    other = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    # An input that is normalised already: the norm does nothing to it but weigh it.
+    wanted = unit.normalised(1e3 * other)
+    torch.testing.assert_close(
+        unit.rewritten(norm(x), x, wanted), norm(1e3 * other), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_model_keeps_its_weights():

@@ -26,43 +26,62 @@ def _ids(*specs):
 
 
 def test_a_directory_is_one_sae_named_after_it(zoo):
-    (reference,) = find_subjects([str(zoo / "a" / "sae")])
-    assert (reference.id, reference.directory) == ("sae", zoo / "a" / "sae")
+    (reference,) = find_subjects([str(zoo / "b" / "other")])
+    assert (reference.id, reference.directory) == ("other", zoo / "b" / "other")
     assert reference.config["d_in"] == 16
 
 
 def test_a_glob_gives_its_saes_in_order_and_leaves_out_the_rest(zoo):
-    assert _ids(zoo / "b" / "*") == ["other", "sae"]
+    assert _ids(zoo / "b" / "*") == ["other", _tail(zoo, "b/sae")]
 
 
-def test_equal_names_are_told_apart_by_their_parents(zoo):
-    assert _ids(zoo / "*" / "sae") == ["a/sae", "b/sae"]
+def _tail(zoo, inside):
+    """Folders called alike everywhere do not stand alone: ``b`` and ``sae`` are such."""
+    return f"{zoo.name}/{inside}"
 
 
-def test_equal_names_and_parents_are_numbered(zoo):
-    shutil.copytree(zoo / "a", zoo / "deep" / "a")
-    ids = _ids(zoo / "a" / "sae", zoo / "deep" / "a" / "sae")
-    assert len(set(ids)) == 2
+def test_an_id_is_the_same_whatever_else_is_in_the_run(zoo):
+    alone = [_ids(zoo / name / "sae")[0] for name in ("a", "b")]
+    assert _ids(zoo / "*" / "sae") == alone == ["a/sae", _tail(zoo, "b/sae")]
+    assert _ids(zoo / "b" / "sae", zoo / "b" / "other", zoo / "a" / "sae")[0] == alone[1]
 
 
-def test_numbering_never_repeats_an_id_that_is_taken(tiny, tmp_path):
-    for name in ("a/p/s", "b/p/s", "c/p/s#1", "d/q/s"):
-        shutil.copytree(tiny.good, tmp_path / name)
-    ids = _ids(*(tmp_path / n for n in ("a/p/s", "b/p/s", "c/p/s#1", "d/q/s")))
-    assert len(set(ids)) == 4
+def test_two_saes_of_one_id_are_refused_with_both_named_and_how_to_name_them(zoo):
+    other = zoo / "deep" / "other"
+    shutil.copytree(zoo / "b" / "other", other)
+    with pytest.raises(SubjectError, match="both be called 'other'") as caught:
+        _ids(other, zoo / "b" / "other")
+    assert f"--sae other-deep={other} --sae other-b={zoo}/b/other" in str(caught.value)
+
+
+def test_a_name_that_is_given_is_the_id(zoo):
+    specs = [f"one={zoo}/a/sae", f"two={zoo}/b/sae", "l2=demo:l2-topk"]
+    assert _ids(*specs) == ["one", "two", "l2"]
+    assert [r.source for r in find_subjects(specs)] == [*(s.partition("=")[2] for s in specs)]
+
+
+def test_one_name_for_several_saes_is_refused(zoo):
+    with pytest.raises(SubjectError, match="one name for 2 SAEs"):
+        _ids(f"one={zoo}/*/sae")
+
+
+def test_a_directory_whose_name_has_an_equals_sign_is_a_directory(zoo, monkeypatch):
+    shutil.copytree(zoo / "a" / "sae", zoo / "lr=3")
+    monkeypatch.chdir(zoo)
+    assert _ids("lr=3") == [_tail(zoo, "lr=3")]
 
 
 def test_one_sae_by_many_names_is_one(zoo, monkeypatch):
     monkeypatch.chdir(zoo / "b")
     (zoo / "link").symlink_to(zoo / "a" / "sae")
     specs = [zoo / "a" / "sae", f"{zoo}/a/sae/", "../a/sae", "../a/./sae", zoo / "link"]
-    assert _ids(*specs) == ["sae"]
+    assert _ids(*specs) == ["a/sae"]
 
 
 def test_home_is_expanded(zoo, monkeypatch):
     monkeypatch.setenv("HOME", str(zoo))
-    assert _ids("~/a/sae") == ["sae"]
-    assert _ids("~/a/*") == ["sae"]
+    assert _ids("~/a/sae") == ["a/sae"]
+    assert _ids("~/a/*") == ["a/sae"]
 
 
 @pytest.mark.parametrize("spec", ["release:blocks.0.hook_resid_pre", "org/repo:some/folder"])

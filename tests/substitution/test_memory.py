@@ -8,6 +8,7 @@ from families import make_host
 
 from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
+from saebench.errors import SubjectError
 from saebench.subjects.metadata import SubjectMetadata
 from saebench.subjects.sae import Subject
 from saebench.substitution import memory
@@ -82,7 +83,7 @@ def test_a_single_sequence_that_does_not_fit_is_the_users_to_know():
 
 
 def test_an_error_that_is_not_of_memory_is_not_swallowed():
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(SubjectError, match="shapes do not match"):
         _measure(_Halving(most=1, error=RuntimeError("shapes do not match")))
 
 

@@ -74,7 +74,9 @@ def train_model(
 
 def _sinusoids() -> Tensor:
     """Return `[position, d_model]` sines and cosines: where learned positions start from."""
-    frequencies = torch.logspace(0, -math.log10(2 * MODEL.n_positions), MODEL.d_model // 2)
+    frequencies = torch.logspace(
+        0, -math.log10(2 * MODEL.n_positions), MODEL.d_model // 2, dtype=torch.float32
+    )
     angles = torch.arange(MODEL.n_positions)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 

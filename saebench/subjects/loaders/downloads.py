@@ -53,18 +53,26 @@ def checked_downloads() -> Iterator[None]:
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
     fetch, forced = loaders.hf_hub_download, os.environ.get(WEIGHTS_ONLY)
+    ask = loaders.get_safetensors_tensor_shapes
 
     def checked(*args: Any, **kwargs: Any) -> str:
         path = fetch(*args, **kwargs)
         check_download(Path(path))
         return path
 
+    def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
+        # SAELens asks the hub's server for them, which fails offline. The file is needed anyway.
+        found = safetensors_shapes(Path(checked(repo_id, filename)))
+        return {name: list(shape) for name, shape in found.items()}
+
     loaders.hf_hub_download = checked
+    loaders.get_safetensors_tensor_shapes = shapes
     os.environ[WEIGHTS_ONLY] = "1"
     try:
         yield
     finally:
         loaders.hf_hub_download = fetch
+        loaders.get_safetensors_tensor_shapes = ask
         if forced is None:
             del os.environ[WEIGHTS_ONLY]
         else:

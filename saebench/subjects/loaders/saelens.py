@@ -1,12 +1,12 @@
 """SAELens' own directories: cfg.json and sae_weights.safetensors."""
 
 import tempfile
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from saebench.errors import SubjectError
+from saebench.subjects.library_warnings import without_harmless
 from saebench.subjects.loaders.classes import FACTORS
 from saebench.subjects.loaders.files import (
     PICKLES,
@@ -140,7 +140,6 @@ def inference_sae(training: Any) -> Any:
     """Return SAELens' inference form: BatchTopK then uses its threshold, not the batch."""
     from sae_lens import SAE
 
-    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as directory, without_harmless():
         training.save_inference_model(directory)
         return SAE.load_from_disk(directory)

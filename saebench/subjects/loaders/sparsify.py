@@ -54,28 +54,11 @@ class Sparsify:
         path = directory / CONFIG_FILE
         told = read_object(path)
         told["transcode"] = _transcodes(told, directory, where=str(path))
-        d_in = check_size(told, "d_in", where=str(path))
-        d_sae = _latents(told, d_in, where=str(path))
-        activation = told.get("activation", "topk")
-        if activation not in ACTIVATIONS:
-            raise SubjectError(
-                f"{path}: unknown activation {activation!r}{nearest(str(activation), ACTIVATIONS)}"
-            )
-        k = check_size(told, "k", where=str(path))
-        if k > d_sae or (activation == "groupmax" and d_sae % k):
-            raise SubjectError(f"{path}: {activation} of k={k} does not fit {d_sae} latents")
+        config = described(told, where=str(path))
         notes = check_keys(told, where=str(path), known=SPARSIFY | SPARSIFY_HARMLESS)
-        _check_weights(directory, told, d_in, d_sae)
-        return {
-            "architecture": _architecture(told),
-            "d_in": d_in,
-            "d_out": d_in,
-            "d_sae": d_sae,
-            "k": k,
-            "metadata": _metadata(directory, transcodes=bool(told.get("transcode"))),
-            "sparsify": told,
-            NOTES: notes,
-        }
+        _check_weights(directory, told, config["d_in"], config["d_sae"])
+        metadata = _metadata(directory, transcodes=bool(told.get("transcode")))
+        return config | {"metadata": metadata, NOTES: notes}
 
     def load(self, directory: Path, config: dict[str, Any]) -> "nn.Module":
         """Return the SAE or transcoder, in fp32."""
@@ -87,6 +70,43 @@ class Sparsify:
             return SparseCoder.from_file(weights, config["sparsify"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise SubjectError(f"{weights}: does not fit {CONFIG_FILE}: {error!r}") from error
+
+
+def described(told: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """Return sparsify's configuration in SAELens' terms.
+
+    Raises:
+        SubjectError: for sizes that are none or do not fit, and an activation that is not known.
+    """
+    d_in = check_size(told, "d_in", where=where)
+    d_sae = _latents(told, d_in, where=where)
+    activation = told.get("activation", "topk")
+    if activation not in ACTIVATIONS:
+        raise SubjectError(
+            f"{where}: unknown activation {activation!r}{nearest(str(activation), ACTIVATIONS)}"
+        )
+    k = check_size(told, "k", where=where)
+    if k > d_sae or (activation == "groupmax" and d_sae % k):
+        raise SubjectError(f"{where}: {activation} of k={k} does not fit {d_sae} latents")
+    return {
+        "architecture": _architecture(told),
+        "d_in": d_in,
+        "d_out": d_in,
+        "d_sae": d_sae,
+        "k": k,
+        "sparsify": told,
+    }
+
+
+def hooks_of_module(name: str, *, transcodes: bool) -> dict[str, Any]:
+    """Return the hooks that sparsify's name of a module means; nothing for another name."""
+    if not _MODULE.fullmatch(name):
+        return {}
+    module = re.sub(r"^layers_(?=\d)", "layers.", name)
+    return {
+        "hook_name": f"{module}.input" if transcodes else module,
+        "hook_name_out": module if transcodes else None,
+    }
 
 
 def _latents(told: dict[str, Any], d_in: int, *, where: str) -> int:
@@ -166,8 +186,4 @@ def _metadata(directory: Path, *, transcodes: bool) -> dict[str, Any]:
         "context_size": told.get("ctx_len"),
         "model_class_name": "AutoModelForCausalLM",
     }
-    if _MODULE.fullmatch(name):
-        module = re.sub(r"^layers_(?=\d)", "layers.", name)
-        metadata["hook_name"] = f"{module}.input" if transcodes else module
-        metadata["hook_name_out"] = module if transcodes else None
-    return metadata
+    return metadata | hooks_of_module(name, transcodes=transcodes)

@@ -83,7 +83,8 @@ def test_the_glob_that_is_offered_finds_all_of_them(tiny, tmp_path: Path):
         find_subjects([str(tmp_path)])
     glob = str(caught.value).partition("--sae '")[2].partition("'")[0]
     found = {r.id for r in find_subjects([glob])}
-    assert found == {"run/layers.1", "layers.2", "other/layers.1"}
+    above = tmp_path.name  # "run" and "layers.1" are names that any training run has
+    assert found == {f"{above}/run/layers.1", f"{above}/run/layers.2", "other/layers.1"}
 
 
 def test_saes_at_two_depths_are_offered_two_globs(tiny, tmp_path: Path):
