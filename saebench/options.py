@@ -34,6 +34,11 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--sae-hook-out": ("a transcoder's output hook, where its metadata has none", {}),
     "--sae-training-context": ("its training context, where its metadata has none", {"type": int}),
     "--sae-prepend-bos": ("true or false: BOS first, where its metadata does not say", {}),
+    "--sae-norm-factor": (
+        "what its training scaled activations with, where its files do not say: a number, estimate "
+        "from the texts, or folded where the weights hold it",
+        {},
+    ),
     "--sae-interventions": ("comma-separated baselines of kl_gap (default: all)", {}),
     "--sae-thresholds": ("threshold file (default: baselines/thresholds.toml)", {}),
     "--sae-baseline": (

@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--judge-dataset", "PATH|NAME", "the texts to judge on (default: every tenth document "
          "of --sae-dataset, which is then not fitted on)"),
         ("--sae-hook", "HOOK", "where the SAE belongs, if its metadata does not say"),
+        ("--sae-norm-factor", "N|folded", "what its training scaled activations with"),
         ("--sae-device", "DEVICE", "default: cuda where there is one"),
         ("--sae-dtype", "DTYPE", "of the model: float32, bfloat16, float16, tf32"),
         ("--json", "FILE", "write repair.json there too"),
@@ -122,7 +123,9 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
         "coefficient": options.coefficient,
         "device": options.sae_device or "auto",
         "dtype": options.sae_dtype or "float32",
-        "overrides": Overrides(options.sae_hook, options.sae_training_context),
+        "overrides": Overrides(
+            options.sae_hook, options.sae_training_context, norm_factor=options.sae_norm_factor
+        ),
         "force": options.force,
         "resume": options.resume,
     }

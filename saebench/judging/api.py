@@ -75,6 +75,7 @@ def judge(
     training_context: int | None = None,
     prepend_bos: bool | None = None,
     hook_out: str | None = None,
+    norm_factor: str | float | None = None,
     name: str = "sae",
     workers: int | None = None,
     engine: str = "local",
@@ -98,6 +99,8 @@ def judge(
         training_context: what it was trained on, if its metadata does not say.
         prepend_bos: whether it was trained with BOS first, if its metadata does not say.
         hook_out: a transcoder's output hook, if its metadata does not say.
+        norm_factor: what its training scaled activations with, if its files do not say: a
+            number, ``estimate`` from the texts, or ``folded`` where the weights hold it.
         name: what results call an SAE object.
         workers: processes, or Ray actors, that share the sequences. They load everything
             themselves: SAEs, model and data are then given as SPECs.
@@ -125,7 +128,7 @@ def judge(
         context=context,
         model=model if isinstance(model, str) else None,
         dataset=data if isinstance(data, str) else None,
-        overrides=Overrides(hook, training_context, prepend_bos, hook_out),
+        overrides=Overrides(hook, training_context, prepend_bos, hook_out, norm_factor),
     )
     if settings.stop_early:
         scale.refuse_rounds()

@@ -63,6 +63,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
         else _number("training_context", training_context),
         prepend_bos=flag(options, "prepend_bos"),
         hook_out=options.get("hook_out"),
+        norm_factor=options.get("norm_factor"),
     )
     return Settings(
         **chosen,

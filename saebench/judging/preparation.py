@@ -13,6 +13,7 @@ from saebench.data.prompts import Prompts, open_prompts
 from saebench.data.tokens import TokenSet
 from saebench.errors import DataError, HookError, HostError, OptionError, nearest
 from saebench.judging.bench import Bench
+from saebench.judging.norm_estimate import with_estimated_norm
 from saebench.judging.readings import Texts, take
 from saebench.settings import Settings
 from saebench.subjects.host import Host
@@ -95,6 +96,10 @@ def _bench(
     tokens = take(settings, host, texts.documents, context=context, bos=bos)
     _check_vocabulary(host, tokens)
     _prove(host, subjects, tokens)
+    subjects = tuple(
+        with_estimated_norm(host, subject, tokens) if subject.waits else subject
+        for subject in subjects
+    )
     return Bench(host, texts, subjects, tokens, settings)
 
 

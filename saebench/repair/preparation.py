@@ -90,6 +90,11 @@ def prepare(job: RepairJob, reference: SubjectReference) -> Prepared:
     """
     settings, device = job.settings, chosen_device(job.settings)
     subject = load_subject(reference, overrides=job.overrides, device=device)
+    if subject.waits:
+        raise SubjectError(
+            f"{job.sae}: --sae-norm-factor estimate: a repair fits the SAE as it is saved; judge "
+            "it with estimate first, and give the number that the result notes"
+        )
     if subject.metadata.input_hook is not None:
         raise SubjectError(f"{job.sae}: a transcoder; only SAEs, which reconstruct, are repaired")
     said = check_repairable(subject.sae, where=job.sae, method=job.method)

@@ -25,6 +25,7 @@ NAMES = {
     "ln1.": ("hook_normalized",),
     "ln2.": ("hook_normalized",),
 }  # fmt: skip
+SHOWN = 3  # of a block's parts, in error messages
 _ALL = sorted({part + name for part, names in NAMES.items() for name in names} - {"hook_z"})
 
 
@@ -151,7 +152,11 @@ class _BlockHooks:
                 "attention and MLP in parallel, so there is no residual stream between them"
             )
         if parts.middle is not None:
-            return self._at(Kind.MODULE_OUTPUT, parts.middle, self.host.stack.width)
+            raise HookError(
+                f"hook {self.hook!r} is not in the model: the blocks of {self.host.kind} normalise "
+                "the residual stream after attention was added to it; what the MLP reads is the "
+                f"output of {parts.middle}: name that"
+            )
         if parts.form is None or parts.attention is None:
             raise self._none(parts.missing)
         return self._at(Kind.RESID_MID, parts.attention, self.host.stack.width)
@@ -222,16 +227,27 @@ class _BlockHooks:
         return site
 
     def _ln1_hook_normalized(self) -> Site:
-        return self._normalised(self.host.adapter_path(f"blocks.{self.layer}.ln1"))
+        block = self._calls[self.block.path].given
+        return self._normalised("ln1", block)
 
     def _ln2_hook_normalized(self) -> Site:
-        told = self.host.adapter_path(f"blocks.{self.layer}.ln2")
-        return self._normalised(told or self.host.parts(self.layer).mlp_entry)
+        entry = self._calls.get(self.host.parts(self.layer).mlp_entry or "")
+        return self._normalised("ln2", None if entry is None else entry.given)
 
-    def _normalised(self, path: str | None) -> Site:
-        if path is None:
-            raise self._none("no module shows what the norm makes")
-        self.host.unit_norm(path)
+    def _normalised(self, name: str, stream: Tensor | None) -> Site:
+        """Return the norm that reads the residual stream for attention, or for the MLP."""
+        path = self.host.adapter_path(f"blocks.{self.layer}.{name}")
+        if path is None and name == "ln2":
+            path = self.host.parts(self.layer).mlp_entry  # what the MLP's branch begins with
+        call = self._calls.get(path or "")
+        given = None if call is None else call.given
+        reads = stream is not None and given is not None and is_close(given, stream, self.host)
+        if path is None or not reads:
+            raise self._none(f"no module of it is known as {name}, a norm of the stream")
+        try:
+            self.host.unit_norm(path)
+        except HookError as error:
+            raise self._none(str(error)) from error
         return replace(self._input(path), kind=Kind.NORMALISED)
 
     def _linear(self, part: str, which: str) -> str | None:
@@ -293,10 +309,12 @@ class _BlockHooks:
         """Return the error of a hook that the block does not have; it names the block's parts."""
         path = self.block.path
         children = dict(self.host.model.get_submodule(path).named_children())
-        named = ", ".join(f"{name} ({type(child).__name__})" for name, child in children.items())
+        named = [f"{name} ({type(child).__name__})" for name, child in children.items()]
+        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
         return HookError(
             f"hook {self.hook!r} is not in block {self.layer} of {self.host.kind}: {why}; the "
-            f"block has {named}: name one by its module path, {path}.{next(iter(children), '')}"
+            f"block has {', '.join(named[:SHOWN])}{more}; give a module path, such as "
+            f"{path}.{next(iter(children), '')}"
         )
 
 

@@ -394,7 +394,7 @@ class Host:
         """True for a module's path, whether from the model or from its base model on."""
         return self.full_path(path) in self._module_paths
 
-    @cached_property
+    @property
     def _module_paths(self) -> frozenset[str]:
         # A module that several blocks share, such as an activation, is in each of them.
         return frozenset(p for p, _ in self.model.named_modules(remove_duplicate=False) if p)

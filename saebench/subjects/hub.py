@@ -1,24 +1,23 @@
-"""SAEs in hub repositories whose layout is not SAELens': fetched, then read as a directory is."""
+"""SAEs in hub repositories: fetched, then read as a directory of their layout is."""
 
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from saebench.subjects.loaders.recognition import recognise
-from saebench.subjects.loaders.saelens import SAELens
 from saebench.subjects.references import SubjectReference
 
 
 def fetched(reference: SubjectReference) -> SubjectReference:
-    """Return a reference to the folder on disk, where it has a layout that SAELens does not read.
+    """Return a reference to the folder on disk, where it has a layout that is read.
 
-    Others are returned as they are: SAELens fetches its own, and says why where it cannot.
+    Others are returned as they are: SAELens looks for them, and says why it cannot load them.
 
     Raises:
         SubjectError: for a folder of a known layout that is damaged.
     """
     folder = _folder(reference)
     loader = None if folder is None else recognise(folder)
-    if folder is None or loader is None or isinstance(loader, SAELens):
+    if folder is None or loader is None:
         return reference
     return replace(reference, directory=folder, loader=loader, config=loader.config(folder))
 

@@ -1,6 +1,7 @@
 """From a reference, or an object, to an SAE under test."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from saebench.errors import SubjectError
 from saebench.subjects.controls import make_control
 from saebench.subjects.hub import fetched
 from saebench.subjects.loaders.downloads import checked_downloads
+from saebench.subjects.loaders.foreign import CROSS_LAYER
 from saebench.subjects.loaders.saelens import inference_sae
-from saebench.subjects.metadata import Overrides, check_config, parse_metadata
+from saebench.subjects.metadata import Overrides, check_config, metadata_of, parse_metadata
 from saebench.subjects.modules import config_of
+from saebench.subjects.normalisation import normalised
 from saebench.subjects.references import SubjectReference
 from saebench.subjects.sae import Subject
 
@@ -35,7 +38,9 @@ def wrap_sae(sae: Any, *, id: str, overrides: Overrides) -> Subject:
     if config:
         check_config(config, where=where)
     metadata = parse_metadata(config, overrides, where=where)
-    return Subject(sae, id=id, source=where, metadata=metadata)
+    found = normalised(sae, overrides, source=where, version=_version_of(config), given=True)
+    metadata = replace(metadata, notes=metadata.notes + found.notes)
+    return Subject(found.sae, id=id, source=where, metadata=metadata, waits=found.waits)
 
 
 def load_subject(reference: SubjectReference, *, overrides: Overrides, device: str) -> Subject:
@@ -54,14 +59,34 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
         config = config_of(sae)
         check_config(config, where=reference.where)
     metadata = parse_metadata(config, overrides, where=reference.where)
+    found = normalised(
+        sae,
+        overrides,
+        source=reference.source,
+        directory=reference.directory,
+        version=_version_of(config),
+    )
+    sae, metadata = found.sae, replace(metadata, notes=metadata.notes + found.notes)
     if reference.control is not None:
         sae, config = make_control(reference.control, sae), {}
     subject = Subject(
-        sae.to(device), id=reference.id, source=reference.source, metadata=metadata, told=config
+        sae.to(device),
+        id=reference.id,
+        source=reference.source,
+        metadata=metadata,
+        told=config,
+        waits=found.waits,
     )
     _refuse_unusable(subject)
     subject.expected_explained_variance = _expected_explained_variance(reference)
     return subject
+
+
+def _version_of(config: dict[str, Any]) -> str | None:
+    """Return the version of SAELens that trained the SAE, else that wrote its configuration."""
+    data = metadata_of(config)
+    told = data.get("sae_lens_training_version") or data.get("sae_lens_version")
+    return told if isinstance(told, str) else None
 
 
 def _refuse_unusable(subject: Subject) -> None:
@@ -102,6 +127,7 @@ def _from_registry(reference: SubjectReference) -> Any:
     from sae_lens import SAE
 
     assert reference.repository is not None
+    _refuse_cross_layer(reference)
     try:
         with checked_downloads():
             return SAE.from_pretrained(reference.repository, reference.path or "", dtype="float32")
@@ -114,6 +140,22 @@ def _from_registry(reference: SubjectReference) -> Any:
             f"--sae {reference.source}: neither a directory nor loadable through SAELens as "
             f"release {reference.repository!r}, SAE {reference.path!r}: {reason}"
         ) from error
+
+
+def _refuse_cross_layer(reference: SubjectReference) -> None:
+    """Refuse a layer of a cross-layer transcoder: SAELens sums its decoders over all layers.
+
+    Raises:
+        SubjectError: saying what can be judged.
+    """
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    release = get_pretrained_saes_directory().get(reference.repository or "")
+    if release is None:
+        return
+    folder = release.saes_map.get(reference.path or "", "")
+    if "clt" in str(release.conversion_func) or "clt" in folder.split("/"):
+        raise SubjectError(f"--sae {reference.source}: one layer of {CROSS_LAYER}")
 
 
 def _expected_explained_variance(reference: SubjectReference) -> float | None:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from saebench.errors import SubjectError, nearest
+from saebench.errors import OptionError, SubjectError, nearest
 from saebench.shown import plain_text
 from saebench.subjects.loaders.files import check_size
 from saebench.subjects.loaders.values import check_values
 
+LARGEST_CONTEXT = 1 << 30
 SHORTEST_CONTEXT = 3  # position 0, one token to score, and its target
 ARCHITECTURES = (
     "standard",
@@ -21,16 +22,42 @@ ARCHITECTURES = (
 )
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 _OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index"}
+NOTES = "saebench_notes"  # what a layout has to say of a configuration, in the configuration
+FOLDED, ESTIMATE = "folded", "estimate"
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the user says about an SAE where its metadata does not, or says it wrong."""
+    """What the user says about an SAE where its metadata does not, or says it wrong.
+
+    ``norm_factor`` is what training multiplied activations with: ``folded`` where the weights hold
+    it already, ``estimate`` to find it on the run's own texts, or the number.
+
+    Raises:
+        OptionError: for another norm_factor.
+    """
 
     hook: str | None = None
     training_context: int | None = None
     prepend_bos: bool | None = None
     hook_out: str | None = None
+    norm_factor: str | float | None = None
+
+    def __post_init__(self) -> None:
+        """Take the factor for a number where it is one."""
+        factor = self.norm_factor
+        if factor is None or factor in (FOLDED, ESTIMATE):
+            return
+        try:
+            number = float(factor) if not isinstance(factor, bool) else 0.0
+        except (TypeError, ValueError):
+            number = 0.0
+        if not 0 < number < float("inf"):
+            raise OptionError(
+                f"--sae-norm-factor: expected {FOLDED}, {ESTIMATE} or a number above 0, found "
+                f"{factor!r}"
+            )
+        object.__setattr__(self, "norm_factor", number)
 
 
 @dataclass(frozen=True)
@@ -39,6 +66,8 @@ class SubjectMetadata:
 
     A transcoder's ``hook`` is its output's: what it predicts is compared and substituted there.
     ``input_hook`` is where it reads; None for an SAE, which reads where it writes.
+    ``seqpos_slice`` is the slice of positions that it was trained on, empty for all of them, and
+    ``excluded_tokens`` the ids that it never saw, or True for the tokenizer's special ones.
     """
 
     hook: str
@@ -52,6 +81,8 @@ class SubjectMetadata:
     notes: tuple[str, ...] = ()
     input_hook: str | None = None
     input_head: int | None = None
+    seqpos_slice: tuple[int | None, ...] = ()
+    excluded_tokens: bool | tuple[int, ...] = False
 
 
 def check_config(config: dict[str, Any], *, where: str) -> None:
@@ -106,8 +137,11 @@ def parse_metadata(config: dict[str, Any], overrides: Overrides, *, where: str) 
         dataset_path=_optional(data, "dataset_path", str, where),
         input_hook=input_hook,
         input_head=input_head,
+        seqpos_slice=_positions(data, where),
+        excluded_tokens=_excluded(data, where),
     )
     own = tuple(str(note) for note in _optional(data, "notes", list, where) or ())
+    own += tuple(config.get(NOTES, ())) + _position_note(found)
     return replace(found, notes=notes + own + _transcoder_note(found) + _unhonoured(kwargs, found))
 
 
@@ -116,14 +150,15 @@ def _hooks(
 ) -> tuple[str, int | None, str | None, int | None]:
     """Return where the SAE writes and, for a transcoder, where it reads: hook and head of each."""
     hook = overrides.hook or _optional(data, "hook_name", str, where)
+    transcodes = config.get("transcodes") or _is_transcoder(config, data)
     if not hook:
+        also = " of its input, and --sae-hook-out of its output: a transcoder" if transcodes else ""
         raise SubjectError(
             f"{where}: metadata has no hook_name, the place in the model that the SAE belongs to;"
-            " give it: --sae-hook blocks.LAYER.hook_resid_pre (from Python: hook=…)"
+            f" give it: --sae-hook blocks.LAYER.hook_resid_pre (from Python: hook=…){also}"
         )
     head = _optional(data, "hook_head_index", int, where)
     hook_out = overrides.hook_out or _optional(data, "hook_name_out", str, where)
-    transcodes = str(config.get("architecture", "")).endswith("transcoder")
     if hook_out is None and not transcodes:
         return hook, head, None, None
     if not hook_out:
@@ -135,6 +170,50 @@ def _hooks(
     # SAELens' names for the input of an MLP differ with the host library; this one does not.
     exact = None if overrides.hook else _optional(data, "hf_hook_name", str, where)
     return hook_out, _optional(data, "hook_head_index_out", int, where), exact or hook, head
+
+
+def _is_transcoder(config: dict[str, Any], data: dict[str, Any]) -> bool:
+    wider = config.get("d_out", config.get("d_in")) != config.get("d_in")
+    elsewhere = data.get("hf_hook_name_out") not in (None, data.get("hf_hook_name"))
+    return wider or elsewhere or str(config.get("architecture", "")).endswith("transcoder")
+
+
+def _positions(data: dict[str, Any], where: str) -> tuple[int | None, ...]:
+    """Return the slice of positions that the SAE was trained on, empty where that is all."""
+    told = data.get("seqpos_slice")
+    if told is None:
+        return ()
+    parts = tuple(told) if isinstance(told, list | tuple) else (told,)
+    fits = all(p is None or (isinstance(p, int) and not isinstance(p, bool)) for p in parts)
+    if not fits or not 0 < len(parts) <= 3 or (len(parts) == 3 and parts[2] == 0):
+        raise SubjectError(
+            f"{where}: metadata.seqpos_slice must be what Python's slice takes, found {told!r}"
+        )
+    context = data.get("context_size")
+    every = range(context if isinstance(context, int) and context > 0 else LARGEST_CONTEXT)
+    return () if every[slice(*parts)] == every else parts
+
+
+def _excluded(data: dict[str, Any], where: str) -> bool | tuple[int, ...]:
+    """Return the token ids that training left out; True for the tokenizer's special ones."""
+    told = data.get("exclude_special_tokens")
+    if told is None or isinstance(told, bool):
+        return bool(told)
+    if isinstance(told, list) and all(type(token) is int for token in told):
+        return tuple(told)
+    raise SubjectError(
+        f"{where}: metadata.exclude_special_tokens must be bool or a list of ids, found {told!r}"
+    )
+
+
+def _position_note(metadata: SubjectMetadata) -> tuple[str, ...]:
+    if not metadata.seqpos_slice:
+        return ()
+    parts = ", ".join(map(str, metadata.seqpos_slice))
+    return (
+        f"trained on the positions slice({parts}) of each context alone (seqpos_slice): judged at "
+        "all positions that are scored",
+    )
 
 
 def _training_context(data: dict[str, Any], overrides: Overrides, where: str) -> int | None:

@@ -19,8 +19,8 @@ def refuse_unfolded(sae: Any, source: str) -> None:
     if kind in ("expected_average_only_in", "covariance_whitening"):
         raise SubjectError(
             f"{source}: normalize_activations={kind!r} is not folded into the weights, and no"
-            " factor is at hand; fold it first:"
-            " sae.fold_activation_norm_scaling_factor(factor); sae.save_model(path)"
+            " factor is at hand; say what it is, or that it is folded: --sae-norm-factor"
+            " NUMBER|folded|estimate (from Python: norm_factor=…)"
         )
 
 

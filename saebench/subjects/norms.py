@@ -79,8 +79,7 @@ class UnitNorm:
     @staticmethod
     def _no_norm(norm: nn.Module, path: str) -> HookError:
         return HookError(
-            f"{path} ({type(norm).__name__}) is not a norm whose output is weight · x̃ + bias with "
-            "x̃ of mean square 1, so what it normalises cannot be shown"
+            f"{path} ({type(norm).__name__}) is not a norm of the form weight · x̃ + bias"
         )
 
 

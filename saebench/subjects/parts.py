@@ -287,12 +287,11 @@ class _Search:
                         a, m = (round(float(s), 6) for s in scale)
                         return (
                             f"it adds {a:g} times what attention gives and {m:g} times what the "
-                            "MLP gives to the residual stream, so what they add is no module's "
-                            "output"
+                            "MLP gives"
                         )
         return (
-            "what it adds to the residual stream is not the output of one module for attention "
-            "and one for the MLP"
+            "what it adds to the stream is not one module's output for attention and one for the "
+            "MLP"
         )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from saebench.errors import SubjectError, nearest
 from saebench.shown import is_unicode, plain_text
 from saebench.subjects.loaders.files import PICKLES
+from saebench.subjects.loaders.foreign import described, refused_pickle
 from saebench.subjects.loaders.nearby import what_is_there
 from saebench.subjects.loaders.protocol import Loader
-from saebench.subjects.loaders.recognition import EXPECTED, recognise
-from saebench.subjects.loaders.saelens import refused_pickle
+from saebench.subjects.loaders.recognition import EXPECTED, place_of, recognise
 from saebench.subjects.metadata import Overrides, SubjectMetadata, parse_metadata
 
 CONTROLS = ("identity", "permuted_decoder", "random_init", "l0_matched_random", "scaled")
@@ -27,7 +27,7 @@ class SubjectReference:
     Attributes:
         id: a short name, unique in the run; test ids and tables show it.
         source: the SPEC that led here.
-        directory: where it lies, or None for a registry or hub reference.
+        directory: where it lies, a checkpoint's own file, or None for a registry or hub reference.
         repository: the SAELens release or hub repository, else None.
         path: the SAE's id in the release, or its folder in the repository.
         config: what its directory says of it; None where that is known only once it is loaded.
@@ -60,14 +60,15 @@ class SubjectReference:
     def where(self) -> str:
         """What a message about its metadata cites: the configuration file, if there is one."""
         file = "" if self.loader is None else self.loader.config_file
-        return f"{self.source}/{file}" if file else self.source
+        inside = file and not (self.directory is not None and self.directory.is_file())
+        return f"{self.source}/{file}" if inside else self.source
 
 
 def find_subjects(specs: Iterable[str]) -> tuple[SubjectReference, ...]:
     """Return the SAEs that the SPECs name, each once, with unique ids.
 
     Args:
-        specs: a directory, a glob of directories, ``release:sae_id``, ``org/repo:path``,
+        specs: a directory, a checkpoint, a glob of them, ``release:sae_id``, ``org/repo:path``,
             ``demo`` or ``demo:NAME``.
 
     Raises:
@@ -95,7 +96,7 @@ def _expand(spec: str) -> Iterator[SubjectReference]:
     elif path.is_dir():
         yield _directory(path, spec)
     elif path.exists():
-        raise _not_a_directory(path)
+        yield _file(path, spec)
     elif glob.has_magic(spec):
         yield from _matching(spec)
     elif ":" in spec and not spec.startswith((os.sep, ".")):
@@ -143,25 +144,34 @@ def _demo_controls(name: str) -> Iterator[SubjectReference]:
 
 
 def _matching(pattern: str) -> list[SubjectReference]:
-    directories = [p for p in sorted(glob.glob(os.path.expanduser(pattern))) if Path(p).is_dir()]
-    known = [p for p in directories if recognise(Path(p)) is not None]
+    paths = [Path(p) for p in sorted(glob.glob(os.path.expanduser(pattern)))]
+    directories = [p for p in paths if p.is_dir()]
+    files = [place_of(p) for p in paths if p.is_file()]
+    known = [p for p in directories if recognise(p) is not None] + [p for p in files if p]
     if not known:
         raise SubjectError(
             f"--sae {pattern}: matches {len(directories)} directories, none with an SAE; {EXPECTED}"
         )
-    return [_directory(Path(p), p) for p in known]
+    return [_directory(p, str(p)) for p in dict.fromkeys(known)]
 
 
-def _not_a_directory(path: Path) -> SubjectError:
+def _file(path: Path, spec: str) -> SubjectReference:
+    """Return the SAE that a file is of: its directory's, or that of a checkpoint."""
+    place = place_of(path)
+    if place is not None:
+        return _directory(place, spec if place == path else str(place))
     loader = recognise(path.parent)
     if loader is not None:
-        return SubjectError(
-            f"--sae {path}: is a file of the {loader.name} directory that holds it: "
-            f"--sae {path.parent}"
+        raise SubjectError(
+            f"--sae {path}: is a file of the {loader.name} directory that holds it, and not what "
+            f"is read there; for the directory's SAE: --sae {path.parent}"
         )
-    if path.suffix in PICKLES:
-        return refused_pickle(path)
-    return SubjectError(f"--sae {path}: is a file; give the directory that holds it")
+    if path.suffix in PICKLES or path.name.endswith(".pkl.gz"):
+        raise refused_pickle(path)
+    other = described(path.parent)
+    if other is not None:
+        raise SubjectError(f"--sae {path}: {other}")
+    raise SubjectError(f"--sae {path}: is a file; give the directory that holds it")
 
 
 def _directory(path: Path, spec: str) -> SubjectReference:
@@ -171,12 +181,20 @@ def _directory(path: Path, spec: str) -> SubjectReference:
     if loader is None:
         raise SubjectError(f"--sae {spec}: no SAE in it; {what_is_there(path)}")
     return SubjectReference(
-        id=plain_text(path.resolve().name),
+        id=_name_of(path.resolve()),
         source=spec,
         directory=path,
         config=loader.config(path),
         loader=loader,
     )
+
+
+def _name_of(place: Path) -> str:
+    """Return the directory's name; of a checkpoint, its run's and its own."""
+    if place.is_dir():
+        return plain_text(place.name)
+    run = place.parent.parent if place.parent.name == "checkpoints" else place.parent
+    return plain_text(f"{run.name}/{place.stem}")
 
 
 def _with_unique_ids(references: list[SubjectReference]) -> tuple[SubjectReference, ...]:

@@ -64,6 +64,7 @@ class Subject:
         source: where it came from.
         metadata: where it belongs.
         told: its configuration, for a module that does not carry one as SAELens' do.
+        waits: its normalisation is folded once it is estimated, before anything is measured.
 
     Raises:
         SubjectError: for weights that are not finite, or a normalisation that is not folded.
@@ -77,9 +78,12 @@ class Subject:
         source: str,
         metadata: SubjectMetadata,
         told: dict[str, Any] | None = None,
+        waits: bool = False,
     ) -> None:
         refuse_non_finite(sae, source)
-        refuse_unfolded(sae, source)
+        if not waits:
+            refuse_unfolded(sae, source)
+        self.waits = waits
         self.sae: Any = without_reshaping(sae).eval()
         self.id = id
         self.source = source

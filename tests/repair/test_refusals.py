@@ -38,6 +38,18 @@ def test_a_tied_sae_is_refused(repair, tiny, tmp_path):
     assert _left(tmp_path) == []
 
 
+def test_an_unfolded_normalisation_is_told_as_a_number_or_as_folded(repair, tiny, tmp_path):
+    path = tiny.copy_of(
+        tiny.bad, tmp_path / "sae", normalize_activations="expected_average_only_in"
+    )
+    for more in ((), ("--sae-norm-factor", "estimate")):
+        code, said = repair(path, *more)
+        assert code == 4
+        assert "--sae-norm-factor" in said
+    assert repair(path, "--sae-norm-factor", "folded")[0] == 0
+    assert read_repair(tmp_path / "out" / "repair.json").recipe.method == "scale"
+
+
 @pytest.mark.parametrize("name", ["b_enc", "W_enc", "b_dec"])
 def test_an_sae_whose_file_lacks_a_parameter_is_refused_by_its_name(repair, tiny, tmp_path, name):
     shutil.copytree(tiny.bad, tmp_path / "lacking")

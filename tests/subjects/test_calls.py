@@ -13,12 +13,12 @@ X = torch.arange(24.0).view(2, 3, 4)
 
 
 class _Named(nn.Module):
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         return x
 
 
 class _NotFirst(nn.Module):
-    def forward(self, layer: int, hidden_states: Tensor) -> Tensor:
+    def forward(self, layer: int, hidden_states: Tensor) -> Tensor:  # noqa: ARG002
         return hidden_states
 
 

@@ -116,7 +116,7 @@ def test_the_mlps_hook_in_is_its_input(family: str):
 
 @pytest.mark.parametrize("hook", ["blocks.1.hook_in", "blocks.1.attn.hook_in"])
 def test_hook_in_of_anything_else_is_an_error(hook: str):
-    with pytest.raises(HookError, match="did you mean mlp.hook_in"):
+    with pytest.raises(HookError, match="cannot be substituted here; did you mean"):
         find_site(make_host("llama"), hook)
 
 
@@ -132,3 +132,32 @@ def test_a_module_without_an_activation_for_each_token_is_an_error(side: str):
     host.blocks[1].unused = torch.nn.Linear(2, 2)
     with pytest.raises(HookError, match=f"has no {side} for each token"):
         find_site(host, f"model.layers.1.unused.{side}")
+
+
+@pytest.mark.parametrize(
+    "spelling", ["model.layers.1", "layers.1", "model.language_model.layers.1"]
+)
+def test_a_wrapped_language_models_layers_are_found_under_every_spelling(spelling: str):
+    """Gemma Scope 2 names Gemma 3's layers as the language model alone has them."""
+    host = make_host("llama")
+    wrapped = find_site(host, f"{spelling}.mlp.input", module_path=True)
+    assert wrapped.module == "model.layers.1.mlp"
+
+
+@pytest.mark.parametrize(
+    ("family", "hook", "module"),
+    [
+        ("llama", "attn.hook_q", "self_attn.q_proj"), ("llama", "attn.hook_k", "self_attn.k_proj"),
+        ("llama", "mlp.hook_pre", "mlp.gate_proj"), ("gpt2", "mlp.hook_pre", "mlp.c_fc"),
+    ],
+)  # fmt: skip
+def test_projections_are_the_modules_that_transformer_lens_means(family, hook, module):
+    host = make_host(family)
+    site = find_site(host, f"blocks.1.{hook}")
+    assert (site.kind, site.module) == (Kind.MODULE_OUTPUT, f"{host.block_paths[1]}.{module}")
+
+
+@pytest.mark.parametrize("hook", ["attn.hook_q", "attn.hook_k", "attn.hook_v"])
+def test_a_projection_that_gives_several_at_once_is_an_error(hook: str):
+    with pytest.raises(HookError, match="no module shows it for each token"):
+        find_site(make_host("gpt2"), f"blocks.1.{hook}")

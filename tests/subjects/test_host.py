@@ -76,12 +76,29 @@ def test_gpt2s_gelu_in_one_operation_is_the_one_that_is_spelt_out():
     assert "forward" not in vars(activation)  # the model is left as it was
 
 
-def test_a_model_that_scales_its_logits_is_refused():
+def test_a_model_that_scales_its_logits_is_read_out_with_its_scale():
     model = make_model("llama")
     inner = model.lm_head.forward
     model.lm_head.forward = lambda x: inner(x) * 0.5
-    with pytest.raises(HostError, match="cannot be read out"):
-        Host(model, StubTokenizer(), name="scaled")
+    host = Host(model, StubTokenizer(), name="scaled")
+    ids = random_ids(2, 9)
+    with torch.inference_mode():
+        found = host.logits(host.final_hidden(ids).flatten(0, 1))
+        expected = model(input_ids=ids).logits.flatten(0, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_whose_positions_read_later_ones_is_refused():
+    from transformers import BertConfig, BertLMHeadModel
+
+    config = BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, initializer_range=0.5,
+    )  # fmt: skip
+    with pytest.raises(HostError, match="not a causal language model.*is_decoder"):
+        Host(BertLMHeadModel(config), StubTokenizer(), name="bert")
+    config.is_decoder = True
+    assert Host(BertLMHeadModel(config), StubTokenizer(), name="bert").blocks
 
 
 def test_a_model_whose_weights_are_nan_is_refused():

@@ -8,7 +8,7 @@ import torch
 from families import FAMILIES, LAYERS, make_host, random_ids
 from torch import Tensor, nn
 
-from saebench.errors import HookError
+from saebench.errors import HookError, HostError
 from saebench.subjects.hooks import Site, find_site
 from saebench.substitution import prefix
 from saebench.substitution.passes import Passes
@@ -144,7 +144,7 @@ def test_after_an_exception_the_model_is_as_it_was():
     handle = host.blocks[-1].register_forward_hook(_raise)
     for attempt in (lambda: passes.resume(window, site, changed),
                     lambda: passes.clean(random_ids(BATCH, LENGTH), [site])):  # fmt: skip
-        with pytest.raises(RuntimeError, match="on purpose"):
+        with pytest.raises(HostError, match="on purpose"):
             attempt()
     handle.remove()
     assert _hooks_left(host.model) == held

@@ -68,9 +68,10 @@ def _measured(family: str, kind: str = "transcoder") -> Any:
 class _ByHand:
     """One sequence through the model in float64, its MLP's output replaced by what is given."""
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, family: str, *, reads: str | None = None) -> None:
         self.model = make_model(family).double()
-        self.reads, self.writes = (self.model.get_submodule(path) for path in MLPS[family])
+        paths = (reads or MLPS[family][0], MLPS[family][1])
+        self.reads, self.writes = (self.model.get_submodule(path) for path in paths)
 
     @torch.no_grad()
     def run(self, ids: Tensor, change: Any) -> tuple[np.ndarray, Tensor, Tensor]:
@@ -101,6 +102,40 @@ def _predicted(kind: str, x: Tensor) -> Tensor:
     features = torch.where(pre > w.get("threshold", torch.tensor(0.0)), pre.relu(), 0.0)
     y = features @ w["W_dec"] + w["b_dec"]
     return y + x @ w["W_skip"].T if "W_skip" in w else y
+
+
+NORMS = {
+    "gpt2": "transformer.h.1.ln_2",
+    "llama": "model.layers.1.post_attention_layernorm",
+    "gemma2": "model.layers.1.pre_feedforward_layernorm",
+}
+
+
+def _normalised(family: str, x: Tensor) -> Tensor:
+    """Return the residual stream normalised, before the norm's weights."""
+    x = x - x.mean(dim=-1, keepdim=True) if family == "gpt2" else x
+    return x / (x.square().mean(dim=-1, keepdim=True) + EPS[family]).sqrt()
+
+
+EPS = {"gpt2": 1e-5, "llama": 1e-6, "gemma2": 1e-6}
+
+
+@every_family
+@pytest.mark.parametrize("hook", ["blocks.1.hook_mlp_in", "blocks.1.ln2.hook_normalized"])
+def test_the_usual_inputs_are_the_stream_before_and_after_its_norm(family, hook):
+    hand = _ByHand(family, reads=NORMS[family])
+    subject = _subject(hook_in=hook)
+    engine = Engine(make_host(family), _tokens(), seed=3, batch_size=2)
+    found = engine.measure([(subject, ("sae",))], progress=lambda _: None)["sae"].table()
+
+    def given(x: Tensor) -> Tensor:
+        return x if hook.endswith("hook_mlp_in") else _normalised(family, x)
+
+    for s, ids in enumerate(_tokens().ids):
+        clean, _, _ = hand.run(ids, lambda _, out: out)
+        changed, _, _ = hand.run(ids, lambda x, out: _replaced(given(x), out, slice(1, None)))
+        kl = rel_entr(np.exp(clean[1:]), np.exp(changed[1:])).sum()
+        np.testing.assert_allclose(found["sae.kl"][s], kl, rtol=1e-4)
 
 
 def _replaced(x_in: Tensor, out: Tensor, places: slice, kind: str = "transcoder") -> Tensor:
@@ -168,7 +203,7 @@ def test_the_input_may_be_of_another_width():
     ("hook_in", "d_in", "said"),
     [
         ("model.layers.1.mlp.down_proj.input", WIDTH, "d_in is 32, but .* is 48 wide"),
-        ("blocks.1.ln2.hook_normalized", WIDTH, "--sae-hook model.layers.3.mlp.input"),
+        ("blocks.1.attn.hook_pattern", WIDTH, "--sae-hook model.layers.3.mlp.input"),
         ("blocks.9.mlp.hook_in", WIDTH, "where it reads: .*has 3 blocks"),
     ],
 )

@@ -10,6 +10,7 @@ from families import FAMILIES, make_host
 from saebench.fitting.rows import counted_of
 from saebench.subjects.hooks import find_site
 from saebench.subjects.host_loading import load_host
+from saebench.subjects.last_step import LastStep
 from saebench.training import divergence
 from saebench.training.divergence import cross_entropy_mean, kl_mean
 from saebench.training.halves import HalfLayers, half_layers
@@ -203,7 +204,7 @@ def test_intrusive_training_changes_only_the_named_half_layers(host, ids):
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
 @pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
 def test_the_chunked_gradient_is_autograds(host, at_once, soft_cap, monkeypatch):
-    monkeypatch.setattr(host.config, "final_logit_softcapping", soft_cap, raising=False)
+    monkeypatch.setattr(host, "_last_step", LastStep(cap=soft_cap))
     monkeypatch.setattr(divergence, "ROWS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     clean, changed = (torch.randn(20, host.d_model, generator=generator) for _ in range(2))

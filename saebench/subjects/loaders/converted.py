@@ -21,7 +21,16 @@ from saebench.subjects.loaders.files import (
     read_object,
     safetensors_shapes,
 )
+from saebench.subjects.loaders.foreign import CROSS_LAYER
 
+# What Llama Scope's SAEs compute, by the keys that would say otherwise.
+LLAMA_SCOPE_COMPUTES = {
+    "act_fn": "jumprelu",
+    "apply_decoder_bias_to_pre_encoder": False,
+    "norm_activation": "dataset-wise",
+    "use_decoder_bias": True,
+    "use_glu_encoder": False,
+}
 _SNAPSHOT = re.compile(r"^/?snapshots/[^/]+/")  # of a Hugging Face cache
 
 
@@ -47,13 +56,19 @@ class Converted:
         """Return whether the directory has the files."""
         return all((directory / name).exists() for name in (self.config_file, *self.files))
 
+    def read_files(self, directory: Path) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the weights that are read."""
+        return self.files
+
     def config(self, directory: Path) -> None:
         """Return None, once the path is understood: the converters, which know, import torch.
 
         Raises:
             SubjectError: for a path that says too little, or files whose sizes differ.
         """
-        self._names(directory)
+        _, _, folder = self._names(directory)
+        if "clt" in folder:
+            raise SubjectError(f"--sae {directory}: {CROSS_LAYER}")
         self._shapes(directory)
         if self.config_file == LLAMA_SCOPE.config_file:
             _check_llama_scope(directory)
@@ -137,6 +152,20 @@ def _check_llama_scope(directory: Path) -> None:
     path = directory / LLAMA_SCOPE.config_file
     told, where = read_object(path), str(path)
     d_in, d_sae = (check_size(told, key, where=where) for key in ("d_model", "d_sae"))
+    reads, writes = told.get("hook_point_in"), told.get("hook_point_out")
+    if writes not in (None, reads):
+        raise SubjectError(
+            f"{path}: a transcoder, from {reads} to {writes}; what Llama Scope's read, the norm's "
+            "output before its weights, is no place that a substitution can be compared at, so "
+            "they are not judged"
+        )
+    for key, expected in LLAMA_SCOPE_COMPUTES.items():
+        if told.get(key, expected) != expected:
+            raise SubjectError(
+                f"{path}: {key} is {told[key]!r}; Llama Scope's SAEs are read where it is "
+                f"{expected!r}"
+            )
+    _llama_scope_factor(directory)
     weights = directory / LLAMA_SCOPE.files[0]
     expected = {"encoder.weight": (d_sae, d_in), "decoder.weight": (d_in, d_sae)}
     check_shapes(safetensors_shapes(weights), expected, weights=weights, config_file=path.name)
@@ -147,8 +176,14 @@ def _llama_scope_factor(directory: Path) -> float:
     path = directory / LLAMA_SCOPE.config_file
     told = read_object(path)
     try:
-        return told["d_model"] ** 0.5 / told["dataset_average_activation_norm"]["in"]
-    except (KeyError, TypeError, ZeroDivisionError) as error:
+        norms = told["dataset_average_activation_norm"]
+        if norms.get("out", norms["in"]) != norms["in"]:
+            raise SubjectError(
+                f"{path}: dataset_average_activation_norm is {norms['in']} of what the SAE reads "
+                f"and {norms['out']} of what it writes, at one hook; which is it?"
+            )
+        return told["d_model"] ** 0.5 / norms["in"]
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
         raise SubjectError(
             f"{path}: expected dataset_average_activation_norm.in above 0: {error!r}"
         ) from error

@@ -1,6 +1,7 @@
 """dictionary_learning's directories: config.json and ae.pt, a pickle of tensors alone.
 
-The same tensors as ae.safetensors are read instead, where somebody converted them.
+The same tensors as ae.safetensors are read instead, where somebody converted them. A checkpoint,
+checkpoints/ae_100.pt below config.json, is read by its own path.
 """
 
 import pickle
@@ -9,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saebench.errors import SubjectError, nearest
+from saebench.errors import SubjectError
+from saebench.subjects.loaders.dictionaries import CLASSES, class_of, sizes_of
 from saebench.subjects.loaders.files import (
     Shape,
     check_memory,
@@ -18,7 +20,12 @@ from saebench.subjects.loaders.files import (
     read_object,
     safetensors_shapes,
 )
-from saebench.subjects.loaders.pickles import check_tensors_alone
+from saebench.subjects.loaders.pickles import (
+    check_tensors_alone,
+    pickled_number,
+    pickled_tensors,
+)
+from saebench.subjects.metadata import NOTES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,16 +33,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "ae.pt"
 CONVERTED_FILE = "ae.safetensors"
-# dictionary_learning's classes, SAELens' names of them, and whether the input loses b_dec.
-CLASSES = {
-    "AutoEncoder": ("standard", True),
-    "AutoEncoderNew": ("standard", False),
-    "GatedAutoEncoder": ("gated", True),
-    "AutoEncoderTopK": ("topk", True),
-    "BatchTopKSAE": ("jumprelu", True),
-    "MatryoshkaBatchTopKSAE": ("jumprelu", True),
-    "JumpReluAutoEncoder": ("jumprelu", False),
-}
+IN, OUT, IN_AND_OUT = "in", "out", "in_and_out"
 _LINEAR = {"encoder.weight": "W_enc", "decoder.weight": "W_dec"}
 _RENAMED = {
     "W_enc": "W_enc",
@@ -50,42 +48,54 @@ _RENAMED = {
     "gate_bias": "b_gate",
     "r_mag": "r_mag",
 }
+_CHECKPOINT = re.compile(r"ae(?:_\w+)?\.(?:pt|safetensors)")
 _SUBMODULE = re.compile(r"(resid_post|resid_pre|resid_mid|attn_out|mlp_out)(?:_layer)?_?(\d+)")
 
 
 class DictionaryLearning:
-    """Directories written by dictionary_learning's ``trainSAE``."""
+    """Directories written by dictionary_learning's ``trainSAE``, and checkpoints in them."""
 
     name = "dictionary_learning"
     config_file = CONFIG_FILE
 
     def matches(self, directory: Path) -> bool:
-        """Return whether config.json lies beside ae.pt or ae.safetensors."""
-        return (directory / CONFIG_FILE).exists() and _weights(directory).exists()
+        """Return whether config.json lies beside ae.pt or ae.safetensors, or above a checkpoint."""
+        if directory.is_dir():
+            return (directory / CONFIG_FILE).exists() and _weights(directory).exists()
+        known = _CHECKPOINT.fullmatch(directory.name) is not None
+        return known and directory.is_file() and _config_of(directory).exists()
+
+    def read_files(self, directory: Path) -> tuple[str, ...]:
+        """Return the weights that are read."""
+        return (_weights(directory).name,)
 
     def config(self, directory: Path) -> dict[str, Any]:
-        """Return config.json in SAELens' terms."""
-        path = directory / CONFIG_FILE
+        """Return config.json in SAELens' terms, corrected by what the weights hold."""
+        path, weights = _config_of(directory), _weights(directory)
         told = read_object(path)
-        trainer, buffer = _table(told, "trainer", path), _table(told, "buffer", path)
-        made = trainer.get("dict_class")
-        if not isinstance(made, str) or made not in CLASSES:
-            raise SubjectError(
-                f"{path}: trainer.dict_class {made!r} is not read{nearest(str(made), CLASSES)}"
-            )
-        architecture, centres = CLASSES[made]
+        if not told:
+            raise SubjectError(f"{path}: expected an object under 'trainer', found nothing")
+        trainer = _table(told, "trainer", path) if "trainer" in told else told
+        buffer = _table(told, "buffer", path)
+        if trainer.get("dict_class") == "AutoEncoderTopK" and "k" in trainer:
+            check_size(trainer, "k", where=str(path))
+        shapes, k = _header(weights)
+        made = class_of(trainer, shapes, where=str(path))
+        sizes = _sizes(trainer, shapes, path)
+        metadata, transcodes = _metadata(trainer, buffer, path)
         config = {
-            "architecture": architecture,
-            "apply_b_dec_to_input": centres,
-            "d_in": check_size(trainer, "activation_dim", where=str(path)),
-            "d_sae": check_size(trainer, "dict_size", where=str(path)),
+            "architecture": CLASSES[made].architecture,
+            "apply_b_dec_to_input": CLASSES[made].centres,
+            **sizes,
             "dtype": "float32",
             "device": "cpu",
             "normalize_activations": "none",
-            "metadata": _metadata(trainer, buffer),
+            "metadata": metadata,
+            "transcodes": transcodes,
+            NOTES: _notes(trainer, made, k),
         }
-        if architecture == "topk":
-            config["k"] = check_size(trainer, "k", where=str(path))
+        if config["architecture"] == "topk":
+            config["k"] = _checked_k(trainer, k, sizes["d_sae"], path if k is None else weights)
         return config
 
     def load(self, directory: Path, config: dict[str, Any]) -> "nn.Module":
@@ -93,7 +103,8 @@ class DictionaryLearning:
         from sae_lens import SAE
 
         weights = _weights(directory)
-        tensors = _safe_tensors(weights) if weights.name == CONVERTED_FILE else _tensors(weights)
+        safe = weights.suffix == ".safetensors"
+        tensors = _safe_tensors(weights) if safe else _tensors(weights)
         _check_fit(tensors, config, weights)
         state = _converted(tensors, config, weights)
 
@@ -107,10 +118,65 @@ class DictionaryLearning:
             raise SubjectError(f"{weights}: does not fit {CONFIG_FILE}: {error}") from error
 
 
-def _weights(directory: Path) -> Path:
+def _config_of(place: Path) -> Path:
+    """Return the config.json of a directory, or of a checkpoint in it or one level below."""
+    if place.is_dir():
+        return place / CONFIG_FILE
+    beside = place.parent / CONFIG_FILE
+    return beside if beside.exists() else place.parent.parent / CONFIG_FILE
+
+
+def _weights(place: Path) -> Path:
     """Return the weights that are read: those that are no pickle, where they are there."""
-    converted = directory / CONVERTED_FILE
-    return converted if converted.exists() else directory / WEIGHTS_FILE
+    if not place.is_dir():
+        return place
+    converted = place / CONVERTED_FILE
+    return converted if converted.exists() else place / WEIGHTS_FILE
+
+
+def _header(weights: Path) -> tuple[dict[str, Shape], int | None]:
+    """Return the tensors' shapes, and the k that is among them; None where there is none."""
+    if weights.suffix != ".safetensors":
+        tensors = pickled_tensors(weights)
+        k = pickled_number(weights, tensors["k"]) if "k" in tensors else None
+        return {name: t.shape for name, t in tensors.items()}, None if k is None else int(k)
+    shapes = safetensors_shapes(weights)
+    if "k" not in shapes:
+        return shapes, None
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="numpy") as tensors:
+        return shapes, int(tensors.get_tensor("k").reshape(-1)[0])
+
+
+def _sizes(trainer: dict[str, Any], shapes: dict[str, Shape], path: Path) -> dict[str, int]:
+    """Return the sizes that config.json says, or the weights' where it says none."""
+    keys = {"d_in": "activation_dim", "d_sae": "dict_size"}
+    found = sizes_of(shapes)
+    return {
+        name: check_size(trainer, key, where=str(path))
+        if key in trainer or name not in found
+        else found[name]
+        for name, key in keys.items()
+    }
+
+
+def _checked_k(trainer: dict[str, Any], held: int | None, d_sae: int, where: Path) -> int:
+    """Return the weights' k, or config.json's where they hold none."""
+    k = check_size({"k": trainer.get("k") if held is None else held}, "k", where=str(where))
+    if k > d_sae:
+        raise SubjectError(f"{where}: k is {k}, but there are {d_sae} features")
+    return k
+
+
+def _notes(trainer: dict[str, Any], made: str, k: int | None) -> tuple[str, ...]:
+    notes = []
+    if "dict_class" not in trainer:
+        notes.append(f"config.json names no class: {made} by the weights' tensors")
+    told = trainer.get("k")
+    if k is not None and told not in (None, k) and CLASSES[made].architecture == "topk":
+        notes.append(f"k is {k}, as the weights say; config.json, written before training: {told}")
+    return tuple(notes)
 
 
 def _table(told: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
@@ -120,12 +186,23 @@ def _table(told: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
     return found
 
 
-def _metadata(trainer: dict[str, Any], buffer: dict[str, Any]) -> dict[str, Any]:
-    """Return where the dictionary belongs; the hook only where config.json leaves no doubt."""
+def _metadata(
+    trainer: dict[str, Any], buffer: dict[str, Any], path: Path
+) -> tuple[dict[str, Any], bool]:
+    """Return where the dictionary belongs, and whether it is a transcoder.
+
+    The hook is given only where config.json leaves no doubt.
+    """
     metadata = {"model_name": trainer.get("lm_name"), "context_size": buffer.get("ctx_len")}
     name, layer = trainer.get("submodule_name"), trainer.get("layer")
-    if buffer.get("io", "out") != "out":
-        return metadata
+    side = buffer.get("io", OUT)
+    if side not in (IN, OUT, IN_AND_OUT):
+        raise SubjectError(f"{path}: buffer.io must be {IN}, {OUT} or {IN_AND_OUT}, found {side!r}")
+    named = "transcoder" in str(trainer.get("trainer_class", "")).lower()
+    transcodes = side == IN_AND_OUT or named
+    # A buffer with a layer of its own is that of single attention heads.
+    if side != OUT or transcodes or "layer" in buffer:
+        return metadata, transcodes
     found = _SUBMODULE.fullmatch(name) if isinstance(name, str) else None
     if found is not None:
         metadata["hook_name"] = f"blocks.{found[2]}.hook_{found[1]}"
@@ -135,7 +212,7 @@ def _metadata(trainer: dict[str, Any], buffer: dict[str, Any]) -> dict[str, Any]
             f"config.json names no submodule: taken as layer {layer}'s output, as SAELens takes it "
             "(--sae-hook says otherwise)"
         ]
-    return metadata
+    return metadata, False
 
 
 def _safe_tensors(weights: Path) -> "dict[str, Tensor]":

@@ -14,7 +14,10 @@ from saebench.subjects.loaders.files import (
     read_object,
     safetensors_shapes,
 )
+from saebench.subjects.loaders.foreign import refuse_vision
+from saebench.subjects.loaders.keys import check_keys
 from saebench.subjects.loaders.pickles import check_tensors_alone
+from saebench.subjects.loaders.settling import check_activation
 from saebench.subjects.loaders.values import refuse_shadowing
 
 # Under which names configurations say how wide an SAE is.
@@ -30,6 +33,8 @@ def check_download(path: Path) -> None:
     """
     if path.suffix == ".json":
         _check_sizes(path)
+        if path.name == "cfg.json":
+            _check_saelens(path)
     elif path.suffix == ".npz":
         check_memory(path, npz_shapes(path))
     elif path.suffix == ".safetensors":
@@ -64,6 +69,14 @@ def checked_downloads() -> Iterator[None]:
             del os.environ[WEIGHTS_ONLY]
         else:
             os.environ[WEIGHTS_ONLY] = forced
+
+
+def _check_saelens(path: Path) -> None:
+    """Refuse what SAELens would leave out of its own configurations without a word."""
+    told = read_object(path)
+    refuse_vision(told, where=str(path))
+    check_keys(told, where=str(path))
+    check_activation(told, where=str(path))
 
 
 def _check_sizes(path: Path) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from saebench.subjects.loaders.files import PICKLES
-from saebench.subjects.loaders.recognition import EXPECTED, recognise
-from saebench.subjects.loaders.saelens import refused_pickle
+from saebench.subjects.loaders.foreign import described, refused_pickle
+from saebench.subjects.loaders.recognition import EXPECTED, place_of, recognise
 
 DEEPEST = 4
 MOST_LOOKED_AT = 2000
@@ -15,9 +15,16 @@ MOST_NAMED = 5
 
 def what_is_there(directory: Path) -> str:
     """Return what to give instead of a directory that is no SAE."""
+    other = described(directory)
+    if other is not None:
+        return other
     below = list(_saes_below(directory))
     if below:
         return _below(directory, below)
+    checkpoints = [p for p in sorted(directory.iterdir()) if place_of(p) == p]
+    if checkpoints:
+        names = ", ".join(p.name for p in checkpoints[:MOST_NAMED])
+        return f"{len(checkpoints)} checkpoints lie in it ({names}): --sae '{directory}/*.pt'"
     pickles = sorted(p for p in directory.iterdir() if p.suffix in PICKLES)
     if pickles:
         return str(refused_pickle(pickles[0]))

@@ -3,13 +3,20 @@
 Nothing is run for it: the archive's index and the pickle's instructions are read as data.
 """
 
+import io
+import pickle
 import pickletools
+import struct
 import zipfile
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from saebench.errors import SubjectError
-from saebench.subjects.loaders.files import check_regular
+from saebench.subjects.loaders.files import Shape, check_regular
 
 LARGEST_PICKLE_BYTES = 1 << 22  # a state dict's names, shapes and offsets: some kilobytes
 STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -27,6 +34,104 @@ INSTRUCTIONS = {
     "EMPTY_TUPLE", "EMPTY_LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "SETITEM", "SETITEMS",
     "APPEND", "APPENDS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET",
 }  # fmt: skip
+
+# How a number of each kind lies in memory; half precision of the brain kind has no code of its own.
+_CODES = {"Float": "f", "Double": "d", "Half": "e", "Long": "q", "Int": "i", "Short": "h",
+          "Char": "b", "Byte": "B"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PickledTensor:
+    """What a pickle says of a tensor: where its numbers lie, and its shape."""
+
+    kind: str
+    key: str
+    offset: int
+    shape: Shape
+
+
+def pickled_tensors(path: Path) -> dict[str, PickledTensor]:
+    """Return what a state dict's pickle says of its tensors; no tensor is made, nothing is run.
+
+    Raises:
+        SubjectError: for a pickle that is more than a dictionary of tensors, or damaged.
+    """
+    check_tensors_alone(path)
+    with zipfile.ZipFile(path) as archive:
+        instructions = _pickle(path, archive)
+    try:
+        found = _Headers(io.BytesIO(instructions)).load()
+    except Exception as error:
+        # Instructions in an order that torch.save never writes end in errors of every kind.
+        raise _refused(path, f"its pickle is damaged ({error!r})") from error
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, PickledTensor)
+        for name, tensor in found.items()
+    ):
+        kind = type(found).__name__
+        raise SubjectError(f"{path}: expected a state dict, found {kind}: a dictionary of tensors")
+    return dict(found)
+
+
+def pickled_number(path: Path, tensor: PickledTensor) -> float | int | None:
+    """Return the one number of a tensor, or None where it has more or is of another kind."""
+    code = _CODES.get(tensor.kind)
+    if prod(tensor.shape) != 1 or code is None:
+        return None
+    size = struct.calcsize(code)
+    with zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if n.endswith(f"/data/{tensor.key}")]
+        data = archive.read(names[0]) if len(names) == 1 else b""
+    part = data[tensor.offset * size : (tensor.offset + 1) * size]
+    return struct.unpack(f"<{code}", part)[0] if len(part) == size else None
+
+
+class _Dictionary(dict[Any, Any]):
+    """A dictionary that may be given attributes, as a state dict's pickle does."""
+
+
+class _Stand:
+    """What stands for a function that a pickle names: one for each name in each file.
+
+    An instruction may set attributes of whatever lies on the stack; here there are none to set
+    that another file would meet.
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *given: Any) -> Any:
+        return self._make(*given)
+
+
+class _Headers(pickle.Unpickler):
+    """Reads a pickle that :func:`check_tensors_alone` let through; every name is one of ours."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for a name: none is looked up."""
+        made = _STANDING_FOR.get(f"{module} {name}")
+        return name.removesuffix("Storage") if made is None else _Stand(made)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return the storage's kind and key."""
+        return pid[1], pid[2]
+
+
+def _tensor(storage: Any, offset: Any, size: Any, *_: Any) -> PickledTensor:
+    kind, key = storage
+    shape = tuple(size)
+    if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape)):
+        raise ValueError(f"a tensor of size {shape}")
+    return PickledTensor(kind, str(key), offset, shape)
+
+
+_STANDING_FOR: Mapping[str, Callable[..., Any]] = {
+    "collections OrderedDict": lambda *pairs: _Dictionary(*pairs),
+    "torch._utils _rebuild_tensor_v2": _tensor,
+    "torch._utils _rebuild_parameter": lambda data, *_: data,
+}
 
 
 def check_tensors_alone(path: Path) -> None:

@@ -10,12 +10,33 @@ from saebench.subjects.loaders.protocol import Loader
 from saebench.subjects.loaders.saelens import SAELens
 from saebench.subjects.loaders.sparsify import Sparsify
 
-BUILT_IN: tuple[Loader, ...] = (SAELens(), Sparsify(), DictionaryLearning(), *CONVERTED)
+OF_FILES: tuple[Loader, ...] = (DictionaryLearning(),)  # which read checkpoints by their own path
+BUILT_IN: tuple[Loader, ...] = (SAELens(), Sparsify(), *OF_FILES, *CONVERTED)
 EXPECTED = (
     "expected a directory written by SAELens' save_model (cfg.json, sae_weights.safetensors), "
     "sparsify (cfg.json, sae.safetensors), dictionary_learning (config.json, ae.pt), or one of "
     "Gemma Scope (params.npz), Gemma Scope 2 (params.safetensors), Llama Scope (hyperparams.json)"
 )
+
+
+def place_of(file: Path) -> Path | None:
+    """Return what is loaded where a file is given: its directory, or the file itself.
+
+    A file that a directory's layout reads means the directory; a checkpoint in it means itself.
+    None for any other file.
+    """
+    for directory in (file.parent, file.parent.parent):
+        loader = recognise(directory)
+        own = () if loader is None else (loader.config_file, *read_files(loader, directory))
+        if file in [directory / name for name in own if name]:
+            return directory
+    return file if any(loader.matches(file) for loader in OF_FILES) else None
+
+
+def read_files(loader: Loader, directory: Path) -> tuple[str, ...]:
+    """Return the weights that a layout reads in a directory, by their names in it."""
+    found = getattr(loader, "read_files", None)
+    return found(directory) if found is not None else ()
 
 
 def recognise(directory: Path) -> Loader | None:
@@ -26,9 +47,11 @@ def recognise(directory: Path) -> Loader | None:
     Raises:
         SubjectError: where several installed loaders claim the directory, or one is broken.
     """
-    for loader in BUILT_IN:
+    for loader in BUILT_IN if directory.is_dir() else OF_FILES:
         if loader.matches(directory):
             return loader
+    if not directory.is_dir():
+        return None
     claiming = [loader for loader in third_party.installed() if loader.matches(directory)]
     if len(claiming) > 1:
         names = ", ".join(f"{c.name!r} of {c.distribution}" for c in claiming)

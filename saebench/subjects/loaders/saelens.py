@@ -2,21 +2,30 @@
 
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from saebench.errors import SubjectError
+from saebench.subjects.loaders.classes import FACTORS
 from saebench.subjects.loaders.files import (
     PICKLES,
+    Shape,
     check_memory,
-    check_shapes,
     read_object,
     safetensors_shapes,
 )
-from saebench.subjects.metadata import check_config
+from saebench.subjects.loaders.foreign import refuse_vision, refused_pickle
+from saebench.subjects.loaders.keys import check_keys
+from saebench.subjects.loaders.settling import check_weights, for_saelens, settled
+from saebench.subjects.loaders.versions import is_before
+from saebench.subjects.metadata import NOTES, check_config, metadata_of
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
+RUNNER_FILE = "runner_cfg.json"  # beside the final SAE, where the runner was told an output_path
+SCALED = "expected_average_only_in"
+_VERSION = "sae_lens_training_version"
 TRAINING_ONLY = ("batchtopk", "matryoshka_batchtopk")
 
 
@@ -33,30 +42,98 @@ class SAELens:
             mine or not (directory / "sae.safetensors").exists()
         )
 
+    def read_files(self, directory: Path) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the weights that are read."""
+        return (WEIGHTS_FILE,)
+
     def config(self, directory: Path) -> dict[str, Any]:
-        """Return cfg.json, held against the weights' header."""
-        path = directory / CONFIG_FILE
-        config = read_object(path)
-        check_config(config, where=str(path))
-        _check_weights(directory, config)
-        return config
+        """Return cfg.json in version 6's terms, held against the weights' header."""
+        path, weights = directory / CONFIG_FILE, directory / WEIGHTS_FILE
+        told, where = read_object(path), str(path)
+        refuse_vision(told, where=where)
+        notes = check_keys(told, where=where)
+        config = settled(told, _shapes(weights), where=where)
+        check_config(config, where=where)
+        check_weights(config, _shapes(weights), weights)
+        if "apply_b_dec_to_input" not in told and not config["architecture"].endswith("transcoder"):
+            notes += (f"{CONFIG_FILE} has no apply_b_dec_to_input: taken as true, as SAELens does",)
+        return config | {NOTES: (*notes, *_threshold_note(directory, config))}
 
     def load(self, directory: Path, config: dict[str, Any]) -> Any:
-        """Return the SAE in its inference form, its normalisation folded where it can be."""
+        """Return the SAE in its inference form; its normalisation is folded by whoever loads it."""
         from sae_lens import SAE, TrainingSAE
 
         weights = directory / WEIGHTS_FILE
         check_memory(weights, safetensors_shapes(weights))
-        dtype = "float64" if config.get("dtype") == "float64" else "float32"
+        kind = TrainingSAE if config.get("architecture") in TRAINING_ONLY else SAE
         try:
-            if config.get("architecture") in TRAINING_ONLY:
-                sae = inference_sae(TrainingSAE.load_from_disk(str(directory), dtype=dtype))
-            else:
-                sae = SAE.load_from_disk(str(directory), dtype=dtype)
+            sae = kind.load_from_disk(directory, converter=partial(_read, weights, config))
+        except SubjectError:
+            raise
         except Exception as error:
             # SAELens builds the module from the file's own values; whatever it raises is theirs.
             raise SubjectError(f"{directory}: SAELens cannot load it: {error}") from error
-        return _normalisation_folded(sae, directory)
+        return inference_sae(sae) if kind is TrainingSAE else sae
+
+
+def _read(
+    weights: Path, config: dict[str, Any], *_: Any, **__: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what SAELens builds an SAE of: configuration and weights in version 6's terms."""
+    import torch
+    from safetensors.torch import load_file
+
+    dtype = torch.float64 if config.get("dtype") == "float64" else torch.float32
+    state = {name: tensor.to(dtype) for name, tensor in load_file(weights).items()}
+    for name in FACTORS:
+        # decode multiplies each feature with it, after encode: into the decoder's rows it goes.
+        if name in state:
+            state["W_dec"] = state["W_dec"] * state.pop(name)[:, None]
+    if "log_threshold" in state:
+        state["threshold"] = state.pop("log_threshold").exp()
+    if "topk_threshold" in state and not state["topk_threshold"] > 0:
+        raise SubjectError(
+            f"{weights}: its BatchTopK threshold is {float(state['topk_threshold']):g}: it was "
+            "saved before SAELens learned one; take a later checkpoint"
+        )
+    own = {"dtype": str(dtype).removeprefix("torch."), "device": "cpu"}
+    return for_saelens(config) | own, state
+
+
+def _threshold_note(directory: Path, config: dict[str, Any]) -> tuple[str, ...]:
+    """Note a BatchTopK threshold that SAELens saved in other units than the folded weights'.
+
+    Before 6.54.12 it divided the decoder by the normalisation's factor and left the threshold,
+    which is in units of the decoder's norm. The file does not say the factor.
+    """
+    data = metadata_of(config)
+    details, version = data.get("training_architecture_details"), data.get(_VERSION)
+    runner = directory / RUNNER_FILE
+    rescaled = isinstance(details, dict) and details.get("rescale_acts_by_decoder_norm")
+    batched = data.get("training_architecture") in TRAINING_ONLY and rescaled
+    if not batched or not is_before(version, (6, 54, 12)) or not runner.exists():
+        return ()
+    trained = read_object(runner).get("sae")
+    if not isinstance(trained, dict) or trained.get("normalize_activations") != SCALED:
+        return ()
+    return (
+        f"SAELens {version} left the BatchTopK threshold out when it folded the normalisation's "
+        "factor: judged as it was saved, by a threshold off by that factor",
+    )
+
+
+def _shapes(weights: Path) -> dict[str, Shape]:
+    """Return the shapes in the weights' header.
+
+    Raises:
+        SubjectError: where there are none, saying what lies there instead.
+    """
+    if weights.exists():
+        return safetensors_shapes(weights)
+    pickles = sorted(p for p in weights.parent.iterdir() if p.suffix in PICKLES)
+    if pickles:
+        raise refused_pickle(pickles[0])
+    raise SubjectError(f"{weights}: missing; a SAELens directory holds it beside {CONFIG_FILE}")
 
 
 def inference_sae(training: Any) -> Any:
@@ -67,35 +144,3 @@ def inference_sae(training: Any) -> Any:
         warnings.simplefilter("ignore")
         training.save_inference_model(directory)
         return SAE.load_from_disk(directory)
-
-
-def _check_weights(directory: Path, config: dict[str, Any]) -> None:
-    weights = directory / WEIGHTS_FILE
-    if not weights.exists():
-        pickles = sorted(p.name for p in directory.iterdir() if p.suffix in PICKLES)
-        if pickles:
-            raise refused_pickle(directory / pickles[0])
-        raise SubjectError(f"{weights}: missing; a SAELens directory holds it beside {CONFIG_FILE}")
-    d_in, d_sae = config["d_in"], config["d_sae"]
-    expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, config.get("d_out", d_in))}
-    found = safetensors_shapes(weights)
-    check_shapes(found, expected, weights=weights, config_file=CONFIG_FILE)
-
-
-def refused_pickle(path: Path) -> SubjectError:
-    """Return the error for weights that come as a pickle of no known layout."""
-    return SubjectError(
-        f"--sae {path}: a pickle can run code when it is opened, so it is refused; save the SAE "
-        f"with SAELens' save_model, which writes {CONFIG_FILE} and {WEIGHTS_FILE}"
-    )
-
-
-def _normalisation_folded(sae: Any, directory: Path) -> Any:
-    """Fold the training's activation scale into the weights, where its factor is at hand."""
-    scaler = directory / "activation_scaler.json"
-    if sae.cfg.normalize_activations == "expected_average_only_in" and scaler.exists():
-        factor = read_object(scaler).get("scaling_factor")
-        if not isinstance(factor, int | float) or not 0 < factor < float("inf"):
-            raise SubjectError(f"{scaler}: scaling_factor must be above 0, found {factor!r}")
-        sae.fold_activation_norm_scaling_factor(factor)
-    return sae

@@ -13,6 +13,8 @@ from saebench.subjects.loaders.files import (
     read_object,
     safetensors_shapes,
 )
+from saebench.subjects.loaders.keys import SPARSIFY, SPARSIFY_HARMLESS, check_keys
+from saebench.subjects.metadata import NOTES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,10 +45,15 @@ class Sparsify:
             and not (directory / "sae_weights.safetensors").exists()
         )
 
+    def read_files(self, directory: Path) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the weights that are read."""
+        return (WEIGHTS_FILE,)
+
     def config(self, directory: Path) -> dict[str, Any]:
         """Return cfg.json in SAELens' terms, with what the training run's config.json adds."""
         path = directory / CONFIG_FILE
         told = read_object(path)
+        told["transcode"] = _transcodes(told, directory, where=str(path))
         d_in = check_size(told, "d_in", where=str(path))
         d_sae = _latents(told, d_in, where=str(path))
         activation = told.get("activation", "topk")
@@ -57,7 +64,8 @@ class Sparsify:
         k = check_size(told, "k", where=str(path))
         if k > d_sae or (activation == "groupmax" and d_sae % k):
             raise SubjectError(f"{path}: {activation} of k={k} does not fit {d_sae} latents")
-        _check_weights(directory, d_in, d_sae)
+        notes = check_keys(told, where=str(path), known=SPARSIFY | SPARSIFY_HARMLESS)
+        _check_weights(directory, told, d_in, d_sae)
         return {
             "architecture": _architecture(told),
             "d_in": d_in,
@@ -66,6 +74,7 @@ class Sparsify:
             "k": k,
             "metadata": _metadata(directory, transcodes=bool(told.get("transcode"))),
             "sparsify": told,
+            NOTES: notes,
         }
 
     def load(self, directory: Path, config: dict[str, Any]) -> "nn.Module":
@@ -94,31 +103,71 @@ def _architecture(told: dict[str, Any]) -> str:
     return f"{kind}_transcoder" if told.get("transcode") else kind
 
 
-def _check_weights(directory: Path, d_in: int, d_sae: int) -> None:
+def _check_weights(directory: Path, told: dict[str, Any], d_in: int, d_sae: int) -> None:
     weights = directory / WEIGHTS_FILE
     found = safetensors_shapes(weights)
     wide: Shape = (d_sae, d_in)
-    expected = {"encoder.weight": wide, "W_dec": wide, "encoder.bias": (d_sae,), "b_dec": (d_in,)}
-    missing = sorted(set(expected) - set(found))
+    expected: dict[str, Shape] = {
+        "encoder.weight": wide, "W_dec": wide, "encoder.bias": (d_sae,), "b_dec": (d_in,),
+    }  # fmt: skip
+    if told.get("skip_connection"):
+        expected["W_skip"] = (d_in, d_in)
+    missing, further = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing:
         raise SubjectError(f"{weights}: {missing[0]} is missing, found {sorted(found)}")
+    if further:
+        said = (
+            f"skip_connection={told.get('skip_connection')!r}, transcode={told.get('transcode')!r}"
+        )
+        raise SubjectError(
+            f"{weights}: holds {', '.join(further)}, which {CONFIG_FILE} ({said}) has no use for; "
+            "save it again with the sparsify that trained it"
+        )
     check_shapes(found, expected, weights=weights, config_file=CONFIG_FILE)
+
+
+def _run(directory: Path) -> tuple[str, dict[str, Any]]:
+    """Return the name that says where the SAE belongs, and the run's config.json above it."""
+    place = directory.resolve()
+    place = place.parent if _SEED.fullmatch(place.name) else place
+    run = place.parent / RUN_FILE
+    return place.name, read_object(run) if run.exists() else {}
+
+
+def _transcodes(told: dict[str, Any], directory: Path, *, where: str) -> bool:
+    """Return whether it predicts a module's output of its input, as cfg.json or the run says.
+
+    Raises:
+        SubjectError: where the two differ, or neither says it of one with a skip connection.
+    """
+    _, run = _run(directory)
+    inner = run.get("sae")
+    above = run.get("transcode", inner.get("transcode") if isinstance(inner, dict) else None)
+    here = told.get("transcode")
+    if here is not None and above is not None and bool(here) != bool(above):
+        raise SubjectError(
+            f"{where}: says transcode={here!r}, and the run's {RUN_FILE} above it {above!r}; "
+            "which is it?"
+        )
+    if here is None and above is None and told.get("skip_connection"):
+        raise SubjectError(
+            f"{where}: has a skip connection, as transcoders do, and says nothing of transcode; "
+            'write "transcode": true or false into it'
+        )
+    return bool(above if here is None else here)
 
 
 def _metadata(directory: Path, *, transcodes: bool) -> dict[str, Any]:
     """Return where the SAE belongs: its directory's name, and the run's config.json above it."""
-    place = directory.resolve()
-    place = place.parent if _SEED.fullmatch(place.name) else place
-    run = place.parent / RUN_FILE
-    told = read_object(run) if run.exists() else {}
+    name, told = _run(directory)
     metadata = {
         "model_name": told.get("model"),
         "dataset_path": told.get("dataset"),
         "context_size": told.get("ctx_len"),
         "model_class_name": "AutoModelForCausalLM",
     }
-    if _MODULE.fullmatch(place.name):
-        module = re.sub(r"^layers_(?=\d)", "layers.", place.name)
+    if _MODULE.fullmatch(name):
+        module = re.sub(r"^layers_(?=\d)", "layers.", name)
         metadata["hook_name"] = f"{module}.input" if transcodes else module
         metadata["hook_name_out"] = module if transcodes else None
     return metadata

@@ -33,6 +33,11 @@ METADATA = (
     "hf_hook_name_out", "context_size", "prepend_bos", "model_name", "model_class_name",
     "model_from_pretrained_kwargs", "dataset_path",
 )  # fmt: skip
+# Hooks' names of older versions, and what says no more than the name does.
+OTHER_HOOKS = (
+    "hook_point", "hook_point_head_index", "hook_point_layer", "hook_point_eval", "hook_layer",
+    "hook_layer_out", "hook_eval",
+)  # fmt: skip
 SHADOWED = ("to_dict", "from_dict", "keys", "values", "items", "get")
 ALIKE = 0.9  # one letter of eleven; hook_name and hf_hook_name are less so
 
@@ -60,7 +65,18 @@ def check_values(config: Mapping[str, Any], *, where: str) -> None:
     _check_counts(config, where)
     _refuse_misspelt(config, (*TYPES, "architecture"), where)
     _refuse_misspelt(config.get("metadata") or {}, METADATA, f"{where}: metadata")
+    _refuse_further_hooks(config.get("metadata") or {}, where)
     refuse_shadowing(config, where=where)
+
+
+def _refuse_further_hooks(metadata: Mapping[str, Any], where: str) -> None:
+    """Refuse a hook by a name that is not read: an SAE that writes elsewhere is a transcoder."""
+    for key, value in metadata.items():
+        if "hook" in str(key).lower() and key not in (*METADATA, *OTHER_HOOKS) and value:
+            raise SubjectError(
+                f"{where}: unknown key metadata.{key} ({value!r}), a hook by another name; SAELens "
+                "names a transcoder's output hook_name_out"
+            )
 
 
 def refuse_shadowing(config: Mapping[str, Any], *, where: str) -> None:

@@ -151,6 +151,43 @@ def test_llama_scope_reads_and_gives_activations_of_norm_root_d(tmp_path: Path):
     assert next(subject.sae.parameters()).dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"hook_point_out": "blocks.5.hook_mlp_out"},
+            "a transcoder, from blocks.5.hook_resid_post",
+        ),
+        ({"act_fn": "topk", "top_k": 50}, "act_fn is 'topk'; Llama Scope's SAEs are read where"),
+        ({"apply_decoder_bias_to_pre_encoder": True}, "apply_decoder_bias_to_pre_encoder is True"),
+        ({"norm_activation": "token-wise"}, "norm_activation is 'token-wise'"),
+        ({"use_glu_encoder": True}, "use_glu_encoder is True"),
+        ({"dataset_average_activation_norm": {"in": 2.0, "out": 3.0}}, "2.0 of what the SAE reads"),
+        ({"dataset_average_activation_norm": {"in": 0}}, "expected dataset_average_activation"),
+    ],
+)
+def test_a_llama_scope_that_computes_something_else_is_refused(change, said: str, tmp_path: Path):
+    path, _ = _llama_scope(tmp_path, norm=2.0)
+    told = json.loads((path / "hyperparams.json").read_text())
+    (path / "hyperparams.json").write_text(json.dumps(told | change))
+    with pytest.raises(SubjectError, match=said):
+        find_subjects([str(path)])
+
+
+def test_the_hyperparameters_as_published_are_read(tmp_path: Path):
+    path, _ = _llama_scope(tmp_path, norm=2.0)
+    told = json.loads((path / "hyperparams.json").read_text())
+    told |= {
+        "hook_point_out": told["hook_point_in"], "act_fn": "jumprelu", "top_k": 50,
+        "use_decoder_bias": True, "apply_decoder_bias_to_pre_encoder": False,
+        "norm_activation": "dataset-wise", "decoder_exactly_fixed_norm": False,
+        "dataset_average_activation_norm": {"in": 2.0, "out": 2.0},
+    }  # fmt: skip
+    before = _load(path).reconstruct(_x()).x_hat
+    (path / "hyperparams.json").write_text(json.dumps(told))
+    torch.testing.assert_close(_load(path).reconstruct(_x()).x_hat, before)
+
+
 def test_the_options_go_over_what_the_path_says(tmp_path: Path):
     path = _gemma_scope_2(tmp_path, "resid_post/layer_3_width_16k_l0_medium")
     metadata = _load(path, hook="blocks.1.hook_mlp_out", training_context=32).metadata

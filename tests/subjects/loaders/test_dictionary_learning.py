@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import saebench
 from saebench.errors import SubjectError
 from saebench.subjects.loaders.dictionary_learning import CLASSES
+from saebench.subjects.loaders.pickles import pickled_number, pickled_tensors
 from saebench.subjects.loading import load_subject
 from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
@@ -259,3 +262,201 @@ def test_a_configuration_without_its_parts_is_refused(config: Any, tmp_path: Pat
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(SubjectError, match=r"config\.json"):
         find_subjects([str(path)])
+
+
+def _checkpoint(root: Path, name: str, step: int, **tensors: torch.Tensor) -> Path:
+    """Write a run, and a checkpoint of it as trainSAE does; return the checkpoint."""
+    run = _saved(root, name)
+    (run / "checkpoints").mkdir(exist_ok=True)
+    torch.save(_state(name) | tensors, run / "checkpoints" / f"ae_{step}.pt")
+    return run / "checkpoints" / f"ae_{step}.pt"
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_checkpoint_is_read_as_the_final_weights_are(name: str, tmp_path: Path):
+    found = _load(_checkpoint(tmp_path / "trainer_0", name, 100)).reconstruct(_x())
+    np.testing.assert_allclose(found.x_hat.numpy(), _by_hand(name), rtol=1e-4, atol=1e-5)
+
+
+def test_checkpoints_are_saes_of_their_own_by_their_runs_names(tmp_path: Path):
+    for run in ("trainer_0", "trainer_1"):
+        for step in (100, 200):
+            last = _checkpoint(tmp_path / run, "BatchTopKSAE", step)
+    (last.parent / "notes.txt").write_text("")
+    found = find_subjects([str(tmp_path / "*" / "checkpoints" / "*.pt"), str(last)])
+    assert [r.id for r in found] == [
+        "trainer_0/ae_100", "trainer_0/ae_200", "trainer_1/ae_100", "trainer_1/ae_200",
+    ]  # fmt: skip
+    with pytest.raises(SubjectError, match=r"2 checkpoints lie in it \(ae_100\.pt, ae_200\.pt\)"):
+        find_subjects([str(last.parent)])
+
+
+def test_a_checkpoint_is_judged(tiny, tmp_path: Path):
+    path = _checkpoint(tmp_path / "trainer_0", "AutoEncoder", 100)
+    run = saebench.judge(
+        str(path), tiny.model, tiny.texts, properties=["fidelity"], sequences=4,
+        hook="blocks.0.hook_resid_post",
+    )  # fmt: skip
+    assert run.cases[0].metrics
+    assert run.saes[0].id == "trainer_0/ae_100"
+
+
+def test_a_file_of_the_directory_means_the_directory(tmp_path: Path):
+    path = _saved(tmp_path / "run")
+    for name in ("ae.pt", "config.json"):
+        assert [r.directory for r in find_subjects([str(path / name)])] == [path]
+
+
+def test_the_k_of_the_weights_goes_over_the_configurations(tmp_path: Path):
+    path = _saved(tmp_path / "ae", "AutoEncoderTopK", k=2)
+    subject = _load(path)
+    assert subject.config["k"] == K
+    assert subject.reconstruct(_x()).l0.max() == K
+    assert any(f"k is {K}, as the weights say" in note for note in subject.metadata.notes)
+
+
+def test_converted_weights_tell_their_k_too(tmp_path: Path):
+    path = _saved(tmp_path / "ae", "AutoEncoderTopK", k=2)
+    save_file(_state("AutoEncoderTopK"), path / "ae.safetensors")
+    assert _load(path).reconstruct(_x()).l0.max() == K
+
+
+def test_weights_without_a_k_have_the_configurations(tmp_path: Path):
+    path = _saved(tmp_path / "ae", "AutoEncoderTopK", k=3)
+    state = _state("AutoEncoderTopK")
+    torch.save({n: t for n, t in state.items() if n not in ("k", "threshold")}, path / "ae.pt")
+    assert _load(path).reconstruct(_x()).l0.max() == 3
+
+
+def _untold(path: Path, *keys: str, **changes: Any) -> Path:
+    """Take keys out of config.json's trainer, as those of before July 2024 have none."""
+    told = json.loads((path / "config.json").read_text())
+    told["trainer"] = {k: v for k, v in told["trainer"].items() if k not in keys} | changes
+    (path / "config.json").write_text(json.dumps(told))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in STATES if n not in ("AutoEncoderTopK", "BatchTopKSAE")]
+)
+def test_the_tensors_tell_class_and_sizes_where_nothing_else_does(name: str, tmp_path: Path):
+    path = _untold(_saved(tmp_path / "ae", name), "dict_class", "activation_dim", "dict_size")
+    subject = _load(path)
+    np.testing.assert_allclose(
+        subject.reconstruct(_x()).x_hat.numpy(), _by_hand(name), rtol=1e-4, atol=1e-5
+    )
+    assert f"config.json names no class: {name} by the weights' tensors" in subject.metadata.notes
+
+
+@pytest.mark.parametrize(
+    ("trainer", "name"),
+    [("TopKTrainer", "AutoEncoderTopK"), ("TrainerTopK", "AutoEncoderTopK"),
+     ("BatchTopKTrainer", "BatchTopKSAE")],
+)  # fmt: skip
+def test_of_classes_with_equal_tensors_the_trainer_tells(trainer: str, name: str, tmp_path: Path):
+    path = _saved(tmp_path / "ae", name)
+    with pytest.raises(SubjectError, match="are of AutoEncoderTopK and of BatchTopKSAE; write"):
+        find_subjects([str(_untold(path, "dict_class"))])
+    found = _load(_untold(path, trainer_class=trainer)).reconstruct(_x())
+    np.testing.assert_allclose(found.x_hat.numpy(), _by_hand(name), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("told", "weights", "said"),
+    [
+        ("AutoEncoder", "GatedAutoEncoder", "are of GatedAutoEncoder"),
+        ("AutoEncoderNew", "AutoEncoder", "are of AutoEncoder"),
+        ("AutoEncoder", "BatchTopKSAE", "are of AutoEncoderTopK or BatchTopKSAE"),
+        ("MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder", "are of JumpReluAutoEncoder"),
+        ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE", "are of MatryoshkaBatchTopKSAE"),
+    ],
+)
+def test_a_class_that_the_tensors_contradict_is_refused(told, weights, said: str, tmp_path: Path):
+    path = _saved(tmp_path / "ae", told)
+    torch.save(_state(weights), path / "ae.pt")
+    with pytest.raises(SubjectError, match=rf"dict_class '{told}', but the weights .* {said}"):
+        find_subjects([str(path)])
+
+
+def test_what_reads_in_and_writes_out_is_a_transcoder(tmp_path: Path):
+    path = _saved(tmp_path / "ae", buffer={"io": "in_and_out"}, submodule_name="mlp_out_layer_1")
+    with pytest.raises(SubjectError, match="--sae-hook .* and --sae-hook-out of its output"):
+        _load(path)
+    with pytest.raises(SubjectError, match=r"no hook_name_out.*--sae-hook-out"):
+        _load(path, hook="blocks.1.mlp.hook_in")
+    subject = _load(path, hook="blocks.1.mlp.hook_in", hook_out="blocks.1.hook_mlp_out")
+    assert subject.metadata.input_hook == "blocks.1.mlp.hook_in"
+    found = subject.reconstruct(_x()).x_hat.numpy()
+    np.testing.assert_allclose(found, _by_hand("AutoEncoder"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "trainer"), [({"layer": 1}, {}), ({"io": "out"}, {"trainer_class": "TranscoderX"})]
+)
+def test_a_buffer_of_heads_and_a_trainer_of_transcoders_leave_the_hook_open(
+    buffer, trainer, tmp_path: Path
+):
+    path = _saved(tmp_path / "ae", buffer=buffer, **trainer)
+    with pytest.raises(SubjectError, match=r"config\.json: metadata has no hook_name"):
+        _load(path)
+
+
+def test_a_side_that_is_none_is_refused(tmp_path: Path):
+    path = _saved(tmp_path / "ae", buffer={"io": "both"})
+    with pytest.raises(SubjectError, match="buffer.io must be in, out or in_and_out, found 'both'"):
+        find_subjects([str(path)])
+
+
+def test_a_pickles_header_says_what_torch_loads(tmp_path: Path):
+    state = _state("BatchTopKSAE") | {"h": torch.ones(3, 2).half(), "one": torch.tensor([7.5])}
+    torch.save(state, tmp_path / "a.pt")
+    found = pickled_tensors(tmp_path / "a.pt")
+    assert {n: t.shape for n, t in found.items()} == {n: tuple(t.shape) for n, t in state.items()}
+    numbers = {n: pickled_number(tmp_path / "a.pt", t) for n, t in found.items()}
+    assert (numbers["k"], numbers["one"], numbers["h"]) == (K, 7.5, None)
+    assert numbers["threshold"] == pytest.approx(THRESHOLD)
+
+
+def _passed_through(tiny, ids: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return what block 1's MLP reads and writes at every position but 0, from transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny.model).eval()
+    seen: list[torch.Tensor] = []
+    model.model.layers[1].mlp.register_forward_hook(lambda _, x, y: seen.extend((x[0], y)))
+    with torch.no_grad():
+        model(ids)
+    reads, writes = (x[:, 1:].reshape(-1, D).double().numpy() for x in seen)
+    return reads, writes
+
+
+def test_a_transcoder_is_judged_by_what_it_predicts(tiny, tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    path = _saved(tmp_path / "ae", buffer={"io": "in_and_out"})
+    run = saebench.judge(
+        str(path), tiny.model, tiny.texts, properties=["fidelity"], sequences=6, context=12,
+        hook="blocks.1.mlp.hook_in", hook_out="blocks.1.hook_mlp_out", prepend_bos=True,
+    )  # fmt: skip
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny.model)
+    lines = Path(tiny.texts).read_text().splitlines()[:6]
+    rows = [tokenizer(json.loads(t)["text"], add_special_tokens=False).input_ids for t in lines]
+    x, y = _passed_through(tiny, torch.tensor([[1, *row][:12] for row in rows]))
+    w = {n: t.double().numpy() for n, t in _state("AutoEncoder").items()}
+    features = np.maximum((x - w["bias"]) @ w["encoder.weight"].T + w["encoder.bias"], 0)
+    left = y - (features @ w["decoder.weight"].T + w["bias"])
+    [found] = [m.value for m in run.cases[0].metrics if m.name == "fidelity.explained_variance"]
+    assert found == pytest.approx(1 - (left**2).sum() / ((y - y.mean(0)) ** 2).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("named", ["torch._utils\n_rebuild_tensor_v2", "collections\nOrderedDict"])
+def test_a_pickle_that_would_change_what_stands_for_its_names_is_refused(named, tmp_path: Path):
+    setting = b"}X\x04\x00\x00\x00itemX\x01\x00\x00\x00as"  # {"item": "a"}
+    for state in (setting, b"N" + setting + b"\x86"):  # as attributes, and as slots
+        pickled = b"\x80\x02c" + named.encode() + b"\n" + state + b"b."
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+            archive.writestr("a/data.pkl", pickled)
+        with pytest.raises(SubjectError, match=r"its pickle is damaged .* refused"):
+            pickled_tensors(tmp_path / "a.pt")
+    torch.save(_state("AutoEncoder"), tmp_path / "b.pt")
+    assert set(pickled_tensors(tmp_path / "b.pt")) == set(STATES["AutoEncoder"])

@@ -117,9 +117,19 @@ def test_a_directory_that_holds_neither_is_not_searched_without_end(tmp_path: Pa
         find_subjects([str(tmp_path)])
 
 
-def test_a_file_of_an_sae_is_answered_with_its_directory(tiny):
-    with pytest.raises(SubjectError, match=rf"is a file of the SAELens.*--sae {tiny.good}"):
-        find_subjects([f"{tiny.good}/sae_weights.safetensors"])
+@pytest.mark.parametrize("name", ["sae_weights.safetensors", "cfg.json"])
+def test_a_file_that_is_read_of_an_sae_means_its_directory(name: str, tiny, tmp_path: Path):
+    path = shutil.copytree(tiny.good, tmp_path / "sae")
+    [reference] = find_subjects([str(path / name)])
+    assert (reference.directory, reference.id, reference.source) == (path, "sae", str(path))
+    assert len(find_subjects([str(path), str(path / name), str(tmp_path / "*" / "*")])) == 1
+
+
+def test_another_file_of_an_sae_is_answered_with_its_directory(tiny, tmp_path: Path):
+    path = shutil.copytree(tiny.good, tmp_path / "sae")
+    shutil.copy(path / "sae_weights.safetensors", path / "other.safetensors")
+    with pytest.raises(SubjectError, match=rf"is a file of the SAELens.*--sae {path}"):
+        find_subjects([str(path / "other.safetensors")])
 
 
 def test_nothing_heavy_is_imported_to_recognise_any_layout(tmp_path: Path):

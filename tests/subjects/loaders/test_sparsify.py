@@ -195,3 +195,47 @@ def test_truncated_weights_are_refused(kept: int, tmp_path: Path):
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(SubjectError, match=r"sae\.safetensors: truncated"):
         find_subjects([str(weights.parent)])
+
+
+@pytest.mark.parametrize(
+    ("told", "more"), [(False, {"W_skip": (D, D)}), (False, {"post_enc": (D,)})]
+)
+def test_tensors_that_the_configuration_has_no_use_for_are_refused(told, more, tmp_path: Path):
+    path = _saved(tmp_path, skip_connection=told)
+    tensors = load_file(path / "sae.safetensors")
+    tensors |= {name: torch.ones(shape) for name, shape in more.items()}
+    save_file(tensors, path / "sae.safetensors")
+    with pytest.raises(SubjectError, match=rf"holds {next(iter(more))}, which cfg\.json"):
+        find_subjects([str(path)])
+
+
+def test_a_skip_connection_that_is_said_and_missing_is_named(tmp_path: Path):
+    path = _saved(tmp_path, skip_connection=True)
+    tensors = load_file(path / "sae.safetensors")
+    save_file({n: t for n, t in tensors.items() if n != "W_skip"}, path / "sae.safetensors")
+    with pytest.raises(SubjectError, match="W_skip is missing"):
+        find_subjects([str(path)])
+
+
+def test_unknown_keys_are_noted_or_refused(tmp_path: Path):
+    assert any(
+        "cfg.json has keys that saebench does not know: team" in note
+        for note in _load(_saved(tmp_path / "a", team="interp")).metadata.notes
+    )
+    with pytest.raises(SubjectError, match="unknown key 'encoder_bias'"):
+        find_subjects([str(_saved(tmp_path / "b", encoder_bias=2))])
+
+
+@pytest.mark.parametrize("run", [RUN | {"transcode": True}, RUN | {"sae": {"transcode": True}}])
+def test_the_runs_configuration_makes_a_transcoder_too(run: dict[str, Any], tmp_path: Path):
+    path = _saved(tmp_path / "a", "layers.1.mlp", run=run, transcode="-", skip_connection=True)
+    metadata = _load(path).metadata
+    assert (metadata.input_hook, metadata.hook) == ("layers.1.mlp.input", "layers.1.mlp")
+    with pytest.raises(SubjectError, match=r"says transcode=False, and the run's config\.json"):
+        find_subjects([str(_saved(tmp_path / "b", "layers.1.mlp", run=run))])
+
+
+def test_a_skip_connection_that_nothing_calls_a_transcoders_is_refused(tmp_path: Path):
+    path = _saved(tmp_path, "layers.1.mlp", transcode="-", skip_connection=True)
+    with pytest.raises(SubjectError, match="says nothing of transcode; write"):
+        find_subjects([str(path)])
