@@ -284,9 +284,10 @@ def test_checkpoints_are_saes_of_their_own_by_their_runs_names(tmp_path: Path):
             last = _checkpoint(tmp_path / run, "BatchTopKSAE", step)
     (last.parent / "notes.txt").write_text("")
     found = find_subjects([str(tmp_path / "*" / "checkpoints" / "*.pt"), str(last)])
+    steps = ("trainer_0", 100), ("trainer_0", 200), ("trainer_1", 100), ("trainer_1", 200)
     assert [r.id for r in found] == [
-        "trainer_0/ae_100", "trainer_0/ae_200", "trainer_1/ae_100", "trainer_1/ae_200",
-    ]  # fmt: skip
+        f"{tmp_path.name}/{run}/checkpoints/ae_{step}" for run, step in steps
+    ]
     with pytest.raises(SubjectError, match=r"2 checkpoints lie in it \(ae_100\.pt, ae_200\.pt\)"):
         find_subjects([str(last.parent)])
 
@@ -298,7 +299,7 @@ def test_a_checkpoint_is_judged(tiny, tmp_path: Path):
         hook="blocks.0.hook_resid_post",
     )  # fmt: skip
     assert run.cases[0].metrics
-    assert run.saes[0].id == "trainer_0/ae_100"
+    assert run.saes[0].id.endswith("trainer_0/checkpoints/ae_100")
 
 
 def test_a_file_of_the_directory_means_the_directory(tmp_path: Path):
