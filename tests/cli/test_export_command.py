@@ -42,14 +42,14 @@ def test_without_out_it_goes_to_standard_output(project, capsys):
 def test_sae_bench_writes_a_file_for_each_sae(project, saebench):
     assert saebench("export", "run.json", "--format", "sae_bench", "--out", "core/").code == 0
     assert sorted(os.listdir(project / "core")) == [
-        "local_one_eval_results.json", "local_two_eval_results.json",
+        "one_custom_sae_eval_results.json", "two_custom_sae_eval_results.json",
     ]  # fmt: skip
 
 
 def test_sae_bench_of_one_sae_may_be_one_file(project, saebench):
     options = ("--format", "sae_bench", "--sae", "one", "--out", "one.json")
     assert saebench("export", "run.json", *options).code == 0
-    assert json.loads((project / "one.json").read_text())["sae_lens_id"] == "one"
+    assert json.loads((project / "one.json").read_text())["sae_lens_release_id"] == "one"
 
 
 @pytest.mark.parametrize("out", [(), ("--out", "run.json")])
