@@ -183,8 +183,34 @@ class _BlockHooks:
         return self._at(Kind.MODULE_INPUT, parts.mlp_entry, self.host.stack.width)
 
     def _mlp_hook_in(self) -> Site:
-        path = self.host.adapter_path(f"blocks.{self.layer}.mlp") or self._branch("mlp")
-        return self._input(path or self._linear("mlp", "in"))
+        told = self.host.adapter_path(f"blocks.{self.layer}.mlp")
+        for path in (told, self._mlp_itself(), self._linear("mlp", "in")):
+            call = self._calls.get(path or "")
+            if call is not None and self._is_read_by_mlp(call.given):
+                return self._input(path)
+        raise self._none("no module is given just what the MLP reads")
+
+    def _is_read_by_mlp(self, given: Tensor | None) -> bool:
+        """True for what the MLP's branch begins with, or what its norm makes of that."""
+        entry = self._calls.get(self.host.parts(self.layer).mlp_entry or "")
+        if given is None or given.shape[-1] != self.host.stack.width:
+            return False
+        if entry is None:  # attention reads the same norm; nothing more can be held against it
+            return not is_close(given, self._stream, self.host)
+        made = [x for x in (entry.given, entry.returned) if x is not None]
+        return any(is_close(given, x, self.host) for x in made)
+
+    @property
+    def _stream(self) -> Tensor:
+        given = self._calls[self.block.path].given
+        assert given is not None
+        return given
+
+    def _mlp_itself(self) -> str | None:
+        """Return the block's MLP, where it is one module and not its parts one after another."""
+        branch = self.host.parts(self.layer).mlp_branch
+        alone = branch is None or _in_features(self.host.model.get_submodule(branch))
+        return None if alone else branch
 
     def _hook_z(self) -> Site:
         site = self._input(self._last_linear("attention", "attn.o"))
@@ -227,8 +253,7 @@ class _BlockHooks:
         return site
 
     def _ln1_hook_normalized(self) -> Site:
-        block = self._calls[self.block.path].given
-        return self._normalised("ln1", block)
+        return self._normalised("ln1", self._stream)
 
     def _ln2_hook_normalized(self) -> Site:
         entry = self._calls.get(self.host.parts(self.layer).mlp_entry or "")
@@ -263,11 +288,12 @@ class _BlockHooks:
         or of its hidden layer.
         """
         parts = self.host.parts(self.layer)
-        adds = parts.attention if part == "attention" else parts.mlp
-        told = self.host.adapter_path(f"blocks.{self.layer}.{lens_path}")
-        if adds is None:
+        of_attention = part == "attention"
+        branch = parts.attention_branch if of_attention else parts.mlp_branch
+        if branch is None:
             raise self._none(parts.missing)
-        branch = parts.branches[adds]
+        adds = parts.attention if of_attention else parts.mlp
+        told = self.host.adapter_path(f"blocks.{self.layer}.{lens_path}")
         inside = [p for p in self._calls if p.startswith(f"{branch}.") or p in (branch, told)]
         results = [self._calls[p].returned for p in (adds, branch) if p in self._calls]
         ends = [p for p in inside if self._ends_in(p, results)]
@@ -284,11 +310,6 @@ class _BlockHooks:
     @cached_property
     def _calls(self) -> dict[str, Call]:
         return self.host.calls(self.layer)
-
-    def _branch(self, part: str) -> str | None:
-        parts = self.host.parts(self.layer)
-        adds = parts.attention if part == "attention" else parts.mlp
-        return None if adds is None else parts.branches[adds]
 
     def _input(self, path: str | None) -> Site:
         call = self._calls.get(path or "")

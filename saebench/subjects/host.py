@@ -127,7 +127,9 @@ class Host:
     def trial_ids(self) -> Int[Tensor, "2 pos"]:
         """Two short sequences that differ in every token: what the model does is tried on them."""
         width = min(TRIAL_TOKENS, self.context or TRIAL_TOKENS)
-        plain = sorted(set(range(self.embeddings)) - self._named_ids) or [0]
+        every = range(self.embeddings)
+        plain = sorted(set(every) - self._named_ids)
+        plain = plain if len(plain) > 1 else list(every)
         generator = torch.Generator().manual_seed(0)
         first = torch.randint(len(plain), (width,), generator=generator)
         second = (first + torch.randint(1, max(2, len(plain)), (width,), generator=generator)) % (

@@ -7,7 +7,7 @@ must change the sum by just as much.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,8 @@ class Parts:
         mlp: path of the module whose output is what the MLP adds.
         middle: where the stream is normalised, the module that gives it between the two.
         mlp_entry: path of the module whose input is what the MLP's branch reads of the stream.
-        branches: children of the block that attention and the MLP run in.
+        attention_branch: path of the child of the block that attention runs in.
+        mlp_branch: path of the one that the MLP runs in, or ends in.
         missing: why a part is None, in words.
     """
 
@@ -59,7 +60,8 @@ class Parts:
     mlp: str | None = None
     middle: str | None = None
     mlp_entry: str | None = None
-    branches: Mapping[str, str] = field(default_factory=dict)
+    attention_branch: str | None = None
+    mlp_branch: str | None = None
     missing: str = ""
 
 
@@ -112,7 +114,25 @@ class _Search:
         for found in self._ways():
             if (shown := self._shown(found)) is not None:
                 return shown
-        return Parts(missing=self._why_not())
+        children = [name for name, _ in self.block.named_children() if self._is_run(name)]
+        attention = [n for n in children if self._is_attention(n) and not self._passes_on(n)]
+        mlp = [name for name in children if self._is_mlp(name)]
+        return Parts(
+            attention_branch=self._child(attention) if len(attention) == 1 else None,
+            mlp_branch=self._child(mlp) if len(mlp) == 1 else None,
+            missing=self._why_not(),
+        )
+
+    def _is_run(self, name: str) -> bool:
+        return f"{self.path}.{name}" in self.calls
+
+    def _is_mlp(self, name: str) -> bool:
+        words = self._words(name)
+        other = self._is_attention(name) or self._mixes(name) or self._passes_on(name)
+        return bool(_MLP.search(words)) and not other
+
+    def _child(self, names: list[str]) -> str | None:
+        return f"{self.path}.{names[0]}" if names else None
 
     def _ways(self) -> Iterator[_Found]:
         yield from self._sums()
@@ -214,7 +234,8 @@ class _Search:
             mlp=mlp[0] if mlp else None,
             middle=found.middle.path if found.middle else None,
             mlp_entry=entry,
-            branches={path: f"{self.path}.{branch}" for path, branch in roles.items()},
+            attention_branch=self._child([roles[path] for path in attention]),
+            mlp_branch=self._child([roles[path] for path in mlp]),
             missing="there is no such part",
         )
 

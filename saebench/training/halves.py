@@ -59,10 +59,10 @@ def half_layers(host: Host, hook: str, *, sides: tuple[str, ...] = SIDES) -> dic
 def _half(host: Host, hook: str, block: int, half: str) -> str:
     """Return the child of a block that is its attention, or its MLP."""
     parts = host.parts(block)
-    adds = parts.attention if half == "attn" else parts.mlp
-    if adds is None:
+    branch = parts.attention_branch if half == "attn" else parts.mlp_branch
+    if branch is None:
         raise HookError(f"hook {hook!r}: block {block} of {host.name}: {parts.missing}")
-    return parts.branches[adds]
+    return branch
 
 
 def _refuse_none(host: Host, hook: str, side: str, block: int) -> None:

@@ -86,6 +86,18 @@ def test_parts_that_are_scaled_are_refused_with_their_scale():
         find_site(host, "blocks.1.hook_attn_out")
 
 
+def test_the_heads_of_a_block_that_scales_its_parts_are_found_all_the_same():
+    host = _host("granite", residual_multiplier=0.22, num_key_value_heads=2)
+    assert find_site(host, "blocks.1.attn.hook_z").module == "model.layers.1.self_attn.o_proj"
+    assert find_site(host, "blocks.1.mlp.hook_post").module == "model.layers.1.mlp.down_proj"
+
+
+def test_an_mlps_last_part_is_not_what_the_mlp_reads():
+    """BERT's output module is given the hidden layer, and the stream beside it."""
+    site = find_site(_host("bert", is_decoder=True), "blocks.1.mlp.hook_in")
+    assert site.module == "bert.encoder.layer.1.intermediate.dense"
+
+
 def test_a_layer_of_another_kind_names_its_parts():
     host = _host("mamba", num_attention_heads=None)
     with pytest.raises(HookError, match=r"mixer \(MambaMixer\).*backbone\.layers\.1"):
