@@ -1,6 +1,7 @@
 """Hook names → places in a Hugging Face model."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cached_property
@@ -16,17 +17,11 @@ if TYPE_CHECKING:
     from saebench.subjects.host import Host
 
 _BLOCK_HOOK = re.compile(r"blocks\.(\d+)\.((?:attn|mlp|ln1|ln2)\.)?(hook_\w+)")
-# By the part of the block that a name goes through; some tools leave attn and mlp out.
-NAMES = {
-    "": ("hook_resid_pre", "hook_resid_post", "hook_resid_mid", "hook_attn_out", "hook_mlp_out",
-         "hook_mlp_in", "hook_z"),
-    "attn.": ("hook_z", "hook_q", "hook_k", "hook_v"),
-    "mlp.": ("hook_pre", "hook_post", "hook_in"),
-    "ln1.": ("hook_normalized",),
-    "ln2.": ("hook_normalized",),
-}  # fmt: skip
 LONG = 110  # letters of a block's parts with their classes, in error messages
-_ALL = sorted({part + name for part, names in NAMES.items() for name in names} - {"hook_z"})
+_SHORT = {"hook_z": "attn.hook_z", "hook_post": "mlp.hook_post"}  # as some tools write them
+# What a model with centred writing weights writes into the residual stream, or reads there.
+_CENTRED = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out",
+            "hook_mlp_out", "hook_mlp_in")  # fmt: skip
 
 
 class Kind(Enum):
@@ -98,12 +93,13 @@ def _find_site(host: "Host", hook: str, head: int | None, centred: bool, module_
             return _module_site(host, hook)
         raise HookError(
             f"hook {hook!r} is not known: expected blocks.LAYER.HOOK with HOOK one of "
-            f"{', '.join(_ALL)}, or a module path of {type(host.model).__name__}, which means its "
-            "output, or with .input its input"
+            f"{', '.join(FINDERS)}, or a module path of {type(host.model).__name__}, which means "
+            "its output, or with .input its input"
         )
     layer, part, name = int(match[1]), match[2] or "", match[3]
-    if name not in NAMES[part]:
-        raise HookError(f"hook {hook!r} cannot be substituted here{nearest(part + name, _ALL)}")
+    full = _SHORT.get(f"{part}{name}", f"{part}{name}")
+    if full not in FINDERS:
+        raise HookError(f"hook {hook!r} cannot be substituted here{nearest(full, FINDERS)}")
     if layer >= len(host.blocks):
         raise HookError(
             f"hook {hook!r} is not in the model: {host.name} has {len(host.blocks)} blocks, "
@@ -111,16 +107,10 @@ def _find_site(host: "Host", hook: str, head: int | None, centred: bool, module_
         )
     if head is not None and name != "hook_z":
         raise HookError(f"hook {hook!r} with hook_head_index={head}: only hook_z has heads")
-    site = _BlockHooks(host, hook, layer).site(part, name)
+    site = FINDERS[full](_BlockHooks(host, hook, layer))
     if head is not None:
         return _one_head(host, site, head)
-    inside = name not in _CENTRED
-    return site if inside or not centred else replace(site, centred=host.is_blind_to_mean)
-
-
-# What a model with centred writing weights writes into the residual stream, or reads there.
-_CENTRED = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out",
-            "hook_mlp_out", "hook_mlp_in")  # fmt: skip
+    return replace(site, centred=centred and name in _CENTRED and host.is_blind_to_mean)
 
 
 class _BlockHooks:
@@ -130,21 +120,19 @@ class _BlockHooks:
         self.host, self.hook, self.layer = host, hook, layer
         self.block = host.stack.blocks[layer]
 
-    def site(self, part: str, name: str) -> Site:
-        """Return where a hook is."""
-        find = getattr(self, "_" + (part + name).replace(".", "_").replace("attn_hook_z", "hook_z"))
-        return find()
-
-    def _hook_resid_pre(self) -> Site:
+    def resid_pre(self) -> Site:
+        """Return the residual stream before the block."""
         return self._at(Kind.BLOCK_INPUT, None, self.host.stack.width)
 
-    def _hook_resid_post(self) -> Site:
+    def resid_post(self) -> Site:
+        """Return the residual stream after the block."""
         width = self.host.stack.width
         if self.block.feeds_next:
             return replace(self._at(Kind.BLOCK_INPUT, None, width), block=self.layer + 1)
         return self._at(Kind.MODULE_OUTPUT, self.block.path, width)
 
-    def _hook_resid_mid(self) -> Site:
+    def resid_mid(self) -> Site:
+        """Return the residual stream between attention and MLP."""
         parts = self.host.parts(self.layer)
         if parts.form is Form.PARALLEL:
             raise HookError(
@@ -161,10 +149,12 @@ class _BlockHooks:
             raise self._none(parts.missing)
         return self._at(Kind.RESID_MID, parts.attention, self.host.stack.width)
 
-    def _hook_attn_out(self) -> Site:
+    def attn_out(self) -> Site:
+        """Return what attention adds to the residual stream."""
         return self._adds(self.host.parts(self.layer).attention)
 
-    def _hook_mlp_out(self) -> Site:
+    def mlp_out(self) -> Site:
+        """Return what the MLP adds to the residual stream."""
         return self._adds(self.host.parts(self.layer).mlp)
 
     def _adds(self, path: str | None) -> Site:
@@ -172,7 +162,8 @@ class _BlockHooks:
             raise self._none(self.host.parts(self.layer).missing)
         return self._at(Kind.MODULE_OUTPUT, path, self.host.stack.width)
 
-    def _hook_mlp_in(self) -> Site:
+    def mlp_entry(self) -> Site:
+        """Return what the MLP's branch reads of the residual stream, before its norm."""
         parts = self.host.parts(self.layer)
         if parts.mlp_entry is None:
             raise self._none(
@@ -182,7 +173,8 @@ class _BlockHooks:
             )
         return self._at(Kind.MODULE_INPUT, parts.mlp_entry, self.host.stack.width)
 
-    def _mlp_hook_in(self) -> Site:
+    def mlp_in(self) -> Site:
+        """Return what the MLP itself is given, after its norm."""
         told = self.host.adapter_path(f"blocks.{self.layer}.mlp")
         for path in (told, self._mlp_itself(), self._linear("mlp", "in")):
             call = self._calls.get(path or "")
@@ -212,30 +204,36 @@ class _BlockHooks:
         alone = branch is None or _in_features(self.host.model.get_submodule(branch))
         return None if alone else branch
 
-    def _hook_z(self) -> Site:
+    def z(self) -> Site:
+        """Return what the heads give, before the output projection."""
         site = self._input(self._last_linear("attention", "attn.o"))
         if not self.host.n_heads or site.width % self.host.n_heads:
             raise self._none(f"{site.module} is {site.width} wide, no multiple of the heads")
         return site
 
-    def _mlp_hook_post(self) -> Site:
+    def mlp_post(self) -> Site:
+        """Return the MLP's hidden layer after its activation function."""
         return self._input(self._last_linear("mlp", "mlp.out"))
 
-    def _mlp_hook_pre(self) -> Site:
-        post = self._mlp_hook_post()
+    def mlp_pre(self) -> Site:
+        """Return the MLP's hidden layer before its activation function."""
+        post = self.mlp_post()
         path = self._linear("mlp", "gate") or self._linear("mlp", "in")
         site = self._output(path)
         if site.width != post.width:
             raise self._none(f"{site.module} gives the gate and what it lets through in one")
         return site
 
-    def _attn_hook_q(self) -> Site:
+    def q(self) -> Site:
+        """Return the queries, before norms and rotation."""
         return self._projection("q", self.host.n_heads)
 
-    def _attn_hook_k(self) -> Site:
+    def k(self) -> Site:
+        """Return the keys, before norms and rotation."""
         return self._projection("k", self._key_heads)
 
-    def _attn_hook_v(self) -> Site:
+    def v(self) -> Site:
+        """Return the values."""
         return self._projection("v", self._key_heads)
 
     @property
@@ -244,7 +242,7 @@ class _BlockHooks:
 
     def _projection(self, which: str, heads: int) -> Site:
         site = self._output(self._linear("attn", which))
-        z = self._hook_z()
+        z = self.z()
         if site.width * self.host.n_heads != z.width * heads:
             raise self._none(
                 f"{site.module} is {site.width} wide, {heads} heads of {z.width} // "
@@ -252,10 +250,12 @@ class _BlockHooks:
             )
         return site
 
-    def _ln1_hook_normalized(self) -> Site:
+    def ln1(self) -> Site:
+        """Return the residual stream normalised for attention, before the norm's weights."""
         return self._normalised("ln1", self._stream)
 
-    def _ln2_hook_normalized(self) -> Site:
+    def ln2(self) -> Site:
+        """Return the residual stream normalised for the MLP, before the norm's weights."""
         entry = self._calls.get(self.host.parts(self.layer).mlp_entry or "")
         return self._normalised("ln2", None if entry is None else entry.given)
 
@@ -340,6 +340,25 @@ class _BlockHooks:
         )
 
 
+FINDERS: dict[str, Callable[[_BlockHooks], Site]] = {
+    "hook_resid_pre": _BlockHooks.resid_pre,
+    "hook_resid_post": _BlockHooks.resid_post,
+    "hook_resid_mid": _BlockHooks.resid_mid,
+    "hook_attn_out": _BlockHooks.attn_out,
+    "hook_mlp_out": _BlockHooks.mlp_out,
+    "hook_mlp_in": _BlockHooks.mlp_entry,
+    "attn.hook_z": _BlockHooks.z,
+    "attn.hook_q": _BlockHooks.q,
+    "attn.hook_k": _BlockHooks.k,
+    "attn.hook_v": _BlockHooks.v,
+    "mlp.hook_in": _BlockHooks.mlp_in,
+    "mlp.hook_pre": _BlockHooks.mlp_pre,
+    "mlp.hook_post": _BlockHooks.mlp_post,
+    "ln1.hook_normalized": _BlockHooks.ln1,
+    "ln2.hook_normalized": _BlockHooks.ln2,
+}
+
+
 def _in_features(module: nn.Module) -> int | None:
     """Return the width of a linear map's input; None for other modules."""
     # nn.Linear keeps [out, in], GPT-2's Conv1D [in, out] under the name nx.
@@ -360,7 +379,7 @@ def _module_site(host: "Host", hook: str) -> Site:
     for layer, block in enumerate(host.stack.blocks):
         if path == block.path:
             found = _BlockHooks(host, hook, layer)
-            return found.site("", "hook_resid_pre" if of_input else "hook_resid_post")
+            return found.resid_pre() if of_input else found.resid_post()
         if path.startswith(f"{block.path}.") and host.has_module(path):
             kind = Kind.MODULE_INPUT if of_input else Kind.MODULE_OUTPUT
             width = _shown_width(host, layer, path, of_input=of_input)
