@@ -106,11 +106,16 @@ def judged(zoo, tiny) -> dict[str, dict[str, Any]]:
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stdout + done.stderr
     run = json.loads(result.read_text())
-    found: dict[str, dict[str, Any]] = {sae["id"]: {"sae": sae} for sae in run["saes"]}
+    # Folders named after their hook alone have the one above in their id.
+    found: dict[str, dict[str, Any]] = {_folder(sae["id"]): {"sae": sae} for sae in run["saes"]}
     for case in run["cases"]:
-        found[case["sae"]] |= {m["name"]: m["value"] for m in case["metrics"]}
-        found[case["sae"]][case["property"]] = case["verdict"]
+        found[_folder(case["sae"])] |= {m["name"]: m["value"] for m in case["metrics"]}
+        found[_folder(case["sae"])][case["property"]] = case["verdict"]
     return found
+
+
+def _folder(id: str) -> str:
+    return id.rsplit("/", 1)[-1]
 
 
 def test_every_kind_was_judged(judged):

@@ -118,7 +118,9 @@ def chosen_device(settings: Settings) -> str:
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=settings.device).item()  # the device meta has no values
+        torch.zeros(
+            1, dtype=torch.float32, device=settings.device
+        ).item()  # the device meta has no values
     except (RuntimeError, AssertionError) as error:
         raise OptionError(f"--sae-device {settings.device}: not usable here: {error}") from error
     return settings.device

@@ -98,14 +98,14 @@ def hold_against_itself(subject: Subject, x: Float[Tensor, "tokens d"]) -> None:
         raise SubjectError(
             f"{subject.source}: reconstructs the same {len(x)} activations otherwise each time (by "
             f"{_off(again, once.x_hat):.1%} of their length): it draws at random or keeps what it "
-            "saw before, so no number of it could be reproduced; switch that off in its eval()"
+            "saw before, so no number of it could be reproduced; switch that off in evaluation"
         )
     alone = torch.cat([subject.reconstruct(row).x_hat for row in x.split(1)])
     if _differ(subject, alone, once.x_hat):
         raise SubjectError(
             f"{subject.source}: what it makes of an activation depends on those that it is given "
             f"beside it: alone, {len(x)} of them are reconstructed {_off(alone, once.x_hat):.1%} "
-            "off; a BatchTopK SAE needs its threshold, or a fixed k for each token, in its eval()"
+            "off; a BatchTopK SAE needs its threshold, or a fixed k for each token in evaluation"
         )
 
 

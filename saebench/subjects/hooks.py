@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from saebench.subjects.host import Host
 
 _BLOCK_HOOK = re.compile(r"blocks\.(\d+)\.((?:attn|mlp|ln1|ln2)\.)?(hook_\w+)")
-LONG = 110  # letters of a block's parts with their classes, in error messages
+LONG, MANY = 110, 5  # letters of a block's parts, and parts, in error messages
 _SHORT = {"hook_z": "attn.hook_z", "hook_post": "mlp.hook_post"}  # as some tools write them
 # What a model with centred writing weights writes into the residual stream, or reads there.
 _CENTRED = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out",
@@ -332,7 +332,7 @@ class _BlockHooks:
         children = dict(self.host.model.get_submodule(path).named_children())
         named = [f"{name} ({type(child).__name__})" for name, child in children.items()]
         if len(", ".join(named)) > LONG:
-            named = list(children)
+            named = list(children)[:MANY] + ["…"] * (len(children) > MANY)
         return HookError(
             f"hook {self.hook!r} is not in block {self.layer} of {self.host.kind}: {why}; the "
             f"block has {', '.join(named)}; give a module path, such as "

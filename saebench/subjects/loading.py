@@ -22,6 +22,7 @@ from saebench.subjects.registry import (
     conversion_of,
     copied,
     expected_explained_variance,
+    note_on_unlisted,
     overrides_of,
     refuse_cross_layer,
     with_release,
@@ -70,6 +71,7 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
         sae = _loaded(reference)
     notes = heard.notes(source=reference.source)
     named = copied(reference)
+    notes += note_on_unlisted(named) if reference.directory is not None else ()
     config = _completed(reference.config or config_of(sae), named)
     if reference.config is None:
         check_config(config, where=reference.where)

@@ -61,7 +61,9 @@ class UnitNorm:
         except (RuntimeError, TypeError, ValueError, AttributeError):
             return False  # a module of another kind
         rounding = torch.finfo(x.dtype).eps
-        is_unit = (unit.float().square().mean(dim=-1) - 1).abs().max() < max(1e-3, 4 * rounding)
+        # The median: a row that varies little is shortened by the norm's epsilon.
+        off = (unit.float().square().mean(dim=-1) - 1).abs().median()
+        is_unit = off < max(1e-3, 4 * rounding)
         bias = 0 if self.bias is None else self.bias.float()
         error = (unit.float() * self.weight.float() + bias - expected).abs().max()
         return bool(is_unit and error <= 8 * rounding * expected.abs().max())

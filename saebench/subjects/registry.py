@@ -55,6 +55,22 @@ def copied(reference: SubjectReference) -> SubjectReference:
     return with_release(replace(reference, directory=None, repository=repository, path=folder))
 
 
+def note_on_unlisted(reference: SubjectReference) -> tuple[str, ...]:
+    """Return a note on a folder that is read as its repository's releases are.
+
+    SAELens warns of it itself where it loads the SAE.
+    """
+    if reference.repository is None or reference.repository in _releases():
+        return ()
+    of_it = [r.release for r in _releases().values() if r.repo_id == reference.repository]
+    if not of_it:
+        return ()
+    return (
+        f"SAELens' registry does not list {reference.path} of {reference.repository}; it is read "
+        f"with the overrides of that repository's releases: {', '.join(of_it)}",
+    )
+
+
 def refuse_cross_layer(reference: SubjectReference) -> None:
     """Refuse a layer of a cross-layer transcoder, before gigabytes of it are fetched.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from saebench.subjects.calls import argument, result, with_argument, with_result
+from saebench.subjects.calls import argument, result, shaped_like, with_argument, with_result
 from saebench.subjects.host import Host
 from saebench.subjects.norms import UnitNorm
 from saebench.subjects.stack import Block
@@ -108,7 +108,7 @@ def computed_unit(
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
         entered = given.pop()
-        value = change(norm.normalised(entered))
+        value = shaped_like(change(norm.normalised(entered)), entered)
         return with_result(module, output, norm.rewritten(result(module, output), entered, value))
 
     with input_read(module, given.append), module.register_forward_hook(hook):

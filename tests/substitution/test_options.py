@@ -96,15 +96,27 @@ def _log_p(model: Any, prompt: list[int], tail: tuple, hook: str | None, family:
     return sum(log_p[len(prompt) - 1 + i, token] for i, token in enumerate(tail))
 
 
+# The output projection of attention, and what the MLP adds to the stream.
+ENDS = {
+    "gpt2": ("transformer.h.{}.attn.c_proj", "transformer.h.{}.mlp"),
+    "gpt_neox": ("gpt_neox.layers.{}.attention.dense", "gpt_neox.layers.{}.mlp"),
+    "gemma2": (
+        "model.layers.{}.self_attn.o_proj", "model.layers.{}.post_feedforward_layernorm"
+    ),
+} | dict.fromkeys(
+    ("llama", "qwen2"), ("model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp")
+)  # fmt: skip
+
+
 def _hooked(model: Any, hook: str, end: int, family: str) -> Any:
     """Replace the prompt's activations but the first by what the SAE gives, by a plain hook."""
     host = _host(family)
     layer = int(hook.split(".")[1])
     if hook.endswith("hook_z"):
-        module = model.get_submodule(host.module_path(f"blocks.{layer}.attn.o"))
+        module = model.get_submodule(ENDS[family][0].format(layer))
         return module.register_forward_pre_hook(lambda _, args: (_changed(args[0], end),))
     if hook.endswith("hook_mlp_out"):
-        module = model.get_submodule(host.output_path(layer, "mlp", post_norm="ln2_post"))
+        module = model.get_submodule(ENDS[family][1].format(layer))
         return module.register_forward_hook(lambda _, __, out: _changed(out, end))
     module = model.get_submodule(host.block_paths[layer])
 

@@ -23,9 +23,9 @@ class _Host(SimpleNamespace):
     """A host that can do nothing but unembed, and counts the rows that it was given."""
 
     def __init__(self) -> None:
-        device, config = torch.device("cpu"), SimpleNamespace(vocab_size=VOCAB)
+        device = torch.device("cpu")
         weight = torch.randn(VOCAB, WIDTH, generator=torch.Generator().manual_seed(99))
-        super().__init__(device=device, config=config, weight=weight, rows=0)
+        super().__init__(device=device, vocab_size=VOCAB, weight=weight, rows=0)
 
     def logits_memory(self, rows: int) -> Tensor:
         return torch.empty(rows, VOCAB)
