@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from saebench.subjects.host import Host
 
 _BLOCK_HOOK = re.compile(r"blocks\.(\d+)\.((?:attn|mlp|ln1|ln2)\.)?(hook_\w+)")
+NO_ATTENTION = "it has no attention that adds to the residual stream"
+NO_MLP = "it has no MLP that adds to the residual stream"
 LONG, MANY = 110, 5  # letters of a block's parts, and parts, in error messages
 _SHORT = {"hook_z": "attn.hook_z", "hook_post": "mlp.hook_post"}  # as some tools write them
 # What a model with centred writing weights writes into the residual stream, or reads there.
@@ -146,31 +148,28 @@ class _BlockHooks:
                 f"output of {parts.middle}: name that"
             )
         if parts.form is None or parts.attention is None:
-            raise self._none(parts.missing)
+            raise self._none(parts.missing or NO_ATTENTION)
         return self._at(Kind.RESID_MID, parts.attention, self.host.stack.width)
 
     def attn_out(self) -> Site:
         """Return what attention adds to the residual stream."""
-        return self._adds(self.host.parts(self.layer).attention)
+        return self._adds(self.host.parts(self.layer).attention, NO_ATTENTION)
 
     def mlp_out(self) -> Site:
         """Return what the MLP adds to the residual stream."""
-        return self._adds(self.host.parts(self.layer).mlp)
+        return self._adds(self.host.parts(self.layer).mlp, NO_MLP)
 
-    def _adds(self, path: str | None) -> Site:
+    def _adds(self, path: str | None, otherwise: str) -> Site:
         if path is None:
-            raise self._none(self.host.parts(self.layer).missing)
+            raise self._none(self.host.parts(self.layer).missing or otherwise)
         return self._at(Kind.MODULE_OUTPUT, path, self.host.stack.width)
 
     def mlp_entry(self) -> Site:
         """Return what the MLP's branch reads of the residual stream, before its norm."""
         parts = self.host.parts(self.layer)
         if parts.mlp_entry is None:
-            raise self._none(
-                parts.missing
-                if parts.mlp is None
-                else "no module reads the residual stream for the MLP alone"
-            )
+            alone = "no module reads the residual stream for the MLP alone"
+            raise self._none(alone if parts.mlp else parts.missing or NO_MLP)
         return self._at(Kind.MODULE_INPUT, parts.mlp_entry, self.host.stack.width)
 
     def mlp_in(self) -> Site:
@@ -207,8 +206,9 @@ class _BlockHooks:
     def z(self) -> Site:
         """Return what the heads give, before the output projection."""
         site = self._input(self._last_linear("attention", "attn.o"))
-        if not self.host.n_heads or site.width % self.host.n_heads:
-            raise self._none(f"{site.module} is {site.width} wide, no multiple of the heads")
+        heads = self.host.n_heads
+        if not heads or site.width % heads:
+            raise self._none(f"{site.module} is {site.width} wide, the model has {heads} heads")
         return site
 
     def mlp_post(self) -> Site:
@@ -291,7 +291,7 @@ class _BlockHooks:
         of_attention = part == "attention"
         branch = parts.attention_branch if of_attention else parts.mlp_branch
         if branch is None:
-            raise self._none(parts.missing)
+            raise self._none(parts.missing or (NO_ATTENTION if of_attention else NO_MLP))
         adds = parts.attention if of_attention else parts.mlp
         told = self.host.adapter_path(f"blocks.{self.layer}.{lens_path}")
         inside = [p for p in self._calls if p.startswith(f"{branch}.") or p in (branch, told)]

@@ -52,7 +52,7 @@ class Parts:
         mlp_entry: path of the module whose input is what the MLP's branch reads of the stream.
         attention_branch: path of the child of the block that attention runs in.
         mlp_branch: path of the one that the MLP runs in, or ends in.
-        missing: why a part is None, in words.
+        missing: why none could be told, in words; empty where only one of them is not there.
     """
 
     form: Form | None = None
@@ -236,7 +236,6 @@ class _Search:
             mlp_entry=entry,
             attention_branch=self._child([roles[path] for path in attention]),
             mlp_branch=self._child([roles[path] for path in mlp]),
-            missing="there is no such part",
         )
 
     def _entry(self, found: _Found, form: Form | None) -> str | None:
