@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from saebench.errors import HostError, OptionError
 
@@ -160,6 +161,8 @@ def refuse_quantised(model: Any) -> None:
 def _quantised(model: nn.Module) -> Iterator[str]:
     for name, module in _named(model):
         kind = type(module).__name__
+        if type(module) is NonDynamicallyQuantizableLinear:
+            continue  # of nn.MultiheadAttention: what its name says is that it is not quantised
         if (
             any(word in kind.lower() for word in QUANTISED)
             or ".quantized" in type(module).__module__

@@ -184,6 +184,12 @@ def _quantised(model, how):
     return model
 
 
+def test_torchs_own_attention_beside_the_model_is_not_quantised(model):
+    """Gemma 3's vision tower has one: its projection's class only speaks of quantisation."""
+    model.tower = torch.nn.MultiheadAttention(16, 2)
+    check_given(model)
+
+
 @pytest.mark.filterwarnings("ignore")  # torch calls its own quantisation deprecated
 @pytest.mark.parametrize("how", ["method", "module", "torch", "float8"])
 def test_quantised_weights_are_refused(model, how):
