@@ -24,7 +24,7 @@ demo: $(STAMP)  ## Judge the embedded zoo: a story model and twelve SAEs
 	@$(BIN)/python -m saebench.demo
 
 test: $(STAMP) lint types  ## Lint, check types, run the tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 test-slow: $(STAMP)  ## Run the tests that take minutes
 	$(BIN)/pytest -m slow
