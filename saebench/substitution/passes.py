@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saebench.errors import HookError, SaebenchError
+from saebench.measures.memory import is_out_of_memory
 from saebench.subjects.calls import by_token
 from saebench.subjects.hooks import Kind, Site
 from saebench.subjects.host import Host
@@ -23,6 +24,7 @@ from saebench.substitution.patching import (
     skipped,
 )
 
+SHORTEST = 16  # tokens of a proof, where memory runs out on more
 NOISE = 0.1  # of an activation's standard deviation
 UNCHANGED = 1e-4  # relative, fp32: start + (x − start) is x up to a rounding, through many blocks
 
@@ -219,7 +221,15 @@ class Passes:
             HookError: where substituting there does not do what it should.
             HostError: where the model cannot be run on such tokens.
         """
-        _TRIED.setdefault(self.host, {})[site] = self._try(site, _two_that_differ(ids))
+        rows = _two_that_differ(ids)
+        while True:
+            try:
+                _TRIED.setdefault(self.host, {})[site] = self._try(site, rows)
+                return
+            except Exception as error:
+                if not is_out_of_memory(error) or rows.shape[1] < 2 * SHORTEST:
+                    raise
+                rows = rows[:, : rows.shape[1] // 2]
 
     def _tried(self, site: Site) -> _Tried:
         known = _TRIED.setdefault(self.host, {})
@@ -339,8 +349,8 @@ class Passes:
 
 def _two_that_differ(ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "2 pos"]:
     """Return the first two sequences that differ, else the first and its tokens in reverse."""
-    others = [row for row in ids[1:] if not torch.equal(row, ids[0])]
-    return torch.stack([ids[0], others[0] if others else ids[0].flip(0)])
+    other = next((row for row in ids[1:] if not torch.equal(row, ids[0])), ids[0].flip(0))
+    return torch.stack([ids[0], other])
 
 
 def _blocks_needed(site: Site) -> int:

@@ -141,3 +141,20 @@ def test_a_module_that_works_in_place_leaves_what_was_read_and_what_is_written()
     passes.resume(clean, site, changed)
     assert torch.equal(clean.activations[site], before)
     assert torch.equal(changed, given)
+
+
+def test_where_memory_runs_out_a_shorter_piece_is_proof_enough(monkeypatch):
+    host, lengths = make_host("llama"), []
+    inner = host.final_hidden
+
+    def little(ids: Tensor) -> Tensor:
+        lengths.append(ids.shape[1])
+        if ids.shape[1] > 20:
+            raise torch.OutOfMemoryError
+        return inner(ids)
+
+    site = find_site(host, PRE)
+    monkeypatch.setattr(host, "final_hidden", little)
+    Passes(host).prove(site, random_ids(2, 64))
+    assert sorted(set(lengths)) == [16, 32, 64]
+    assert Passes(host).is_exact(site)
