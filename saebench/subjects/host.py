@@ -162,7 +162,7 @@ class Host:
             path = self.adapter.translate_transformer_lens_path(lens_path)
         except (ValueError, KeyError, IndexError, AttributeError, TypeError):
             return None
-        return path if path in self._module_paths else None
+        return path if self._is_module(path) else None
 
     def alias(self, layer: int, hook: str) -> str | None:
         """Return the module whose output TransformerLens' adapter takes for a block's hook."""
@@ -287,7 +287,7 @@ class Host:
             raise
         except Exception as error:
             # Whatever transformers' code raises on tokens that it cannot take.
-            if is_out_of_memory(error) or isinstance(error, _Reached):
+            if is_out_of_memory(error):
                 raise
             lines = str(error).strip().splitlines()
             shape = tuple(given["input_ids"].shape)
@@ -397,12 +397,14 @@ class Host:
 
     def has_module(self, path: str) -> bool:
         """True for a module's path, whether from the model or from its base model on."""
-        return self.full_path(path) in self._module_paths
+        return self._is_module(self.full_path(path))
 
-    @property
-    def _module_paths(self) -> frozenset[str]:
-        # A module that several blocks share, such as an activation, is in each of them.
-        return frozenset(p for p, _ in self.model.named_modules(remove_duplicate=False) if p)
+    def _is_module(self, path: str) -> bool:
+        try:
+            self.model.get_submodule(path)
+        except AttributeError:
+            return False
+        return path != ""
 
     def full_path(self, path: str) -> str:
         """Return a module's path from the model on, as this model spells it.
@@ -417,7 +419,7 @@ class Host:
             name, number, inside = match.groups()
             if self.stack.path.rsplit(".", 1)[-1] == name:
                 spellings.append(f"{self.stack.path}.{number}{inside or ''}")
-        return next((each for each in spellings if each in self._module_paths), path)
+        return next((each for each in spellings if self._is_module(each)), path)
 
     def record(self) -> ModelRecord:
         """Return what the result file says of the model."""
@@ -473,11 +475,9 @@ class Host:
             if self._reads_early:
                 raise
             return None
-        weight, bias = self._unembedding
-        if not isinstance(hidden, Tensor) or hidden.shape != (*ids.shape, weight.shape[1]):
+        if not isinstance(hidden, Tensor) or hidden.shape != (*ids.shape, self.d_model):
             return None
-        z = hidden.flatten(0, 1).float() @ weight.T
-        return z if bias is None else z + bias
+        return self.logits(hidden.flatten(0, 1))  # the last step is none as yet
 
     @torch.inference_mode()
     def _check_causal(self) -> None:

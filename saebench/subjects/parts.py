@@ -96,6 +96,7 @@ class _Search:
         self.host, self.layer = host, layer
         self.path = host.stack.blocks[layer].path
         self.block = host.model.get_submodule(self.path)
+        self.told = {host.alias(layer, hook) for hook in ("hook_attn_out", "hook_mlp_out")}
         self.calls = host.calls(layer)
         self.paths = list(self.calls)
         whole = self.calls[self.path]
@@ -140,23 +141,19 @@ class _Search:
 
     def _sums(self) -> Iterator[_Found]:
         """Give pairs of outputs that with the block's input sum to its output, best guess first."""
-        delta = self.post - self.pre
         pairs = [
             (x, y)
             for x in self.outputs
             if self._is_mixer(x)
             for y in self.outputs
-            if not self._is_mixer(y) and self._sums_to(delta, x, y)
+            if not self._is_mixer(y)
+            and is_close(self.pre + _out(x) + _out(y), self.post, self.host)
         ]
-        for x, y in self._by_trust(pairs):
+        for x, y in sorted(pairs, key=lambda p: [self._rank(c) for c in p], reverse=True):
             yield _Found(None, x, y)
         alone = [x for x in self.outputs if is_close(self.pre + _out(x), self.post, self.host)]
         for x in sorted(alone, key=self._rank, reverse=True):
             yield _Found(None, x, None)
-
-    def _sums_to(self, delta: Stream, x: Call, y: Call) -> bool:
-        # Held at the size of the stream, whose rounding it carries.
-        return is_close(self.pre + _out(x) + _out(y), self.pre + delta, self.host)
 
     def _normed(self) -> Iterator[_Found]:
         """Give the ways of a stream that is normalised after each addition (GPT-1, BERT)."""
@@ -175,13 +172,9 @@ class _Search:
         found = [c for c in self.outputs if is_close(stream + _out(c), norm.given, self.host)]
         return sorted(found, key=self._rank, reverse=True)
 
-    def _by_trust(self, pairs: list[tuple[Call, Call]]) -> list[tuple[Call, Call]]:
-        """Put the adapter's own pair first, then outputs that were ready last."""
-        return sorted(pairs, key=lambda p: (self._rank(p[0]), self._rank(p[1])), reverse=True)
-
     def _rank(self, call: Call) -> tuple[bool, int]:
-        told = {self.host.alias(self.layer, h) for h in ("hook_attn_out", "hook_mlp_out")}
-        return call.path in told, self.inner.index(call)
+        """Put the adapter's own modules first, then those that were ready last."""
+        return call.path in self.told, self.inner.index(call)
 
     def _shown(self, found: _Found) -> Parts | None:
         """Have the model show what it does with changed parts; None where it is not the sum."""

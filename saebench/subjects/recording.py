@@ -1,5 +1,6 @@
 """Which modules a short pass runs, in which order, and what goes into and comes out of them."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -123,5 +124,5 @@ class _Recorder:
 
 def calls_once(calls: Sequence[Call]) -> dict[str, Call]:
     """Return the calls of modules that were run just once, by path, as they ended."""
-    paths = [call.path for call in calls]
-    return {call.path: call for call in calls if paths.count(call.path) == 1}
+    often = Counter(call.path for call in calls)
+    return {call.path: call for call in calls if often[call.path] == 1}

@@ -70,11 +70,13 @@ def find_stack(host: "Host") -> Stack:
         for path, module in host.model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module)
     }
-    calls = record(host, [path for paths in lists.values() for path in paths])
+    calls: dict[str, list[Call]] = {path: [] for path in lists}
+    for call in record(host, [path for paths in lists.values() for path in paths]):
+        calls[call.path.rpartition(".")[0]].append(call)
     stacks = {
         path: stack
         for path, paths in lists.items()
-        if (stack := _stack(path, [c for c in calls if c.path in set(paths)], paths)) is not None
+        if (stack := _stack(path, calls[path], paths)) is not None
     }
     told = host.adapter_path("blocks")
     if told in stacks:

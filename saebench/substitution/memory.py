@@ -2,7 +2,6 @@
 
 import torch
 
-from saebench.measures.memory import is_out_of_memory as is_out_of_memory
 from saebench.subjects.host import Host
 
 # Tokens of one pass. On a CPU more gains nothing, and activations leave the cache; a GPU wants

@@ -248,7 +248,8 @@ class Passes:
         same = other.repeat(len(x), 1, 1)
         full = self._resumed(clean, site, same, (), skip=False).final
         assert full is not None
-        if torch.equal(full, clean.final if clean.final is not None else full):
+        assert clean.final is not None
+        if torch.equal(full, clean.final):
             raise HookError(
                 f"hook {site.hook!r} of {self.host.name}: replacing the activation there changes "
                 "nothing that the model gives; the model does not compute with it"
@@ -264,7 +265,7 @@ class Passes:
         Raises:
             HookError: where it does not.
         """
-        found = self._resumed(clean, site, x.clone(), (), skip=False).final
+        found = self._resumed(clean, site, x, (), skip=False).final
         assert found is not None
         assert clean.final is not None
         gap = (found.float() - clean.final.float()).abs().max()
