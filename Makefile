@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)  ## Create .venv and install saebench in it
 
 demo: $(STAMP)  ## Judge the embedded zoo: a story model and twelve SAEs
-	@$(BIN)/python -m saebench.demo
+	@$(BIN)/python -m tools.zoo.check
 
 test: $(STAMP) lint types  ## Lint, check types, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2

@@ -16,16 +16,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from saebench.cli import main as saebench
-from saebench.judging.cases import case_request
-from saebench.judging.comparison import Side
-from saebench.judging.differences import Difference, SideCase, difference
-from saebench.judging.judge import Judge
-from saebench.judging.preparation import prepare
-from saebench.judging.progress import progress_bar
-from saebench.judging.rules import spec_of
-from saebench.judging.sides import sides_of_run
-from saebench.settings import Settings
-from saebench.statistics.level import LEVEL
+from saebench.compare.comparison import Side
+from saebench.compare.differences import Difference, SideCase, difference
+from saebench.compare.sides import sides_of_run
+from saebench.experiments.prepare import prepare
+from saebench.judge.cases import case_request
+from saebench.judge.judge import Judge
+from saebench.judge.rules_of_run import spec_of
+from saebench.options import Settings
+from saebench.progress import progress_bar
+from saebench.statistics.levels import LEVEL
 from saebench.store.sums_file import run_sums
 from saebench.subjects.references import find_subjects
 

@@ -18,10 +18,9 @@ from perf.ours import our_runner
 from perf.settings import SIZES, Settings
 from perf.timing import by_turns
 from perf.workload import MODEL, Workload, as_token_set, workload
-from saebench.settings import DTYPES
+from saebench.options import DTYPES, Overrides
 from saebench.subjects.host_loading import TF32, has_tf32, load_host
 from saebench.subjects.loading import wrap_sae
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.sae import Subject
 
 

@@ -19,7 +19,7 @@ import psutil
 
 import saebench
 from saebench.report.page.run_page import run_page
-from saebench.subjects.demo import zoo
+from saebench.zoo import shelf as zoo
 
 RUNS = 50
 SEQUENCES = 8

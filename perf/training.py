@@ -16,12 +16,12 @@ from rich.table import Table
 
 from perf.figures import Figures, Runner
 from perf.timing import CLOCKS, by_turns
-from saebench.fitting.rows import counted_of
+from saebench.fit.stream import counted_of
+from saebench.fit.training.objectives import Objective, Sparsity
+from saebench.fit.training.request import RANDOM, TrainJob
+from saebench.fit.training.sublayers import ResumedPasses
+from saebench.fit.training.training_job import host_of, stepping
 from saebench.subjects.hooks import find_site
-from saebench.training.job import host_of, stepping
-from saebench.training.objectives import Objective, Sparsity
-from saebench.training.request import RANDOM, TrainJob
-from saebench.training.resumed import ResumedPasses
 
 HERE = Path(__file__).resolve().parent
 STEP, PLAIN = "a frozen step", "plain passes"

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from perf.flops import ModelShape, Product, Work, products
 from perf.settings import Settings, Size, resid_pre
-from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
+from saebench.options import Overrides, Packing
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import load_host
 from saebench.subjects.loading import wrap_sae
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.sae import Subject
 
 MODEL, SAE, IDS = "model", "sae", "ids.pt"

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saebench.judging.api import JudgedRun, judge
+    from saebench.judge.api import JudgedRun, judge
 
 __version__ = "0.1.0"
 __all__ = ["JudgedRun", "__version__", "judge"]
@@ -12,10 +12,10 @@ __all__ = ["JudgedRun", "__version__", "judge"]
 def __getattr__(name: str) -> Any:
     """Import the judge on first use: the pytest plugin loads in runs that never need it."""
     if name in ("judge", "JudgedRun"):
-        from saebench.privacy import switch_telemetry_off
+        from saebench.telemetry import switch_telemetry_off
 
         switch_telemetry_off()
-        from saebench.judging import api
+        from saebench.judge import api
 
         return getattr(api, name)
     raise AttributeError(f"module 'saebench' has no attribute {name!r}")

@@ -16,8 +16,8 @@ from saebench.options import declare, given_options
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from saebench.judging.session import BenchmarkSession
-    from saebench.results import CaseResult
+    from saebench.judge.session import BenchmarkSession
+    from saebench.records.run import CaseResult
 
 WIDE = 100
 SHARED: pytest.StashKey[bool] = pytest.StashKey()
@@ -50,7 +50,7 @@ def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
     """Keep the cases of one SAE in one process, where no ``--dist`` says otherwise."""
     if not config.stash.get(SHARED, False):
         return None
-    from saebench.judging.sharing import BySae
+    from saebench.xdist import BySae
 
     return BySae(config, log, _session(config).share_out(len(config.option.tx)))
 
@@ -108,7 +108,7 @@ def measure(
 
     def measured(name: str, **params: Any) -> "CaseResult":
         from saebench.errors import StoreError, UsageError
-        from saebench.report.junit import case_properties
+        from saebench.report.exports.junit import case_properties
 
         unusable = _session(pytestconfig).unusable
         if unusable is not None:
@@ -141,7 +141,7 @@ def gate(pytestconfig: pytest.Config) -> "Callable[[CaseResult], None]":
     """Return the function that fails the test where the case did not pass."""
 
     def gated(case: "CaseResult") -> None:
-        from saebench.shown import plain_lines
+        from saebench.text import plain_lines
 
         if case.verdict == "SKIPPED":
             pytest.skip(plain_lines(case.reason))
@@ -160,8 +160,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"ERROR: {benches.unusable}", red=True)
     if benches is None or not benches.has_results:
         return
-    from saebench.report.table import render
-    from saebench.shown import plain_text
+    from saebench.report.terminal import render
+    from saebench.text import plain_text
 
     writer = terminalreporter._tw
     terminalreporter.section("saebench")
@@ -187,7 +187,7 @@ def pytest_testnodedown(node: Any, error: Any) -> None:  # noqa: ARG001
     benches.expect(output.get("saebench_announced", ()))
     sent = output.get("saebench")
     if sent is not None:
-        from saebench.store.result_file import parse_run
+        from saebench.store.json_files import parse_run
         from saebench.store.sums_file import parse_sums
 
         where = f"worker {node.gateway.id}"
@@ -211,7 +211,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     complete = exitstatus in (0, 1) and benches.unusable is None
     if hasattr(config, "workeroutput"):
-        from saebench.store.result_file import dump_run
+        from saebench.store.json_files import dump_run
         from saebench.store.sums_file import dump_sums
 
         run = benches.run(complete=complete)
@@ -234,12 +234,12 @@ def _write(session: pytest.Session, benches: "BenchmarkSession", *, complete: bo
 
 def _session(config: pytest.Config) -> "BenchmarkSession":
     """Return the run's session, made when the first benchmark is collected."""
-    from saebench.privacy import switch_telemetry_off
+    from saebench.telemetry import switch_telemetry_off
 
     switch_telemetry_off()
-    from saebench.judging.session import BenchmarkSession
+    from saebench.judge.session import BenchmarkSession
     from saebench.report.reproduce import joined_arguments
-    from saebench.shown import from_system
+    from saebench.text import from_system
 
     if STASH not in config.stash:
         typed = map(from_system, map(str, config.invocation_params.args))
@@ -301,7 +301,7 @@ def _usage_errors(config: pytest.Config) -> Iterator[None]:
     with the message instead, and the controller sets the exit code.
     """
     from saebench.errors import UsageError
-    from saebench.shown import plain_lines
+    from saebench.text import plain_lines
 
     try:
         yield
@@ -317,7 +317,7 @@ def _progress(config: pytest.Config) -> Any:
 
     @contextmanager
     def shown(what: str, tokens: int) -> Iterator[Any]:
-        from saebench.judging.progress import progress_bar
+        from saebench.progress import progress_bar
 
         if capture is None:
             with progress_bar(what, tokens) as advance:

@@ -5,8 +5,8 @@ from dataclasses import replace
 from made_repair import COURSE, make_repair
 from runs import make_case, make_run
 
-from saebench.repairs import RepairRecord
-from saebench.results import Verdict
+from saebench.records.repair import RepairRecord
+from saebench.records.run import Verdict
 
 NAMES = (
     "<img src=x onerror=document.title='owned'>",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from runs import make_run
 
-from saebench.repairs import (
+from saebench.records.repair import (
     Correlation,
     CourseRow,
     FeatureAnalysis,
@@ -15,7 +15,7 @@ from saebench.repairs import (
     RepairRecord,
     RepairRow,
 )
-from saebench.results import Direction
+from saebench.records.run import Direction
 
 MSE = RepairRow(
     "fidelity.mse", "", Direction.LOWER, None, Ranged(2.0, 1.9, 2.1), Ranged(1.5, 1.4, 1.6),

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from saebench.options import Overrides
 from saebench.subjects.loading import load_subject
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
 from saebench.subjects.sae import Subject
 

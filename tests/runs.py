@@ -1,6 +1,6 @@
 """Made-up runs: for reports, files and commands, without a model."""
 
-from saebench.results import (
+from saebench.records.run import (
     SCHEMA_VERSION,
     Basis,
     CaseResult,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from saebench.properties import find_property
-from saebench.results import (
+from saebench.records.run import (
     CaseResult,
     DatasetRecord,
     Interval,

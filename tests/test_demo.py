@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from saebench import demo
-from saebench.results import CaseResult, Verdict
-from saebench.subjects.demo import zoo
+from saebench.records.run import CaseResult, Verdict
+from saebench.zoo import shelf as zoo
+from tools.zoo import check as demo
 
 
 def _case(sae: str, about: str, verdict: Verdict = Verdict.PASS) -> CaseResult:

@@ -11,7 +11,7 @@ import saebench
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(saebench.__path__, "saebench.")
-    if not module.name.startswith("saebench.subjects.demo") and "_shipped" not in module.name
+    if "_shipped" not in module.name
 )
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from saebench.cli.metrics import known_facts
+from saebench.cli.stored import known_facts
+from saebench.records.ranking import rank
+from saebench.store.json_files import read_run
 from saebench.store.leaderboard import build
-from saebench.store.ranking import rank
-from saebench.store.result_file import read_run
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 EARLY = ("--sae-position", "4", "--sae-draw-position", "5", "--sae-draws", "8")

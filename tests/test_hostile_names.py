@@ -17,20 +17,19 @@ from runs import make_case, make_run
 from stored import HOOK, MODEL, make_subject, store
 
 from saebench.cli import main
-from saebench.report.csv_table import to_csv
-from saebench.report.junit import to_junit
+from saebench.records.run import Verdict
+from saebench.report.exports.csv_table import to_csv
+from saebench.report.exports.junit import to_junit
+from saebench.report.exports.model_card import to_model_card
+from saebench.report.exports.sae_bench import file_name
 from saebench.report.markdown import to_markdown
-from saebench.report.model_card import to_model_card
 from saebench.report.page.markup import text
 from saebench.report.page.run_page import run_page
-from saebench.report.sae_bench import file_name
 from saebench.report.style import Plain
-from saebench.report.table import render, sentences, told
-from saebench.results import Verdict
-from saebench.shown import plain_lines
+from saebench.report.terminal import render, sentences, told
 from saebench.store.baselines import _head_sha256, baseline_path
-from saebench.store.file_names import file_part
-from saebench.store.result_file import write_run
+from saebench.store.json_files import write_run
+from saebench.text import file_part, plain_lines
 
 NAMES = (
     "\x1b[2J\x1b]8;;https://evil.example\x07click\x1b]8;;\x07", "‮ssap", "a\u2066b\u2069",

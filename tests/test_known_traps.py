@@ -13,13 +13,12 @@ from tiny import make_tokenizer
 from torch import Tensor, nn
 
 import saebench
-from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
 from saebench.errors import HostError, MeasurementError, OptionError, SubjectError
+from saebench.options import Overrides, Packing
+from saebench.subjects.hub import expected_explained_variance
 from saebench.subjects.loading import load_subject, wrap_sae
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import SubjectReference, find_subjects
-from saebench.subjects.registry import expected_explained_variance
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine
 

@@ -205,7 +205,7 @@ def test_junit_xml_carries_verdict_and_metrics(gate_run, tiny):
 
 
 def test_the_result_file_validates_and_tells_what_was_judged(gate_run, tiny):
-    from saebench.store.result_file import result_schema
+    from saebench.store.json_files import result_schema
 
     gate_run.judge("--sae", tiny.good)
     found = gate_run.result()

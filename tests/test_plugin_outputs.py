@@ -5,10 +5,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from saebench.cli.metrics import known_facts
-from saebench.report.junit import case_properties
+from saebench.cli.stored import known_facts
+from saebench.report.exports.junit import case_properties
+from saebench.store.json_files import read_run
 from saebench.store.leaderboard import build, write_leaderboard
-from saebench.store.result_file import read_run
 
 QUICK = ("-k", "shrinkage or sparsity")
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from saebench.data.cloze import tokenise
+from saebench.data.cloze_tokens import tokenise
 from saebench.data.prompts import open_prompts
+from saebench.experiments.cloze_prompts import Answers, ClozeEngine
+from saebench.options import Overrides
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import load_host
 from saebench.subjects.loading import wrap_sae
-from saebench.subjects.metadata import Overrides
-from saebench.substitution.cloze import Answers, ClozeEngine
 
 PROMPTS = 10
 LAMBADA, STORIES = "lambada_openai_test.jsonl", "tinystories-heldout.jsonl"
@@ -98,7 +98,8 @@ def test_prompts_longer_than_the_models_context_are_cut_and_counted(real_data):
 
 @pytest.mark.parametrize("kind", ["lambada", "cbt"])
 def test_answers_on_the_demos_prompts_are_greedy_decodings(kind: str, tmp_path: Path):
-    from saebench.subjects.demo import cloze, zoo
+    from saebench.zoo import corpus as cloze
+    from saebench.zoo import shelf as zoo
 
     host = load_host(str(zoo.model_path()), device="cpu", dtype="float32", asked_by="the test")
     made = cloze.prompts(0, PROMPTS, kind=kind)

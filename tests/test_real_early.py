@@ -3,7 +3,7 @@
 import pytest
 
 import saebench
-from saebench.results import Verdict
+from saebench.records.run import Verdict
 
 SEQUENCES = 512
 PROPERTIES = ["fidelity", "kl_gap", "shrinkage", "sparsity"]

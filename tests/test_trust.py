@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save_file
 
 from saebench.errors import HostError, SaebenchError, SubjectError
-from saebench.privacy import OFF
+from saebench.formats.downloads import WEIGHTS_ONLY, checked_downloads
+from saebench.formats.layouts import BUILT_IN
+from saebench.options import Overrides
 from saebench.subjects.host_loading import load_host
-from saebench.subjects.loaders.downloads import WEIGHTS_ONLY, checked_downloads
-from saebench.subjects.loaders.recognition import BUILT_IN
 from saebench.subjects.loading import load_subject
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
+from saebench.telemetry import OFF
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [*(ROOT / "saebench").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]

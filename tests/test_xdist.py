@@ -10,11 +10,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from saebench.judging.session import BenchmarkSession
+from saebench.judge.session import BenchmarkSession
 from saebench.store.sums_file import dump_sums, parse_sums
 
 pytest.importorskip("xdist")
-from saebench.judging.sharing import share_of  # noqa: E402
+from saebench.xdist import share_of
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 JUDGED = ("fidelity", "shrinkage", "sparsity")
@@ -49,7 +49,7 @@ def pytest_runtest_logreport(report):
         with open(Path(__file__).with_name("workers.jsonl"), "a") as file:
             file.write(line + "\\n")
 def pytest_sessionstart(session):
-    from saebench.judging.bench import Bench
+    from saebench.experiments.bench import Bench
     measure = Bench.measure
     def counted(self, source, wanted, **more):
         line = json.dumps([os.environ.get("PYTEST_XDIST_WORKER"), [s.id for s, _ in wanted]])

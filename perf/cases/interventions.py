@@ -10,7 +10,7 @@ from perf.peers.lens import hooked_transformer
 from perf.peers.plain import NOISY, RULES, plain_runner
 from perf.side_by_side import SideBySide, here
 from perf.workload import MODEL, Workload, as_subject, as_token_set
-from saebench.substitution.names import INDEPENDENT_OF_SAE
+from saebench.measures.names import INDEPENDENT_OF_SAE
 
 ON_LENS = "full passes of HookedTransformer"
 ON_HUGGING_FACE = "full passes of Hugging Face's model"

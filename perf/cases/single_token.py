@@ -8,9 +8,9 @@ from perf.peers.plain_draws import plain_draws_runner
 from perf.side_by_side import SideBySide, here
 from perf.workload import Workload, as_subject, as_token_set
 from saebench.errors import MeasurementError
-from saebench.substitution.draws import DrawsEngine
+from saebench.experiments.draws import DrawsEngine
+from saebench.experiments.windows import Places
 from saebench.substitution.engine import Engine
-from saebench.substitution.places import Places
 
 PLAIN = "plain full passes"
 

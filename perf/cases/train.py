@@ -6,13 +6,14 @@ from perf.outcome import Outcome, Target
 from perf.peers.plain_training import plain_step_runner
 from perf.side_by_side import SideBySide, here
 from perf.workload import Workload
-from saebench.fitting.loop import Plan, optimiser_of, take_step
+from saebench.fit.loop import optimiser_of, take_step
+from saebench.fit.plan import Plan
+from saebench.fit.training.objectives import Loss, Objective, Sparsity
+from saebench.fit.training.request import CLIP
+from saebench.fit.training.sublayers import ResumedPasses
+from saebench.fit.training.tasks import Weights, WholeModelTask
+from saebench.fit.training.training_sae import begin_from, make_sae
 from saebench.subjects.hooks import find_site
-from saebench.training.objectives import Loss, Objective, Sparsity
-from saebench.training.request import CLIP
-from saebench.training.resumed import ResumedPasses
-from saebench.training.sae import begin_from, make_sae
-from saebench.training.tasks import Weights, WholeModelTask
 
 ALONE, WITH_SAE = "plain pass, model alone", "plain pass, SAE too"
 # Theirs over ours: a step costs 1.3 times the plain pass at most.

@@ -10,10 +10,9 @@ from textwrap import dedent, indent
 from typing import Any, NoReturn
 
 from saebench import __version__
-from saebench.cli.streams import every_text
 from saebench.errors import SaebenchError, nearest
-from saebench.privacy import switch_telemetry_off
-from saebench.shown import plain_lines
+from saebench.telemetry import switch_telemetry_off
+from saebench.text import every_text, plain_lines
 
 PASSED, WORSE, INTERRUPTED, USAGE_ERROR = 0, 1, 2, 4  # pytest's
 
@@ -26,10 +25,8 @@ class Command:
     summary: str
 
 
-# A module called list would hide the builtin here; no module's name has a hyphen.
-MODULES = {"list": "listing", "train-sweep": "train_sweep"}
 COMMANDS = {
-    name: Command(f"saebench.cli.{MODULES.get(name, name)}", summary)
+    name: Command(f"saebench.cli.{name.replace('-', '_')}_command", summary)
     for name, summary in (
         ("run", "judge SAEs: pytest on the shipped benchmarks, with all of pytest's options"),
         ("report", "make a page for a browser of result files, or figures for papers"),

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saebench.data.cloze import ClozePrompt
-from saebench.data.documents import check_spec
+from saebench.data.cloze_tokens import ClozePrompt
+from saebench.data.documents import check_spec, described
 from saebench.data.rows import (
+    MARK,
     Rows,
     directory_and_split,
     directory_rows,
@@ -17,10 +18,8 @@ from saebench.data.rows import (
     named_rows,
     parquet_rows,
 )
-from saebench.data.text_files import MARK
-from saebench.data.texts import described
 from saebench.errors import DataError
-from saebench.shown import from_system, is_unicode
+from saebench.text import from_system, is_unicode
 
 OPTION = "--sae-cloze"
 BLANK = "XXXXX"

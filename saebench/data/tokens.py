@@ -1,4 +1,4 @@
-"""Token sequences: which ids are run, and which of them count."""
+"""Names of the ways to make sequences, for those who must not import torch."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -13,10 +13,30 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saebench.data.documents import Documents
-from saebench.data.names import Packing
-from saebench.data.repeats import repeats
 from saebench.errors import DataError
-from saebench.results import ALL_COUNT, FIRST, SPECIAL, DatasetRecord
+from saebench.options import Packing
+from saebench.records.run import ALL_COUNT, FIRST, SPECIAL, DatasetRecord
+
+
+def repeats(ids: Int[Tensor, "sequences tokens"]) -> Int[np.ndarray, "sequences"] | None:
+    """Return for each sequence the first one with the same tokens; None where all differ.
+
+    The first ones' places do not depend on what comes later: the clusters of a run's first
+    sequences are the first of the run's clusters.
+
+    Args:
+        ids: token ids, and whatever else tells sequences apart.
+
+    Example:
+        >>> repeats(torch.tensor([[5, 6], [7, 8], [5, 6]]))
+        array([0, 1, 0])
+    """
+    _, kind = ids.unique(dim=0, return_inverse=True)
+    places = torch.arange(len(ids))
+    first = torch.full_like(places, len(ids)).scatter_reduce(0, kind, places, "amin")
+    found = first[kind]
+    return None if torch.equal(found, places) else found.numpy()
+
 
 LARGEST_SHARE_UNREAD = 100  # documents read per sequence asked for, before giving up
 

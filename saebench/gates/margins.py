@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from saebench.errors import ThresholdError
 from saebench.gates.rules import Margin, Rule
 from saebench.gates.verdicts import further_sequences
-from saebench.results import Direction, GateResult, Interval, Metric, Verdict
+from saebench.records.run import Direction, GateResult, Interval, Metric, Verdict
 
 # What is left between two runs on the same tokens with the same seed: other batch sizes take
 # other matrix kernels, and fp32 sums differ in their last bits (tests/substitution/test_engine.py).

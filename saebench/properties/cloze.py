@@ -6,13 +6,13 @@ import numpy as np
 from scipy.stats import binomtest
 
 from saebench.errors import NonFiniteValue, NotApplicable
-from saebench.properties.base import CLOZE, Findings, MetricSpec, Params, Property
-from saebench.results import Direction, Metric, SampleSize
+from saebench.experiments.base import CLOZE, Findings, MetricSpec, Params, Property
+from saebench.records.run import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Table, estimate
 from saebench.statistics.clusters import chosen, firsts
 
 if TYPE_CHECKING:
-    from saebench.substitution.cloze import ClozeMeasurement
+    from saebench.experiments.cloze_prompts import ClozeMeasurement
 
 LOWER, HIGHER = Direction.LOWER, Direction.HIGHER
 COUNT = "n.prompts"

@@ -2,16 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from saebench.experiments.base import LONG, Findings, MetricSpec, Params, Property, evaluate
 from saebench.measures.names import in_bin
-from saebench.properties.base import (
-    LONG,
-    Findings,
-    MetricSpec,
-    Params,
-    Property,
-    evaluate,
-)
-from saebench.results import Direction
+from saebench.records.run import Direction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,21 +13,8 @@ if TYPE_CHECKING:
     from saebench.substitution.measurement import Measurement
 
 LOWER = Direction.LOWER
-FARTHEST = 8  # times the training context
 BINS = ("within", "C-2C", "2C-4C", "4C-8C")
 SCORED, TARGETS = "n.scored", "n.targets"
-
-
-def bin_edges(training_context: int, context: int) -> tuple[int, ...]:
-    """Return the edges 0, C, 2C, 4C, 8C, cut at the evaluated context.
-
-    Example:
-        >>> bin_edges(64, 256)
-        (0, 64, 128, 256)
-    """
-    doubling = [training_context * 2**i for i in range(FARTHEST.bit_length())]
-    # A last bin of one position would have nothing to predict.
-    return (0, *(edge for edge in doubling if edge < context - 1), context)
 
 
 def _within(sums: "Table", channel: str, per: str) -> "np.ndarray":

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saebench.properties import fidelity, kl_gap, shrinkage, sparsity
-from saebench.properties.base import (
+from saebench.experiments.base import (
     CONTROLS,
     Among,
     Findings,
@@ -16,7 +15,8 @@ from saebench.properties.base import (
     mean_of,
     size_of,
 )
-from saebench.results import Direction, Metric, SampleSize
+from saebench.properties import fidelity, kl_gap, shrinkage, sparsity
+from saebench.records.run import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, Table, estimate
 from saebench.statistics.clusters import chosen, side_by_side
 

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from saebench.properties.base import COST, Findings, MetricSpec, Params, Property
-from saebench.results import Direction, Metric, SampleSize
+from saebench.experiments.base import COST, Findings, MetricSpec, Params, Property
+from saebench.records.run import Direction, Metric, SampleSize
 
 if TYPE_CHECKING:
-    from saebench.substitution.workload import Workload
+    from saebench.experiments.timing import Workload
 
 PARTS = ("reconstruct", "core")
 SPEED = {

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import NonFiniteValue
-from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
-from saebench.results import Direction
+from saebench.experiments.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
+from saebench.records.run import Direction
 
 if TYPE_CHECKING:
     from saebench.statistics.bootstrap import Table

@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import MeasurementError, NonFiniteValue
-from saebench.properties.base import (
-    Among,
-    Findings,
-    MetricSpec,
-    Params,
-    Property,
-    estimated,
-)
-from saebench.results import CLUSTER, Direction, Metric, SampleSize
+from saebench.experiments.base import Among, Findings, MetricSpec, Params, Property, estimated
+from saebench.records.run import CLUSTER, Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, estimate
 from saebench.statistics.rank import (
     RankCorrelation,

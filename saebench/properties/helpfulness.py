@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import binom, false_discovery_control
 
 from saebench.errors import NonFiniteValue, NotApplicable
-from saebench.properties.base import (
+from saebench.experiments.base import (
     ACTIVE,
     CLOZE,
     Findings,
@@ -16,14 +16,14 @@ from saebench.properties.base import (
     Property,
     estimated,
 )
-from saebench.results import Direction, Metric, SampleSize
+from saebench.records.run import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, estimate
 from saebench.statistics.clusters import firsts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from saebench.substitution.cloze import ClozeMeasurement
+    from saebench.experiments.cloze_prompts import ClozeMeasurement
 
 LOWER, HIGHER = Direction.LOWER, Direction.HIGHER
 LEAST_PROMPTS = 20

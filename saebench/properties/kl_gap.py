@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, nearest
-from saebench.properties.base import (
+from saebench.experiments.base import (
     SEQUENCES,
     Findings,
     MetricSpec,
@@ -17,13 +17,13 @@ from saebench.properties.base import (
     plain,
     position_of,
 )
-from saebench.results import Direction, Metric, Stand
-from saebench.substitution.names import INTERVENTIONS, check_names
+from saebench.measures.names import INTERVENTIONS, check_names
+from saebench.records.run import Direction, Metric, Stand
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from saebench.settings import Settings
+    from saebench.options import Settings
     from saebench.statistics.bootstrap import Formula, Table
     from saebench.substitution.measurement import Measurement
 

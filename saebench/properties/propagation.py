@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from saebench.properties.base import PAIRS, Findings, MetricSpec, Params, Property, evaluate
-from saebench.results import Direction, Metric
+from saebench.experiments.base import PAIRS, Findings, MetricSpec, Params, Property, evaluate
+from saebench.records.run import Direction, Metric
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
-from saebench.results import Direction
+from saebench.experiments.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
+from saebench.records.run import Direction
 
 if TYPE_CHECKING:
     from saebench.substitution.measurement import Measurement

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import OptionError, nearest
-from saebench.measures.names import in_bin
-from saebench.measures.spread import spread_over
-from saebench.properties.base import (
+from saebench.experiments.base import (
     Findings,
     ManyDraws,
     MetricSpec,
@@ -24,17 +22,17 @@ from saebench.properties.base import (
     plain,
     position_of,
 )
+from saebench.measures.names import INTERVENTIONS, in_bin
 from saebench.properties.kl_gap import BASELINES, FLOOR, chosen_baselines
-from saebench.results import Direction, Metric, Stand
+from saebench.records.run import Direction, Metric, Stand
 from saebench.statistics.clusters import firsts
-from saebench.statistics.quantiles import median
-from saebench.substitution.names import INTERVENTIONS
+from saebench.statistics.rank import median, spread_over
 
 if TYPE_CHECKING:
-    from saebench.settings import Settings
+    from saebench.experiments.draws import DrawsMeasurement
+    from saebench.experiments.one_token import SingleMeasurement
+    from saebench.options import Settings
     from saebench.statistics.bootstrap import Formula
-    from saebench.substitution.draws import DrawsMeasurement
-    from saebench.substitution.single import SingleMeasurement
 
 LOWER = Direction.LOWER
 EXPERIMENTS = ("offsets", "draws")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saebench.properties.base import (
+from saebench.experiments.base import (
     Findings,
     MetricSpec,
     Params,
@@ -13,7 +13,7 @@ from saebench.properties.base import (
     mean_of,
     plain,
 )
-from saebench.results import Direction
+from saebench.records.run import Direction
 
 if TYPE_CHECKING:
     from saebench.substitution.measurement import Measurement

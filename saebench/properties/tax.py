@@ -4,20 +4,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saebench.properties.base import (
-    TAX,
-    Findings,
-    MetricSpec,
-    Params,
-    Property,
-    evaluate,
-    mean_of,
-)
-from saebench.results import Direction
+from saebench.experiments.base import TAX, Findings, MetricSpec, Params, Property, evaluate, mean_of
+from saebench.records.run import Direction
 
 if TYPE_CHECKING:
+    from saebench.experiments.patched_model import TaxMeasurement
     from saebench.statistics.bootstrap import Formula, Table
-    from saebench.substitution.tax import TaxMeasurement
 
 LOWER = Direction.LOWER
 

@@ -3,9 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from saebench.report.style import plain_text
-from saebench.report.table import ARROWS
-from saebench.results import (
+from saebench.records.run import (
     SEVERITY,
     CaseResult,
     GateResult,
@@ -15,6 +13,8 @@ from saebench.results import (
     Verdict,
     overall,
 )
+from saebench.report.style import plain_text
+from saebench.report.terminal import ARROWS
 
 SIGNS = {
     Verdict.PASS: "✅",

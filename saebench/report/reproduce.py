@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
+from saebench.records.run import SEVERITY, CaseResult, Run, Verdict
 from saebench.report.style import plain_text
-from saebench.results import SEVERITY, CaseResult, Run, Verdict
 
 FAILED = (Verdict.ERROR, Verdict.FAIL, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE)
 # What writes files, or chooses among cases, has no part in it.

@@ -1,12 +1,14 @@
 """How verdicts and names are shown in a terminal."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from saebench.results import Verdict
-from saebench.shown import plain_text
+from saebench.errors import StoreError
+from saebench.records.run import Verdict
+from saebench.text import plain_text
 
 __all__ = ["COLOURS", "Plain", "plain_text"]
 
@@ -36,3 +38,30 @@ class Plain:
             style = style.update_link(None) if style is not None and style.link else style
             lines = (plain_text(line) for line in text.split("\n"))
             yield Segment("\n".join(lines), style)
+
+
+MISSHAPEN = (
+    KeyError, TypeError, IndexError, AttributeError, ValueError, ArithmeticError, StopIteration,
+)  # fmt: skip
+
+
+@contextmanager
+def reading_series(what: str) -> Iterator[None]:
+    """Turn what series of another shape lead to into an error that says so.
+
+    Verdicts, metrics and gates are typed and checked when a file is read; series are whatever a
+    property wrote for its figures.
+
+    Args:
+        what: is made of them.
+
+    Raises:
+        StoreError: naming it.
+    """
+    try:
+        yield
+    except MISSHAPEN as error:
+        raise StoreError(
+            f"{what}: the run's series have another shape than saebench gives them ({error!r}); "
+            "was the result file altered?"
+        ) from error

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, StoreError
-from saebench.privacy import switch_telemetry_off
 from saebench.scale.jobs import Job, Recipe
 from saebench.scale.rundir import payload
+from saebench.telemetry import switch_telemetry_off
 
 if TYPE_CHECKING:
     from saebench.scale.worker import Worker

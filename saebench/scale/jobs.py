@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from saebench.scale.options import Scale
-from saebench.settings import Settings
+from saebench.options import Scale, Settings
 
 if TYPE_CHECKING:
     from saebench.scale.shards import Group

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from saebench import __version__
-from saebench.judging.cases import joined as pair_name
-from saebench.judging.controls import TOGETHER
-from saebench.properties.base import CONTROLS, PAIRS, Source
-from saebench.scale.options import SAES_TOGETHER, SHARD_TOKENS
+from saebench.experiments.base import CONTROLS, PAIRS, Source
+from saebench.experiments.control_saes import TOGETHER
+from saebench.options import SAES_TOGETHER, SHARD_TOKENS
+from saebench.records.case import joined as pair_name
 from saebench.scale.rundir import FORMAT
 
 if TYPE_CHECKING:
-    from saebench.judging.bench import Bench
+    from saebench.experiments.bench import Bench
     from saebench.subjects.sae import Subject
 
 Keep = Mapping[str, Sequence[str]]

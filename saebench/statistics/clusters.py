@@ -1,6 +1,6 @@
 """Sequences that repeat each other are resampled together: they are one observation.
 
-A table of per-sequence sums may have a channel :data:`saebench.results.CLUSTER`, which says for
+A table of per-sequence sums may have a channel :data:`saebench.records.run.CLUSTER`, which says for
 each sequence which of them it belongs with. Tables without it are of sequences that all differ.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from saebench.results import CLUSTER
+from saebench.records.run import CLUSTER
 from saebench.statistics.linear import Table
 
 

@@ -1,12 +1,43 @@
-"""Spearman's rank correlation, with an interval over sequences."""
+"""A median and its interval, whatever the distribution."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import quantile_test
 
-from saebench.results import Interval
+from saebench.records.run import Interval
 from saebench.statistics.bootstrap import Estimate, estimate
+from saebench.statistics.levels import current_level
+
+
+def median(values: np.ndarray, *, level: float | None = None) -> Estimate:
+    """Return the median of independent values, with its interval between two of them.
+
+    The number of values below the true median is binomial: the interval's ends are the values
+    whose ranks it lies between with at least that probability. There is no interval where so few
+    values cannot give one.
+
+    Raises:
+        ValueError: for no values at all.
+
+    Source:
+        Conover 1999, "Practical Nonparametric Statistics", 3.2; scipy.stats.quantile_test.
+
+    Example:
+        >>> median(np.arange(101.0)).value
+        50.0
+    """
+    if len(values) == 0:
+        raise ValueError("the median of nothing is undefined")
+    value = float(np.median(values))
+    level = level or current_level()
+    ci = quantile_test(values, p=0.5).confidence_interval(confidence_level=level)
+    if not (math.isfinite(ci.low) and math.isfinite(ci.high)):
+        return Estimate(value, None)
+    low, high = min(float(ci.low), value), max(float(ci.high), value)
+    return Estimate(value, Interval(low, high, level, f"order statistics of {len(values)} tokens"))
 
 
 @dataclass(frozen=True)
@@ -109,3 +140,23 @@ class _Ranks:
         """Return the variance's derivative: zero where there are no ties."""
         square = np.mean(self.rank**2)
         return self.rank**2 - square + 2 * (self.above(self.rank) - square)
+
+
+def spread_over(values: np.ndarray, among: np.ndarray, *, quantiles: Sequence[float]) -> list[int]:
+    """Return the indices at which the values' quantiles lie, each once, the smallest value first.
+
+    Args:
+        values: numbers.
+        among: the indices to choose from, as a mask.
+        quantiles: which, from 0 to 1, ascending.
+
+    Example:
+        >>> spread_over(np.array([3.0, 9.0, 1.0]), np.array([True, True, True]), quantiles=(0, 1))
+        [2, 1]
+    """
+    chosen = np.flatnonzero(among)
+    if not chosen.size:
+        return []
+    order = chosen[np.argsort(values[chosen], kind="stable")]
+    places = [round(q * (len(order) - 1)) for q in quantiles]
+    return [int(order[place]) for place in dict.fromkeys(places)]

@@ -19,10 +19,17 @@ from typing import Any
 import numpy as np
 
 from saebench.errors import StoreError
-from saebench.results import CaseResult, DatasetRecord, Metric, ModelRecord, SubjectRecord, Verdict
+from saebench.records.run import (
+    CaseResult,
+    DatasetRecord,
+    Metric,
+    ModelRecord,
+    SubjectRecord,
+    Verdict,
+)
 from saebench.store.atomic import locked, replace_file
-from saebench.store.file_names import file_part
-from saebench.store.strict_json import HALVES, loads
+from saebench.store.json_files import HALVES, loads
+from saebench.text import file_part
 
 SCHEMA_VERSION = 2
 READ_VERSIONS = (1, SCHEMA_VERSION)

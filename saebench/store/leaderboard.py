@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import StoreError
+from saebench.records.boards import (
+    Board,
+    BoardData,
+    BoardModel,
+    Facts,
+    Leaderboard,
+    Row,
+    Score,
+)
+from saebench.records.published import Published
+from saebench.records.ranking import fronts
 from saebench.store.atomic import write_file
-from saebench.store.boards import Board, BoardData, BoardModel, Facts, Leaderboard, Row, Score
-from saebench.store.checked import read_checked_baseline
-from saebench.store.published import DIRECTORY, read_published
-from saebench.store.ranking import fronts
-from saebench.store.strict_json import HALVES, loads
+from saebench.store.baseline_checks import read_checked_baseline
+from saebench.store.json_files import HALVES, loads, read_json, validated
 
 SCHEMA_VERSION = 1
 FILE = "leaderboard.json"
@@ -54,7 +62,7 @@ def read_baselines(root: Path) -> list[tuple[Path, dict[str, Any]]]:
 def baseline_paths(root: Path) -> list[Path]:
     """Return the paths of all baselines under a directory: ``<model>/<hook>/<sae>@<sha8>.json``."""
     paths = sorted(root.glob("*/*/*.json"))
-    return [path for path in paths if path.relative_to(root).parts[0] != DIRECTORY]
+    return [path for path in paths if path.relative_to(root).parts[0] != PUBLISHED]
 
 
 def build(root: Path, facts: Mapping[str, Facts]) -> Leaderboard:
@@ -218,3 +226,64 @@ def _order(board: Board) -> tuple[Any, ...]:
     data = board.dataset
     prompts = data.packing == "prompts"
     return (board.place, prompts, data.context, data.fingerprint, board.seed, board.model.dtype)
+
+
+def remove_baseline(path: Path) -> None:
+    """Remove a baseline and its sums: the JSON first, so that a crash leaves no half of one.
+
+    Raises:
+        StoreError: where the file cannot be removed.
+    """
+    try:
+        path.unlink()
+        for sums in path.parent.glob(f"{path.stem}.*.npz"):
+            sums.unlink()
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename or path}: cannot be removed: {error.strerror}"
+        ) from error
+    _remove_empty(path.parent)
+
+
+def orphans(root: Path) -> list[Path]:
+    """Return files of per-sequence sums that no baseline names."""
+    named = {path.parent / _sums_of(path) for path in baseline_paths(root)}
+    return sorted(path for path in root.glob("*/*/*.npz") if path not in named)
+
+
+def _sums_of(path: Path) -> str:
+    """Return the name of a baseline's sums; of a file that does not say, a name that is none."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["arrays"]["file"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def _remove_empty(directory: Path) -> None:
+    """Remove the hook's and the model's directories where nothing is left in them."""
+    for each in (directory, directory.parent):
+        if not any(each.iterdir()):
+            each.rmdir()
+
+
+PUBLISHED_SCHEMA = 1
+
+
+PUBLISHED = "published"
+
+
+def read_published(root: Path) -> tuple[Published, ...]:
+    """Return the published figures beside the baselines, in the order of their files.
+
+    Raises:
+        StoreError: naming the file that cannot be read.
+    """
+    return tuple(_read_one_published(path) for path in sorted((root / PUBLISHED).glob("*.json")))
+
+
+def _read_one_published(path: Path) -> Published:
+    content = read_json(path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != PUBLISHED_SCHEMA:
+        raise StoreError(f"{path}: schema_version is {version}, expected {PUBLISHED_SCHEMA}")
+    return validated(Published, content, told=f"{path}: no published figures")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from saebench.errors import StoreError
-from saebench.results import Run
+from saebench.records.run import Run
 from saebench.store.atomic import write_file
 from saebench.store.baselines import Measured
 

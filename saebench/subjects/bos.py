@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from saebench.errors import OptionError, nearest
 
 if TYPE_CHECKING:
+    from saebench.formats.metadata import SubjectMetadata
     from saebench.subjects.host import Host
-    from saebench.subjects.metadata import SubjectMetadata
 
 OPTION = "--sae-bos-token"
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from saebench.errors import HookError, nearest
+from saebench.subjects.calls import Call
 from saebench.subjects.parts import Form, is_close
-from saebench.subjects.recording import Call
 
 if TYPE_CHECKING:
     from saebench.subjects.host import Host

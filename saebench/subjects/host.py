@@ -13,14 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saebench.errors import HostError, SaebenchError
-from saebench.measures.memory import is_out_of_memory
-from saebench.results import ModelRecord
-from saebench.subjects.calls import argument, by_token, with_argument
+from saebench.measures.resources import is_out_of_memory
+from saebench.records.run import ModelRecord
+from saebench.subjects.calls import Call, argument, by_token, calls_once, record, with_argument
 from saebench.subjects.hashing import tensors_sha256
 from saebench.subjects.last_step import LastStep, find_last_step
 from saebench.subjects.norms import UnitNorm
 from saebench.subjects.parts import Parts, find_parts, is_close
-from saebench.subjects.recording import Call, calls_once, record
 from saebench.subjects.stack import Stack, find_stack
 
 TRIAL_TOKENS = 12

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import SubjectError
-from saebench.subjects.loaders.files import check_shapes, read_object, safetensors_shapes
-from saebench.subjects.loaders.versions import is_before
-from saebench.subjects.metadata import ESTIMATE, FOLDED, Overrides
+from saebench.formats.files import check_shapes, read_object, safetensors_shapes
+from saebench.formats.saelens_keys import is_before
+from saebench.options import ESTIMATE, FOLDED, Overrides
 from saebench.subjects.sae import Subject
 
 SCALED, WHITENED = "expected_average_only_in", "covariance_whitening"

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saebench.subjects.recording import Call, calls_once, record, trial_noise
+from saebench.subjects.calls import Call, calls_once, record, trial_noise
 
 if TYPE_CHECKING:
     from saebench.subjects.host import Host

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saebench.errors import SubjectError
-from saebench.measures.stages import DECODE, ENCODE, Stages
+from saebench.formats.metadata import SubjectMetadata
+from saebench.measures.resources import DECODE, ENCODE, Stages
 from saebench.subjects.features import (
     INDEPENDENT,
     SPARSE_FROM,
@@ -20,8 +21,8 @@ from saebench.subjects.features import (
     tiles_of,
 )
 from saebench.subjects.hashing import tensors_sha256
-from saebench.subjects.metadata import SubjectMetadata
 from saebench.subjects.modules import (
+    Calls,
     config_of,
     decoder_norm,
     decoder_of,
@@ -30,7 +31,6 @@ from saebench.subjects.modules import (
     refuse_unfolded,
     without_reshaping,
 )
-from saebench.subjects.sae_calls import Calls
 
 # Rows of d_sae features each: on a CPU 25 MB at 24,576 features; SAEs of more take fewer rows.
 ROWS_AT_ONCE = {"cpu": 256, "cuda": 4096}

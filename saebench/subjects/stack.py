@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from saebench.errors import HostError
-from saebench.subjects.recording import Call, record
+from saebench.subjects.calls import Call, record
 
 if TYPE_CHECKING:
     from saebench.subjects.host import Host

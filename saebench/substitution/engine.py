@@ -11,25 +11,40 @@ from torch import Tensor
 from saebench.data.tokens import TokenSet, token_text
 from saebench.errors import HookError, MeasurementError, UndefinedDirection
 from saebench.measures.divergence import RowReadout
-from saebench.measures.memory import is_out_of_memory
-from saebench.measures.stages import CLEAN, FOLD, NOISE, READOUT, RESUME, Stages
+from saebench.measures.names import INDEPENDENT_OF_SAE, INTERVENTIONS, OF_THE_CORPUS
+from saebench.measures.resources import (
+    CLEAN,
+    FOLD,
+    NOISE,
+    READOUT,
+    RESUME,
+    Stages,
+    is_out_of_memory,
+)
 from saebench.measures.sums import TokenSums
 from saebench.subjects.hooks import Site, find_site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Reconstruction, Subject
-from saebench.substitution.batches import Batch, cut, halves, make_batch
-from saebench.substitution.doubts import AT_ONCE, Doubts
+from saebench.substitution.batches import (
+    AT_ONCE,
+    Batch,
+    Doubts,
+    Places,
+    cut,
+    halves,
+    make_batch,
+    read_rows,
+    sequences_at_once,
+    tokens_a_pass,
+    write_rows,
+)
 from saebench.substitution.gathering import Gathered, check_first_look
 from saebench.substitution.interventions import Tokens, substitute
-from saebench.substitution.measurement import Measurement, TokenMeasurement, with_clusters
-from saebench.substitution.memory import sequences_at_once, tokens_a_pass
-from saebench.substitution.names import INDEPENDENT_OF_SAE, INTERVENTIONS, OF_THE_CORPUS
+from saebench.substitution.measurement import Measurement, Spread, TokenMeasurement, with_clusters
 from saebench.substitution.passes import CleanPass, Passes
 from saebench.substitution.reading import reading_site
 from saebench.substitution.readout import Changed, Readout, Repeated
 from saebench.substitution.reference import Reference, ReferenceSums
-from saebench.substitution.rows import Places, read_rows, write_rows
-from saebench.substitution.spread import Spread
 
 REFERENCE_SEQUENCES = 512
 

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saebench.errors import UndefinedDirection
-from saebench.substitution.doubts import AT_ONCE, Doubts
-from saebench.substitution.names import check_names
+from saebench.measures.names import check_names
+from saebench.substitution.batches import AT_ONCE, Doubts
 from saebench.substitution.noise import NoiseSource, below
 from saebench.substitution.reference import Reference
 

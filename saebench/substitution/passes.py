@@ -10,11 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saebench.errors import HookError, SaebenchError
-from saebench.measures.memory import is_out_of_memory
-from saebench.subjects.calls import by_token
+from saebench.measures.resources import is_out_of_memory
+from saebench.subjects.calls import by_token, trial_noise
 from saebench.subjects.hooks import Kind, Site
 from saebench.subjects.host import Host
-from saebench.subjects.recording import trial_noise
 from saebench.substitution.patching import (
     computed_unit,
     input_read,

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from saebench.errors import SaebenchError
+from saebench.subjects.calls import trial_noise
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
-from saebench.subjects.recording import trial_noise
 from saebench.substitution.passes import CleanPass, Passes
 
 PREFIX = "prefix"

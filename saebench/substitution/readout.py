@@ -15,7 +15,7 @@ from saebench.measures.divergence import (
     in_float64,
 )
 from saebench.subjects.host import Host
-from saebench.substitution.doubts import AT_ONCE, Doubts
+from saebench.substitution.batches import AT_ONCE, Doubts
 
 # Logits at once. A matrix product wants many rows, of the clean pass and of every intervention
 # together: each reads the whole unembedding. What is then done to them wants few: on a CPU a

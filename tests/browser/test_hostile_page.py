@@ -6,11 +6,11 @@ from dataclasses import replace
 from hostile import NAMES, hostile_run
 from runs import make_case, make_run
 
+from saebench.records.boards import Leaderboard
+from saebench.records.run import Interval, Verdict
 from saebench.report.page.leaderboard_page import leaderboard_page
 from saebench.report.page.run_page import run_page
-from saebench.results import Interval, Verdict
-from saebench.store.boards import Leaderboard
-from saebench.store.result_file import dump_run, parse_run
+from saebench.store.json_files import dump_run, parse_run
 
 
 def test_hostile_names_are_texts_everywhere(opened, tmp_path):

@@ -9,8 +9,8 @@ from runs import make_case, make_run
 from stored import make_data, store
 
 from saebench.cli import main
-from saebench.results import Verdict
-from saebench.store.result_file import write_run
+from saebench.records.run import Verdict
+from saebench.store.json_files import write_run
 
 
 @dataclass(frozen=True)

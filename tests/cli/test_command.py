@@ -9,7 +9,7 @@ import pytest
 
 import saebench
 from saebench.cli import main
-from saebench.store.locations import benchmarks_dir
+from saebench.store.environment import benchmarks_dir
 
 COMMAND = [sys.executable, "-c", "import sys; from saebench.cli import main; sys.exit(main())"]
 
@@ -86,7 +86,7 @@ def test_run_hands_its_arguments_to_pytest_and_returns_its_exit_code(code, monke
         handed.append(command)
         return subprocess.CompletedProcess(command, int(code))
 
-    monkeypatch.setattr("saebench.cli.run.subprocess.run", run)
+    monkeypatch.setattr("saebench.cli.run_command.subprocess.run", run)
     assert main(["run", "--sae", "x", "-k", "kl_gap", "--help"]) == int(code)
     (arguments,) = handed
     assert str(benchmarks_dir()) in arguments

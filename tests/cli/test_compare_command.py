@@ -7,8 +7,8 @@ import shutil
 import pytest
 from runs import make_case, make_run
 
-from saebench.results import Verdict
-from saebench.store.result_file import write_run
+from saebench.records.run import Verdict
+from saebench.store.json_files import write_run
 
 
 def test_two_baselines_are_compared_pair_by_pair_and_the_worse_exits_1(project, saebench):
@@ -40,8 +40,8 @@ def test_result_files_are_compared_unpaired_and_that_is_said(project, saebench):
 @pytest.fixture(scope="module")
 def two_runs(tiny, tmp_path_factory):
     """Two real runs of SAEs that are nearly equal, written as --sae-json does."""
-    from saebench.judging.progress import no_progress
-    from saebench.judging.session import BenchmarkSession
+    from saebench.judge.session import BenchmarkSession
+    from saebench.progress import no_progress
 
     here = tmp_path_factory.mktemp("two")
     for name, path in (("good", tiny.good), ("near", tiny.sae("near", error=0.06))):

@@ -6,8 +6,8 @@ from importlib import metadata
 
 import pytest
 
-from saebench.cli import checkup
-from saebench.cli.checkup import Finding, State
+from saebench.cli import doctor_command as checkup
+from saebench.cli.doctor_command import Finding, State
 
 
 def _found(about):

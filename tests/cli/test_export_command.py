@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from huggingface_hub import ModelCard
 
-from saebench.cli.export import FORMATS
+from saebench.cli.export_command import FORMATS
 
 READERS = {
     "csv": lambda text: list(csv.DictReader(text.splitlines())),
@@ -88,7 +88,7 @@ def test_what_cannot_be_exported_ends_with_4_and_leaves_nothing(
 def test_a_run_without_judged_saes_is_refused(project, saebench):
     from runs import make_run
 
-    from saebench.store.result_file import write_run
+    from saebench.store.json_files import write_run
 
     write_run(make_run(), project / "empty.json")
     said = saebench("export", "empty.json", "--format", "junit")

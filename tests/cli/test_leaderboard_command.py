@@ -102,7 +102,7 @@ def test_a_damaged_baseline_is_named_and_nothing_is_written(project, saebench):
 
 
 def test_the_installed_packages_leaderboard_is_never_written(project, saebench, monkeypatch):
-    monkeypatch.setattr("saebench.store.locations._SHIPPED", project.resolve())
+    monkeypatch.setattr("saebench.store.environment._SHIPPED", project.resolve())
     said = saebench("leaderboard", "build")
     assert (said.code, said.out) == (4, "")
     assert "the installed package's are fixed" in said.err

@@ -4,8 +4,8 @@ import pytest
 from full_run import full_run
 from runs import make_case, make_run
 
-from saebench.results import Verdict
-from saebench.store.result_file import write_run
+from saebench.records.run import Verdict
+from saebench.store.json_files import write_run
 
 
 @pytest.fixture

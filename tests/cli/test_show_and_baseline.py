@@ -135,7 +135,7 @@ def test_rm_of_what_is_not_there_ends_with_4_with_the_nearest(project, saebench)
 
 
 def test_a_baseline_of_the_installed_package_is_never_removed(project, saebench, monkeypatch):
-    monkeypatch.setattr("saebench.store.locations._SHIPPED", project.resolve())
+    monkeypatch.setattr("saebench.store.environment._SHIPPED", project.resolve())
     said = saebench("baseline", "rm", "good", "--yes")
     assert said.code == 4
     assert list(project.glob("baselines/*/*/good@*.json"))

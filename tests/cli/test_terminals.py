@@ -11,11 +11,10 @@ import pytest
 from runs import make_case, make_run
 
 from saebench.cli import main
-from saebench.cli.streams import every_text
-from saebench.report.table import render
-from saebench.results import Verdict
-from saebench.shown import from_system, plain_text
-from saebench.store.result_file import read_run, write_run
+from saebench.records.run import Verdict
+from saebench.report.terminal import render
+from saebench.store.json_files import read_run, write_run
+from saebench.text import every_text, from_system, plain_text
 
 PLAIN_C = {"LC_ALL": "C", "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"}
 ASCII = {"PYTHONIOENCODING": "ascii"}

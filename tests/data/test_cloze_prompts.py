@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench.data.cloze import ClozePrompt, ClozeTokens, tokenise
+from saebench.data.cloze_tokens import ClozePrompt, ClozeTokens, tokenise
 from saebench.data.prompts import open_prompts, split_last_word
 from saebench.errors import DataError
 

@@ -10,7 +10,7 @@ import pytest
 from hub_cache import lay_out
 
 import saebench
-from saebench.data.cloze import ClozePrompt
+from saebench.data.cloze_tokens import ClozePrompt
 from saebench.data.documents import open_documents
 from saebench.data.prompts import NAMED, open_prompts
 from saebench.errors import DataError

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench.data.cloze import ClozePrompt
+from saebench.data.cloze_tokens import ClozePrompt
 from saebench.data.documents import open_documents
 from saebench.data.prompts import open_prompts
-from saebench.data.text_files import encoding_of
+from saebench.data.rows import encoding_of
 from saebench.errors import DataError
 
 TEXTS = ["ein Märchen of old", "the end of it"]

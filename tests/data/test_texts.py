@@ -10,9 +10,8 @@ import pytest
 from hub_cache import lay_out
 
 import saebench
-from saebench.data.documents import Documents, open_documents
+from saebench.data.documents import Documents, described, open_documents
 from saebench.data.prompts import open_prompts
-from saebench.data.texts import described
 from saebench.data.tokens import WithoutText, take_sequences
 from saebench.errors import DataError
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saebench.data.documents import Documents
-from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet, take_sequences, token_text
 from saebench.errors import DataError
+from saebench.options import Packing
 
 BOS, EOS = 0, 1
 

@@ -17,30 +17,28 @@ from fuzz_inputs import bytes_like, json_like
 from hypothesis import strategies as st
 from shard_targets import outcomes, read_outcomes, read_shard, shard
 
-from saebench.cli.metrics import known_facts
+from saebench.cli.stored import known_facts
+from saebench.compare.sides import sides_of_file
 from saebench.data.documents import open_documents
 from saebench.data.prompts import open_prompts
 from saebench.errors import SaebenchError
-from saebench.gates.grammar import parse_rule
-from saebench.gates.thresholds import read_thresholds
-from saebench.judging.sides import sides_of_file
+from saebench.gates.thresholds import parse_rule, read_thresholds
+from saebench.options import Overrides
 from saebench.properties import metric_names
-from saebench.report.csv_table import to_csv
-from saebench.report.junit import to_junit
-from saebench.report.leaderboard_table import board_table, published_table
+from saebench.records.ranking import rank
+from saebench.report.exports.csv_table import to_csv
+from saebench.report.exports.junit import to_junit
+from saebench.report.exports.model_card import to_model_card
+from saebench.report.exports.sae_bench import to_sae_bench
+from saebench.report.exports.sae_lens import to_sae_lens
 from saebench.report.markdown import to_markdown
-from saebench.report.model_card import to_model_card
 from saebench.report.page.run_page import run_page
-from saebench.report.repair_table import repair_lines, repair_table
-from saebench.report.sae_bench import to_sae_bench
-from saebench.report.sae_lens import to_sae_lens
-from saebench.report.table import render
+from saebench.report.tables.leaderboard_table import board_table, published_table
+from saebench.report.tables.repaired import repair_lines, repair_table
+from saebench.report.terminal import render
+from saebench.store.json_files import dump_run, parse_run, read_repair
 from saebench.store.leaderboard import build, dump_leaderboard, read_leaderboard
-from saebench.store.ranking import rank
-from saebench.store.repair_file import read_repair
-from saebench.store.result_file import dump_run, parse_run
 from saebench.subjects.loading import load_subject
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
 
 
@@ -251,7 +249,7 @@ def _leaderboard() -> bytes:
 
 
 def _read_published(content: bytes) -> None:
-    from saebench.store.published import read_published
+    from saebench.store.leaderboard import read_published
 
     _file("board/published/one.json", content)
     for each in read_published(room() / "board"):
@@ -267,7 +265,7 @@ def _read_repair(content: bytes) -> None:
 def _repair() -> bytes:
     from made_repair import make_repair
 
-    from saebench.store.repair_file import dump_repair
+    from saebench.store.json_files import dump_repair
 
     return dump_repair(make_repair()).encode()
 
@@ -309,7 +307,7 @@ PROMPTS = (
 @cache
 def targets() -> dict[str, Target]:
     """Return every target by name."""
-    from saebench.store.locations import baselines_dir
+    from saebench.store.environment import baselines_dir
 
     metrics = metric_names()
     toml = (baselines_dir() / "thresholds.toml").read_bytes()

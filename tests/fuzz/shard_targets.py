@@ -6,9 +6,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from saebench.errors import NotApplicable
+from saebench.experiments.codec import decode, encode
 from saebench.measures.sums import TokenSums
-from saebench.scale.codec import decode, encode
-from saebench.scale.outcomes import FILE, Outcomes
+from saebench.scale.rundir import FILE, Outcomes
 from saebench.substitution.measurement import Measurement
 
 

@@ -13,8 +13,8 @@ from independent_sae import read_weights, reconstruct
 
 import saebench
 from saebench.errors import SaebenchError
+from saebench.options import Overrides
 from saebench.subjects.loading import load_subject
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
 from saebench.subjects.sae import Subject
 

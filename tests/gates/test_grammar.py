@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saebench.errors import ThresholdError
-from saebench.gates.grammar import parse_rule
 from saebench.gates.rules import Relative
+from saebench.gates.thresholds import parse_rule
 from saebench.properties import metric_names
 
 METRICS = st.sampled_from(sorted(metric_names()))

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saebench.errors import ThresholdError
-from saebench.gates.grammar import parse_rule
 from saebench.gates.margins import Against, NotHeld, check_margin, decide_margin
-from saebench.results import Direction, Interval, Metric, SampleSize, Stand, Verdict
+from saebench.gates.thresholds import parse_rule
+from saebench.records.run import Direction, Interval, Metric, SampleSize, Stand, Verdict
 
 SIZE = SampleSize(64, 6400)
 

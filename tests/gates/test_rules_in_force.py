@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from saebench.gates.grammar import parse_rule
 from saebench.gates.rules import Scope, in_force
+from saebench.gates.thresholds import parse_rule
 
 RUN = Scope("gpt2-small", "blocks.8.hook_resid_pre", "standard")
 

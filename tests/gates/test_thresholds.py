@@ -8,7 +8,7 @@ from saebench.errors import ThresholdError
 from saebench.gates.rules import Role, Scope
 from saebench.gates.thresholds import read_thresholds
 from saebench.properties import metric_names, properties
-from saebench.store.locations import baselines_dir, thresholds_path
+from saebench.store.environment import baselines_dir, thresholds_path
 
 METRICS = {"fidelity.kl", "shrinkage.l2_ratio"}
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench.gates.grammar import parse_rule
+from saebench.gates.thresholds import parse_rule
 from saebench.gates.verdicts import decide, decide_all
-from saebench.results import Direction, Interval, Metric, SampleSize, Stand, Verdict, worst
+from saebench.records.run import Direction, Interval, Metric, SampleSize, Stand, Verdict, worst
 
 FINITE = st.floats(-1e6, 1e6)
 

@@ -16,19 +16,18 @@ from torch import Tensor, nn
 
 import saebench
 from saebench.cli import main
-from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
+from saebench.measures.names import INTERVENTIONS
 from saebench.measures.sums import TokenSums
-from saebench.results import Verdict
+from saebench.options import Overrides, Packing
+from saebench.records.run import Verdict
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import has_tf32
 from saebench.subjects.loading import wrap_sae
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.sae import Subject
 from saebench.substitution import engine as engine_module
 from saebench.substitution.engine import Engine
 from saebench.substitution.measurement import Measurement
-from saebench.substitution.names import INTERVENTIONS
 from saebench.substitution.noise import NoiseSource
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")

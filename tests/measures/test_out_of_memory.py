@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saebench.measures.memory import is_out_of_memory
+from saebench.measures.resources import is_out_of_memory
 
 
 def test_the_cpu_allocators_refusal_is_out_of_memory():

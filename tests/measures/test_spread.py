@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench.measures.spread import spread_over
+from saebench.statistics.rank import spread_over
 
 QUANTILES = (0.0, 0.25, 0.5, 0.9, 1.0)
 

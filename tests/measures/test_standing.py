@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import percentileofscore, zmap
 
-from saebench.measures.standing import standing
+from saebench.experiments.draws import standing
 
 finite = st.floats(0, 10)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from perf.pairing import METRICS, Gain, gains, with_noise
-from saebench.settings import Settings
+from saebench.options import Settings
 
 
 def _gains(model, texts, sae, other, tmp_path, *, sequences):

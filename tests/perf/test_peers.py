@@ -12,7 +12,7 @@ from perf.peers.plain import NOISY, RULES, plain_runner
 from perf.peers.sae_bench import PeerUnavailable, installed, sae_bench_runner
 from perf.settings import SIZES
 from perf.workload import activations_at, make_model, make_sae, random_ids
-from saebench.substitution.names import INTERVENTIONS
+from saebench.measures.names import INTERVENTIONS
 
 SIZE = SIZES["smoke"]
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 import saebench
 from saebench.errors import DataError, MeasurementError, NotApplicable
+from saebench.experiments.cloze_options import OptionAnswers
+from saebench.experiments.cloze_prompts import Answers, ClozeMeasurement
 from saebench.properties import find_property
 from saebench.properties.cloze import mcnemar_p
-from saebench.results import CaseResult, Metric, Verdict
-from saebench.store.result_file import dump_run
-from saebench.substitution.cloze import Answers, ClozeMeasurement
-from saebench.substitution.options import OptionAnswers
+from saebench.records.run import CaseResult, Metric, Verdict
+from saebench.store.json_files import dump_run
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCORINGS = ("whole", "first")

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 import saebench
 from saebench.errors import NonFiniteValue
+from saebench.experiments.long_texts import bin_edges
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
-from saebench.properties.context_length import BINS, bin_edges
-from saebench.results import CaseResult, Verdict
+from saebench.properties.context_length import BINS
+from saebench.records.run import CaseResult, Verdict
 from saebench.substitution.measurement import Measurement
 
 C, N, LONGEST = 3, 12, 24  # 8·C; documents of the tiny world have 25 tokens

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from saebench.errors import UndefinedDirection
+from saebench.experiments.base import Among
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
-from saebench.properties.base import Among
 from saebench.properties.controls import NEGATIVE, PRIMARY
-from saebench.results import Metric
+from saebench.records.run import Metric
 from saebench.substitution.measurement import Measurement
 
 N = 20

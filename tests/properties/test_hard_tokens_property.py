@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from saebench.errors import NonFiniteValue, UndefinedDirection
+from saebench.experiments.base import Among
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
-from saebench.properties.base import Among
-from saebench.results import Metric
+from saebench.records.run import Metric
 from saebench.substitution.measurement import Measurement, TokenMeasurement
 
 N, T, KINDS = 30, 12, 25

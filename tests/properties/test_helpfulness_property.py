@@ -11,10 +11,10 @@ from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
 from saebench.errors import NonFiniteValue, NotApplicable
+from saebench.experiments.cloze_prompts import Answers, ClozeMeasurement
 from saebench.properties import find_property
 from saebench.properties.helpfulness import features_of
-from saebench.results import Metric
-from saebench.substitution.cloze import Answers, ClozeMeasurement
+from saebench.records.run import Metric
 
 PROMPTS, FEATURES = 150, 40
 HELPFUL, HARMFUL = [12, 36], [10, 34]

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from saebench.errors import NonFiniteValue, OptionError, UndefinedDirection
+from saebench.measures.names import INTERVENTIONS
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property, metric_names, properties
 from saebench.properties.kl_gap import BASELINES, FLOOR
-from saebench.results import Direction, Metric
+from saebench.records.run import Direction, Metric
 from saebench.substitution.measurement import Measurement
-from saebench.substitution.names import INTERVENTIONS
 
 N, T, FEATURES = 10, 9, 30
 PER_TOKEN = (

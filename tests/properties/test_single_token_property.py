@@ -10,16 +10,16 @@ import torch
 
 import saebench
 from saebench.errors import OptionError
+from saebench.experiments.base import SEQUENCES, ManyDraws, OneToken
+from saebench.experiments.draws import DrawsMeasurement
+from saebench.experiments.one_token import SingleMeasurement
+from saebench.measures.names import INTERVENTIONS
 from saebench.measures.sums import TokenSums
+from saebench.options import Settings
 from saebench.properties import find_property
-from saebench.properties.base import SEQUENCES, ManyDraws, OneToken
 from saebench.properties.kl_gap import BASELINES, FLOOR
-from saebench.results import CaseResult, Metric, Verdict
-from saebench.settings import Settings
-from saebench.store.locations import benchmarks_dir
-from saebench.substitution.draws import DrawsMeasurement
-from saebench.substitution.names import INTERVENTIONS
-from saebench.substitution.single import SingleMeasurement
+from saebench.records.run import CaseResult, Metric, Verdict
+from saebench.store.environment import benchmarks_dir
 
 N, WIDTH = 12, 17
 NEAR = ("--sae-position", "4", "--sae-draw-position", "5", "--sae-draws", "7")
@@ -216,7 +216,9 @@ def test_each_case_alone_has_the_values_of_the_whole_suite(single_run, tiny):
 @pytest.fixture
 def runs(monkeypatch) -> list[str]:
     """What is measured, in order."""
-    from saebench.substitution import draws, engine, single
+    from saebench.experiments import draws
+    from saebench.experiments import one_token as single
+    from saebench.substitution import engine
 
     heard: list[str] = []
     for made in (engine.Engine, single.SingleEngine, draws.DrawsEngine):

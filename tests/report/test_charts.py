@@ -4,11 +4,11 @@ import json
 
 from full_run import full_run
 
+from saebench.records.run import SubjectRecord
 from saebench.report.charts import Axis, Chart, Form, Layer, as_payload, columns_of, has_data
-from saebench.report.reading import Material, by_depth
+from saebench.report.queries import Material, by_depth
 from saebench.report.sections import sections
-from saebench.report.sections.context_length import doubling
-from saebench.results import SubjectRecord
+from saebench.report.sections.context_length_section import doubling
 
 
 def _charts(run):

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from runs import make_case, make_run
 
-from saebench.report.csv_table import COLUMNS, to_csv
-from saebench.results import Verdict
+from saebench.records.run import Verdict
+from saebench.report.exports.csv_table import COLUMNS, to_csv
 
 
 def _frame(run):

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 from hostile import NAMES, WORST, hostile_repair, hostile_run
 
-from saebench.report.page import blocks, markup
+from saebench.report.page import markup
+from saebench.report.page import markup as blocks
 from saebench.report.page.markup import Markup, visible
 from saebench.report.page.run_page import run_page
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from runs import make_case, make_run
 
-from saebench.report.table import render
-from saebench.results import Verdict
+from saebench.records.run import Verdict
+from saebench.report.terminal import render
 
 ROW = {"id": 5, "count": 12, "sequences": 9, "mean_gap": 0.51234, "sd": 1.25}
 

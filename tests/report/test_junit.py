@@ -5,8 +5,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from runs import make_case, make_run
 
-from saebench.report.junit import case_properties, to_junit
-from saebench.results import Verdict
+from saebench.records.run import Verdict
+from saebench.report.exports.junit import case_properties, to_junit
 
 
 def _suite(run):

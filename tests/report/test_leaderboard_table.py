@@ -4,12 +4,11 @@ import pytest
 from rich.console import Console
 from stored import make_data, store
 
-from saebench.cli.metrics import known_facts
-from saebench.report.leaderboard_table import MARKS, board_table, published_table
-from saebench.store.leaderboard import build
-from saebench.store.locations import baselines_dir
-from saebench.store.published import read_published
-from saebench.store.ranking import rank
+from saebench.cli.stored import known_facts
+from saebench.records.ranking import rank
+from saebench.report.tables.leaderboard_table import MARKS, board_table, published_table
+from saebench.store.environment import baselines_dir
+from saebench.store.leaderboard import build, read_published
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 from markdown_it import MarkdownIt
 from runs import make_case, make_run
 
+from saebench.records.run import Verdict
 from saebench.report.markdown import code, escaped, table, to_markdown
-from saebench.results import Verdict
 
 
 class _Page(HTMLParser):

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-from saebench.report.notebook import to_html, to_pandas
+from saebench.report.exports.notebook import to_html, to_pandas
 
 KNOWN = {"table", "thead", "tbody", "tr", "th", "td", "b"}
 

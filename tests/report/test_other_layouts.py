@@ -10,9 +10,9 @@ from saelens_evals import BATCH, CONTEXT, SEQUENCES, run_evals_on
 import saebench
 from saebench.data.documents import open_documents
 from saebench.data.tokens import take_sequences
-from saebench.report.sae_bench import ABSENT, file_name, to_sae_bench
-from saebench.report.sae_lens import names_of, to_sae_lens
-from saebench.results import SubjectRecord, Verdict
+from saebench.records.run import SubjectRecord, Verdict
+from saebench.report.exports.sae_bench import ABSENT, file_name, to_sae_bench
+from saebench.report.exports.sae_lens import names_of, to_sae_lens
 from saebench.subjects.host_loading import load_host
 
 # Both tools ablate position 0 too, where the run's policies leave it out.

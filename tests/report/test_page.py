@@ -14,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import make_case, make_run
 
-from saebench.report.page.blocks import packed_json
+from saebench.records.run import Interval, Verdict
 from saebench.report.page.document import plotly_source
-from saebench.report.page.markup import tag, visible
+from saebench.report.page.markup import packed_json, tag, visible
 from saebench.report.page.run_page import run_page
-from saebench.results import Interval, Verdict
 
 
 class _Page(HTMLParser):
@@ -160,7 +159,7 @@ def test_packed_data_hold_no_letter_that_a_parser_of_html_reads(name):
 
 
 def test_a_secondary_gate_says_so_and_stands_behind_those_that_decide():
-    from saebench.report.page.gates import gates_table
+    from saebench.report.tables.decisions import gates_table
 
     run = make_run(saes=("one",))
     case = make_case("one", "fidelity", Verdict.PASS)

@@ -6,9 +6,9 @@ import pytest
 from rich.cells import cell_len
 from runs import make_case, make_run
 
-from saebench.report.pairs import heat_maps, pair_table
-from saebench.report.table import render, told
-from saebench.results import Direction, Metric, SampleSize, Verdict
+from saebench.records.run import Direction, Metric, SampleSize, Verdict
+from saebench.report.tables.details import heat_maps, pair_table
+from saebench.report.terminal import render, told
 
 SIZE = SampleSize(64, 6400)
 

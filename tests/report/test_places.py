@@ -5,9 +5,17 @@ from dataclasses import replace
 import pytest
 from runs import make_case, make_run
 
-from saebench.report.places import RANKED_BY, place_lines
-from saebench.results import Direction, Interval, Metric, SampleSize, Verdict
-from saebench.store.boards import Board, BoardData, BoardModel, Facts, Leaderboard, Row, Score
+from saebench.records.boards import (
+    Board,
+    BoardData,
+    BoardModel,
+    Facts,
+    Leaderboard,
+    Row,
+    Score,
+)
+from saebench.records.run import Direction, Interval, Metric, SampleSize, Verdict
+from saebench.report.standing import RANKED_BY, place_lines
 
 FACTS = {
     RANKED_BY: Facts("×", Direction.LOWER),

@@ -6,8 +6,8 @@ from full_run import full_run
 from made_repair import ANALYSIS, COURSE, GAP, MSE, RATIO, make_repair, undefined
 
 from saebench.report.page.run_page import run_page
-from saebench.report.reading import Material
-from saebench.report.sections.repair import SECTION
+from saebench.report.queries import Material
+from saebench.report.sections.repair_section import SECTION
 
 L0 = replace(MSE, metric="sparsity.l0")
 ALL = (MSE, GAP, L0, RATIO)

@@ -7,7 +7,7 @@ import pytest
 from made_repair import ANALYSIS, COURSE, GAP, MSE, make_repair, undefined
 from rich.console import Console
 
-from saebench.report.repair_table import repair_lines, repair_table
+from saebench.report.tables.repaired import repair_lines, repair_table
 
 
 def shown(record, width=100):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from runs import make_case, make_run
 
+from saebench.records.run import Verdict
 from saebench.report.reproduce import (
     joined_arguments,
     node_of,
@@ -14,7 +15,6 @@ from saebench.report.reproduce import (
     reproduce_lines,
     split_arguments,
 )
-from saebench.results import Verdict
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 ARGUMENTS = (

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from runs import make_case, make_run
 
-from saebench.report.table import render, sentences
-from saebench.results import Verdict
+from saebench.records.run import Verdict
+from saebench.report.terminal import render, sentences
 
 
 def test_the_worst_gate_is_shown_first(mixed_run):

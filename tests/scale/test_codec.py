@@ -6,11 +6,10 @@ import pytest
 from scipy.sparse import csr_array
 
 from saebench.errors import NotApplicable, StoreError, UndefinedDirection
+from saebench.experiments.codec import decode, encode
 from saebench.measures.histogram import LogHistogram
 from saebench.measures.sums import TokenSums
-from saebench.scale.codec import decode, encode
-from saebench.substitution.measurement import Measurement, TokenMeasurement
-from saebench.substitution.spread import Moves
+from saebench.substitution.measurement import Measurement, Moves, TokenMeasurement
 
 
 def _measurement() -> Measurement:

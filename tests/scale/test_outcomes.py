@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saebench.errors import StoreError
-from saebench.scale.outcomes import Outcomes
+from saebench.scale.rundir import Outcomes
 
 
 def test_nothing_failed_where_nothing_was_written(tmp_path: Path):

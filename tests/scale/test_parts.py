@@ -8,10 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from saebench.errors import NonFiniteValue, NotApplicable
-from saebench.judging.bench import Bench
-from saebench.judging.preparation import prepare
-from saebench.judging.progress import no_progress
-from saebench.properties.base import (
+from saebench.experiments.base import (
     CLOZE,
     CONTROLS,
     LONG,
@@ -22,14 +19,16 @@ from saebench.properties.base import (
     OneToken,
     Source,
 )
-from saebench.scale.codec import decode, encode
-from saebench.scale.joining import AT_ONCE, InOrder, joined
-from saebench.settings import Settings
-from saebench.subjects.host_patch import FILE, patched_host, write_patch
-from saebench.subjects.metadata import Overrides
+from saebench.experiments.bench import Bench
+from saebench.experiments.codec import decode, encode
+from saebench.experiments.joining import AT_ONCE, InOrder, joined
+from saebench.experiments.prepare import prepare
+from saebench.measures.names import INTERVENTIONS
+from saebench.options import Overrides, Settings
+from saebench.progress import no_progress
+from saebench.subjects.host_loading import FILE, patched_host, write_patch
 from saebench.subjects.references import find_subjects
 from saebench.substitution.measurement import Measurement
-from saebench.substitution.names import INTERVENTIONS
 
 if TYPE_CHECKING:
     from tiny import TinyWorld

@@ -9,14 +9,13 @@ import psutil
 import pytest
 
 from saebench.errors import SubjectError
-from saebench.judging.preparation import prepare
-from saebench.properties.base import SEQUENCES
-from saebench.scale.codec import decode
+from saebench.experiments.base import SEQUENCES
+from saebench.experiments.codec import decode
+from saebench.experiments.prepare import prepare
+from saebench.options import Scale, Settings
 from saebench.scale.jobs import Job, Recipe, recipe_of
-from saebench.scale.options import Scale
 from saebench.scale.processes import Processes
 from saebench.scale.shards import Group, identity
-from saebench.settings import Settings
 from saebench.subjects.references import find_subjects
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def test_a_process_that_still_imports_torch_ends_with_its_crew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Where the environment is not that of the fork server, it begins with nothing."""
-    monkeypatch.setattr("saebench.scale.forking._server", {"OTHER": "environment"})
+    monkeypatch.setattr("saebench.scale.processes._server", {"OTHER": "environment"})
     before = set(_workers())
     crew = Processes(_nothing(tmp_path), workers=1)
     (worker,) = set(_workers()) - before

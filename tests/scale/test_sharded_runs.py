@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-import saebench.scale.sharing  # noqa: F401  pytester forgets what is first imported inside a run
+import saebench.scale.sharded  # noqa: F401  pytester forgets what is first imported inside a run
 
 if TYPE_CHECKING:
     from conftest import Gate
@@ -192,7 +192,7 @@ def test_failed_where_nothing_failed_measures_nothing(gate_run: "Gate", in_shard
 
 
 def test_controls_are_shared_out_too(gate_run: "Gate", monkeypatch: pytest.MonkeyPatch):
-    from saebench.judging.bench import Bench
+    from saebench.experiments.bench import Bench
 
     benchmarks = Path(__file__).resolve().parents[2] / "benchmarks"
     shutil.copy(benchmarks / "test_controls.py", gate_run.pytester.path / "benchmarks")

@@ -6,8 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from saebench.statistics.bootstrap import Wanted, estimate, sample, sample_all
-from saebench.statistics.resampling import DRAWS, MANY_SEQUENCES
+from saebench.statistics.bootstrap import (
+    DRAWS,
+    MANY_SEQUENCES,
+    Wanted,
+    estimate,
+    sample,
+    sample_all,
+)
 
 
 def _ratio(sums):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from saebench.statistics.bootstrap import sample_all
-from saebench.statistics.looks import looks
+from saebench.statistics.levels import looks
 from tests.statistics.distributions import CASES, sums
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from saebench.statistics.quantiles import median
+from saebench.statistics.rank import median
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60))

@@ -16,12 +16,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from saebench.errors import StoreError
-from saebench.judging.cases import case_request
-from saebench.judging.judge import Judge
-from saebench.judging.preparation import prepare
-from saebench.judging.progress import progress_bar
+from saebench.experiments.prepare import prepare
+from saebench.judge.cases import case_request
+from saebench.judge.judge import Judge
+from saebench.options import Settings
+from saebench.progress import progress_bar
 from saebench.properties import find_property, properties
-from saebench.results import (
+from saebench.records.run import (
     CaseResult,
     DatasetRecord,
     Direction,
@@ -32,7 +33,6 @@ from saebench.results import (
     SubjectRecord,
     Verdict,
 )
-from saebench.settings import Settings
 from saebench.store import baselines
 from saebench.store.baselines import Measured, baseline_path, read_baseline, update_baseline
 from saebench.subjects.references import find_subjects

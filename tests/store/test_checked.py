@@ -6,8 +6,8 @@ import pytest
 from stored import store
 
 from saebench.errors import StoreError
+from saebench.store.baseline_checks import read_checked_baseline
 from saebench.store.baselines import _head_sha256, read_baseline
-from saebench.store.checked import read_checked_baseline
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 from stored import another, make_data, store
 
-from saebench.cli.metrics import known_facts
+from saebench.cli.stored import known_facts
 from saebench.errors import StoreError
+from saebench.store.environment import baselines_dir
 from saebench.store.leaderboard import (
     SCHEMA_VERSION,
     basis_of,
@@ -19,7 +20,6 @@ from saebench.store.leaderboard import (
     read_leaderboard,
     write_leaderboard,
 )
-from saebench.store.locations import baselines_dir
 
 GOLDEN = Path(__file__).parent / f"leaderboard-schema-{SCHEMA_VERSION}.json"
 

@@ -8,8 +8,8 @@ import pytest
 
 from saebench.errors import StoreError
 from saebench.properties import metric_names
-from saebench.store.locations import baselines_dir
-from saebench.store.published import read_published
+from saebench.store.environment import baselines_dir
+from saebench.store.leaderboard import read_published
 
 ALL = read_published(baselines_dir())
 

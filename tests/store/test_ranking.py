@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saebench.errors import OptionError
-from saebench.results import Direction
-from saebench.store.boards import Board, BoardData, BoardModel, Facts, Row, Score
-from saebench.store.ranking import front, fronts, place_of, rank
+from saebench.records.boards import Board, BoardData, BoardModel, Facts, Row, Score
+from saebench.records.ranking import front, fronts, place_of, rank
+from saebench.records.run import Direction
 
 FACTS = {
     "p.low": Facts("nats", Direction.LOWER),

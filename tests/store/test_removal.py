@@ -6,7 +6,7 @@ import pytest
 from stored import store
 
 from saebench.errors import StoreError
-from saebench.store.removal import orphans, remove_baseline
+from saebench.store.leaderboard import orphans, remove_baseline
 
 
 def _files(root):

@@ -8,8 +8,8 @@ import pytest
 from made_repair import make_repair
 
 from saebench.errors import StoreError
-from saebench.repairs import REPAIR_SCHEMA_VERSION
-from saebench.store.repair_file import dump_repair, read_repair, repair_schema, write_repair
+from saebench.records.repair import REPAIR_SCHEMA_VERSION
+from saebench.store.json_files import dump_repair, read_repair, repair_schema, write_repair
 
 HERE = Path(__file__).parent
 SCHEMA = HERE / f"repair-schema-{REPAIR_SCHEMA_VERSION}.json"

@@ -10,8 +10,8 @@ import pytest
 
 import saebench
 from saebench.errors import OptionError, StoreError
-from saebench.results import SCHEMA_VERSION, Basis
-from saebench.store.result_file import check_writable, read_run, result_schema, write_run
+from saebench.records.run import SCHEMA_VERSION, Basis
+from saebench.store.json_files import check_writable, read_run, result_schema, write_run
 
 GOLDEN = Path(__file__).parent / f"result-schema-{SCHEMA_VERSION}.json"
 

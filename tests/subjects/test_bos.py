@@ -9,8 +9,9 @@ from tiny import make_tokenizer
 
 import saebench
 from saebench.errors import OptionError
+from saebench.formats.metadata import parse_metadata
+from saebench.options import Overrides
 from saebench.subjects.bos import first_token
-from saebench.subjects.metadata import Overrides, parse_metadata
 
 EOS = 2
 TOLD = {"hook_name": "blocks.1.hook_resid_pre", "model_name": "m", "context_size": 12}
@@ -126,8 +127,8 @@ def test_a_wrong_token_ends_the_run_before_anything_is_measured(gate_run, tiny):
 
 def test_prompts_begin_with_it_too(tiny, tmp_path: Path):
     from saebench.data.prompts import open_prompts
-    from saebench.judging.readings import Readings, Texts
-    from saebench.settings import Settings
+    from saebench.experiments.texts import Readings, Texts
+    from saebench.options import Settings
     from saebench.subjects.host_loading import load_host
 
     (tmp_path / "p.jsonl").write_text('{"prompt": "w1 w2", "answer": "w3"}\n')

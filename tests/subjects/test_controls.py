@@ -5,8 +5,8 @@ import torch
 
 import saebench
 from saebench.errors import SubjectError
-from saebench.results import Verdict, overall
-from saebench.subjects.controls import CONTROLS, make_control
+from saebench.records.run import Verdict, overall
+from saebench.subjects.made_controls import CONTROLS, make_control
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def judged(sae, model):
 
 def loaded(spec):
     from saebench.subjects.loading import load_subject
-    from saebench.subjects.metadata import Overrides
+    from saebench.formats.metadata import Overrides
     from saebench.subjects.references import find_subjects
 
     try:

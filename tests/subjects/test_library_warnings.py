@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from saebench.errors import HostError, SubjectError
+from saebench.formats.library_warnings import listening, without_harmless
+from saebench.options import Overrides
 from saebench.subjects.host_loading import load_host, unread_weights
-from saebench.subjects.library_warnings import listening, without_harmless
 from saebench.subjects.loading import load_subject, wrap_sae
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
 
 PACKAGE = Path(__file__).resolve().parents[2] / "saebench"
@@ -65,7 +65,7 @@ def test_where_harmless_warnings_are_dropped_the_others_are_given_again():
 
 
 def test_what_a_loader_warns_of_stands_in_the_result(tiny, monkeypatch):
-    from saebench.subjects.loaders.saelens import SAELens
+    from saebench.formats.saelens import SAELens
 
     load = SAELens.load
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from saebench.errors import SubjectError
-from saebench.subjects.controls import make_control
+from saebench.subjects.made_controls import make_control
 
 X = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
 

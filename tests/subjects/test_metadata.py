@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saebench.errors import SubjectError
-from saebench.subjects.metadata import (
+from saebench.formats.metadata import (
     ARCHITECTURES,
     TRANSCODERS,
-    Overrides,
     check_config,
     metadata_of,
     parse_metadata,
 )
+from saebench.options import Overrides
 
 HOOK = "blocks.1.hook_resid_pre"
 IN, OUT = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saebench.errors import SubjectError
-from saebench.subjects.naming import given_name, id_of, refuse_equal
+from saebench.subjects.references import given_name, id_of, refuse_equal
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

@@ -21,8 +21,8 @@ from old_saelens import (
 from safetensors.torch import save_file
 
 from saebench.errors import OptionError, SubjectError
+from saebench.options import Overrides
 from saebench.subjects.loading import wrap_sae
-from saebench.subjects.metadata import Overrides
 
 FACTOR, K = 0.4, 5
 SCALED = {"normalize_activations": "expected_average_only_in"}

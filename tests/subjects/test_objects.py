@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from saebench.errors import SubjectError
-from saebench.judging.trial import hold_against_itself
+from saebench.experiments.trial import hold_against_itself
+from saebench.options import Overrides
 from saebench.subjects.loading import wrap_sae
-from saebench.subjects.metadata import Overrides
 
 D, LATENTS, K = 8, 32, 4
 HOOK = "blocks.1.hook_resid_post"

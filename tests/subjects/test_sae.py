@@ -12,15 +12,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from saebench.errors import SubjectError
+from saebench.options import Overrides
 from saebench.subjects.features import INDEPENDENT
 from saebench.subjects.hooks import find_site
 from saebench.subjects.host import Host
 from saebench.subjects.loading import load_subject, wrap_sae
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
 from saebench.subjects.sae import Subject
+from saebench.substitution.batches import read_rows
 from saebench.substitution.passes import Passes
-from saebench.substitution.rows import read_rows
 
 D, FEATURES = 16, 48
 HOOK = "blocks.1.hook_resid_pre"

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from saebench.errors import SubjectError
+from saebench.options import Overrides
 from saebench.subjects.loading import wrap_sae
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.sae import Subject
 
 D, FEATURES = 8, 12

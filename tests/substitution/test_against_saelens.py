@@ -8,9 +8,9 @@ from saelens_evals import BATCH, CONTEXT, SEQUENCES, run_evals_on
 
 from saebench.data.documents import open_documents
 from saebench.data.tokens import take_sequences
+from saebench.options import Overrides
 from saebench.subjects.host_loading import load_host
 from saebench.subjects.loading import load_subject
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.references import find_subjects
 from saebench.substitution.engine import Engine
 from saebench.substitution.measurement import Measurement

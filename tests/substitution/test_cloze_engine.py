@@ -11,10 +11,10 @@ from families import VOCAB, WIDTH, make_host
 from scipy.special import log_softmax
 from torch import Tensor
 
-from saebench.data.cloze import ClozeTokens
-from saebench.subjects.metadata import SubjectMetadata
+from saebench.data.cloze_tokens import ClozeTokens
+from saebench.experiments.cloze_prompts import ClozeEngine, ClozeMeasurement
+from saebench.formats.metadata import SubjectMetadata
 from saebench.subjects.sae import Subject
-from saebench.substitution.cloze import ClozeEngine, ClozeMeasurement
 
 BOS, EOS, CONTEXT = 0, 1, 64
 PROMPTS = 24
@@ -188,7 +188,7 @@ def _assert_same(one: ClozeMeasurement, other: ClozeMeasurement) -> None:
 @both_families
 @pytest.mark.parametrize("tokens", [1, 60, 200])
 def test_how_prompts_are_batched_changes_nothing(family, tokens, monkeypatch):
-    monkeypatch.setattr("saebench.substitution.cloze.tokens_a_pass", lambda _: tokens)
+    monkeypatch.setattr("saebench.experiments.cloze_prompts.tokens_a_pass", lambda _: tokens)
     _assert_same(_measure(family, _subject())["sae"], _measured(family))
 
 
@@ -226,7 +226,7 @@ def test_what_stands_in_the_padding_changes_nothing(family):
 @both_families
 @pytest.mark.parametrize("last", [32, 5, 1])
 def test_features_are_active_where_they_fire_in_the_prompts_last_tokens(family, last, monkeypatch):
-    monkeypatch.setattr("saebench.substitution.cloze.LAST_TOKENS", last)
+    monkeypatch.setattr("saebench.experiments.cloze_prompts.LAST_TOKENS", last)
     engine = ClozeEngine(_host(family), _prompts(_rows(family)))
     subjects = [_subject(), _subject(id="other", seed=4)]
     found = engine.measure(subjects, progress=lambda _: None, active=["sae"])
@@ -248,7 +248,7 @@ def test_asking_for_active_features_changes_no_answer(family):
 
 @both_families
 def test_progress_tells_every_token_of_every_batch(family, monkeypatch):
-    monkeypatch.setattr("saebench.substitution.cloze.tokens_a_pass", lambda _: 60)
+    monkeypatch.setattr("saebench.experiments.cloze_prompts.tokens_a_pass", lambda _: 60)
     told: list[int] = []
     prompts = _prompts(_rows(family))
     ClozeEngine(_host(family), prompts).measure([_subject()], progress=told.append)

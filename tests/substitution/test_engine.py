@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor, nn
 
-from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError
-from saebench.subjects.metadata import SubjectMetadata
+from saebench.formats.metadata import SubjectMetadata
+from saebench.measures.names import INTERVENTIONS
+from saebench.options import Packing
 from saebench.subjects.sae import Subject
 from saebench.substitution import engine as engine_module
-from saebench.substitution.doubts import Doubts
+from saebench.substitution.batches import Doubts
 from saebench.substitution.engine import Engine, site_of
 from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement
-from saebench.substitution.names import INTERVENTIONS
 from saebench.substitution.passes import Passes
 from saebench.substitution.reference import ReferenceSums
 

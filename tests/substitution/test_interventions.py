@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from saebench.errors import OptionError, UndefinedDirection
+from saebench.measures.names import INTERVENTIONS
 from saebench.substitution.interventions import Tokens, substitute
-from saebench.substitution.names import INTERVENTIONS
 from saebench.substitution.reference import Reference, ReferenceSums
 
 SEQUENCES, POSITIONS, D = 12, 30, 16

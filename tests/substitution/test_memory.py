@@ -6,15 +6,15 @@ import pytest
 import torch
 from families import make_host
 
-from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
 from saebench.errors import SubjectError
-from saebench.subjects.metadata import SubjectMetadata
+from saebench.formats.metadata import SubjectMetadata
+from saebench.measures.names import INTERVENTIONS
+from saebench.options import Packing
 from saebench.subjects.sae import Subject
-from saebench.substitution import memory
+from saebench.substitution import batches as memory
 from saebench.substitution.engine import Engine
 from saebench.substitution.measurement import Measurement
-from saebench.substitution.names import INTERVENTIONS
 
 N, T = 7, 12
 HOOK = "blocks.1.hook_resid_pre"

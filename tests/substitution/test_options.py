@@ -11,11 +11,11 @@ from families import VOCAB, WIDTH, make_host, make_model
 from scipy.special import log_softmax
 from torch import Tensor
 
-from saebench.data.cloze import Choice, ClozeTokens
-from saebench.subjects.metadata import SubjectMetadata
+from saebench.data.cloze_tokens import Choice, ClozeTokens
+from saebench.experiments.cloze_options import OptionEngine
+from saebench.experiments.cloze_prompts import ClozeEngine
+from saebench.formats.metadata import SubjectMetadata
 from saebench.subjects.sae import Subject
-from saebench.substitution.cloze import ClozeEngine
-from saebench.substitution.options import OptionEngine
 
 FAMILIES = ("gpt2", "llama", "gpt_neox", "gemma2", "qwen2")
 PROMPTS, OPTIONS = 6, 4
@@ -175,7 +175,7 @@ def test_the_answer_is_chosen_where_its_score_is_highest(family: str, hook: str)
 
 
 def test_without_kept_keys_and_values_whole_passes_give_the_same(monkeypatch):
-    from saebench.substitution import options
+    from saebench.experiments import cloze_options as options
 
     _, kept = _found("llama", HOOKS[0])
     monkeypatch.setattr(options._Scorer, "cache_is_right", lambda _: False)
@@ -214,7 +214,7 @@ def test_saes_measured_together_are_measured_as_alone():
 
 
 def test_a_prompt_whose_options_are_single_tokens_does_not_vouch_for_the_cache(monkeypatch):
-    from saebench.substitution import options
+    from saebench.experiments import cloze_options as options
 
     engine = OptionEngine(_host("llama"), _prompts())
     site = engine._sites(_subject(HOOKS[0]))

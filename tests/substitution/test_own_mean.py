@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from saebench.substitution.spread import Spread
+from saebench.substitution.measurement import Spread
 
 N, TOKENS, D = 7, 11, 5
 

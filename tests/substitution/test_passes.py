@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from saebench.errors import HookError, HostError
 from saebench.subjects.hooks import Site, find_site
+from saebench.substitution.batches import read_rows, write_rows
 from saebench.substitution.passes import Passes
-from saebench.substitution.rows import read_rows, write_rows
 
 HOOKS = [
     "blocks.0.hook_resid_pre",

@@ -12,14 +12,14 @@ from families import WIDTH, make_host, make_model, random_ids
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor
 
-from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
-from saebench.subjects.metadata import SubjectMetadata
+from saebench.experiments.pairs import PairEngine
+from saebench.formats.metadata import SubjectMetadata
+from saebench.options import Packing
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine, site_of
 from saebench.substitution.measurement import PairMeasurement
 from saebench.substitution.noise import NoiseSource
-from saebench.substitution.propagation import PairEngine
 
 N, T, BOS, EOS, SEED = 5, 14, 0, 1, 11
 BLOCKS = {"gpt2": "transformer.h", "llama": "model.layers"}

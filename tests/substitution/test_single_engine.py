@@ -12,22 +12,21 @@ from families import HEADS, WIDTH, make_host, make_model, random_ids
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor, nn
 
-from saebench.data.names import Packing
 from saebench.data.tokens import TokenSet
 from saebench.errors import NonFiniteValue, NotApplicable
-from saebench.measures.names import in_bin
+from saebench.experiments.draws import DrawsEngine, DrawsMeasurement
+from saebench.experiments.one_token import SingleEngine, SingleMeasurement
+from saebench.experiments.windows import Places
+from saebench.formats.metadata import SubjectMetadata
+from saebench.measures.names import INTERVENTIONS, in_bin
+from saebench.options import Packing
 from saebench.subjects.hooks import find_site
-from saebench.subjects.metadata import SubjectMetadata
 from saebench.subjects.sae import Subject
-from saebench.substitution.draws import DrawsEngine, DrawsMeasurement
 from saebench.substitution.engine import Engine
 from saebench.substitution.interventions import Tokens, substitute
-from saebench.substitution.names import INTERVENTIONS
 from saebench.substitution.noise import NoiseSource
-from saebench.substitution.places import Places
 from saebench.substitution.prefix import PrefixPasses
 from saebench.substitution.reference import ReferenceSums
-from saebench.substitution.single import SingleEngine, SingleMeasurement
 
 N, T, BOS, EOS, SEED = 5, 48, 0, 1, 11
 POSITION, OFFSETS = 24, 16  # beyond gemma2's sliding window of 16

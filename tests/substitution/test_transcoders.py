@@ -10,14 +10,13 @@ from families import WIDTH, make_host, make_model, random_ids
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor
 
-from saebench.data.cloze import ClozeTokens
-from saebench.data.names import Packing
+from saebench.data.cloze_tokens import ClozeTokens
 from saebench.data.tokens import TokenSet
 from saebench.errors import HookError
+from saebench.experiments.cloze_prompts import ClozeEngine
+from saebench.options import Overrides, Packing
 from saebench.subjects.loading import wrap_sae
-from saebench.subjects.metadata import Overrides
 from saebench.subjects.sae import Subject
-from saebench.substitution.cloze import ClozeEngine
 from saebench.substitution.engine import Engine
 
 N, T = 5, 12

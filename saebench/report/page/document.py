@@ -2,11 +2,12 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
+from typing import Any
 
-from saebench.report.page.blocks import block, packed
-from saebench.report.page.markup import Markup, joined, tag
+from saebench.report.charts import Figure, as_payload
+from saebench.report.page.markup import Markup, block, joined, packed, tag
 
 SCRIPTS = ("start.js", "tables.js", "plots.js", "figures.js", "page.js")
 ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E%3Cpath d='M1 4l2 2 4-5' fill='none' stroke='%230072b2' stroke-width='1.5'/%3E%3C/svg%3E"  # noqa: E501
@@ -69,3 +70,35 @@ def _asset_scripts() -> str:
 
 def _asset(name: str) -> str:
     return (files("saebench.report.page") / "assets" / name).read_text(encoding="utf-8")
+
+
+def figure_html(figure: Figure) -> Markup:
+    """Return a figure's place: title, chooser, where it is drawn, its data, n and intervals."""
+    title, caption = f"{figure.id}-title", f"{figure.id}-caption"
+    return tag(
+        "figure",
+        tag("figcaption", tag("h3", figure.title, id=title),
+            tag("p", figure.caption, id=caption, class_="caption")),
+        tag("div", tag("label", tag("span", "Show"), tag("select", class_="views"), hidden=True),
+            tag("span", class_="of-sae"), class_="controls"),
+        tag("p", class_="about"),
+        tag("div", tag("p", "Figures are drawn by this page's script.", class_="waiting"),
+            class_="plot", role="img", aria_labelledby=title, aria_describedby=caption),
+        tag("div", tag("p", class_="n"),
+            tag("button", "Copy as CSV", type="button", class_="csv"),
+            tag("button", "Save as SVG", type="button", class_="svg"), class_="foot"),
+        tag("details", tag("summary", "The same as a table"),
+            tag("div", class_="scroll", tabindex="0", role="region", aria_labelledby=title)),
+        class_="wide" if figure.wide else None, id=figure.id, data_figure=figure.id,
+        aria_labelledby=title,
+    )  # fmt: skip
+
+
+def charts_by_owner(figures: Iterable[Figure]) -> dict[str | None, list[dict[str, Any]]]:
+    """Return the charts of each SAE, and under None those of all SAEs together."""
+    found: dict[str | None, list[dict[str, Any]]] = {None: []}
+    for figure in figures:
+        for view in figure.views:
+            shown = {"figure": figure.id, "label": view.label} | as_payload(view.chart)
+            found.setdefault(view.sae, []).append(shown)
+    return found

@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator
 
+from saebench.records.boards import Board, Facts, Leaderboard, Row, Score
+from saebench.records.published import Figure as PublishedFigure
+from saebench.records.published import Published
+from saebench.records.ranking import CASES, FAITHFULNESS, SPARSITY, rank
 from saebench.report.charts import Axis, Cell, Chart, Figure, Form, Layer, Table, View
-from saebench.report.leaderboard_table import MARKS
-from saebench.report.page.blocks import packed_json
-from saebench.report.page.document import document
-from saebench.report.page.figures import charts_by_owner, figure_html
-from saebench.report.page.markup import joined, tag
-from saebench.report.page.tables import table_html, table_payload
-from saebench.report.places import RANKED_BY
-from saebench.report.table import ARROWS
-from saebench.store.boards import Board, Facts, Leaderboard, Row, Score
-from saebench.store.published import Figure as PublishedFigure
-from saebench.store.published import Published
-from saebench.store.ranking import CASES, FAITHFULNESS, SPARSITY, rank
+from saebench.report.page.document import charts_by_owner, document, figure_html
+from saebench.report.page.markup import joined, packed_json, tag
+from saebench.report.page.page_tables import table_html, table_payload
+from saebench.report.standing import RANKED_BY
+from saebench.report.tables.leaderboard_table import MARKS
+from saebench.report.terminal import ARROWS
 
 SHOWN = (
     RANKED_BY,

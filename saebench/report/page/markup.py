@@ -1,7 +1,14 @@
 """HTML from texts that are never trusted: everything is escaped unless it is markup already."""
 
+import base64
+import gzip
+import json
+import math
 import unicodedata
 from html import escape
+from typing import Any
+
+from saebench.records.run import Verdict
 
 VOID = {"meta", "input", "br", "link"}
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -64,3 +71,54 @@ def _attribute(name: str, value: "str | bool | None") -> str:
     if value is True:
         return f" {shown}"
     return f' {shown}="{escape(visible(value))}"'
+
+
+SHAPES = {
+    Verdict.PASS: "✓",
+    Verdict.FAIL: "✕",
+    Verdict.ERROR: "!",
+    Verdict.INCONCLUSIVE: "≈",
+    Verdict.NEW: "○",
+    Verdict.INCOMPARABLE: "≠",
+    Verdict.SKIPPED: "–",
+}
+
+
+def badge(verdict: str) -> Markup:
+    """Return a verdict as an element; other words are shown as they are."""
+    shape = SHAPES[Verdict(verdict)] if verdict in set(Verdict) else ""
+    return tag(
+        "span", tag("span", shape, aria_hidden="true"), verdict,
+        class_=f"badge v-{verdict.lower()}" if shape else "badge",
+    )  # fmt: skip
+
+
+DIGITS = 4
+
+
+def packed(content: bytes) -> str:
+    """Return bytes compressed, as base64: the page's script unpacks them."""
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+
+
+def block(id: str, content: str) -> Markup:
+    """Return packed content as an element that a browser does not look into."""
+    return tag("script", Markup(content), id=id, type="application/octet-stream")
+
+
+def packed_json(content: Any) -> str:
+    """Return content as packed JSON, its numbers to four digits and its texts visible."""
+    said = json.dumps(_rounded(content), separators=(",", ":"), allow_nan=False)
+    return packed(said.encode())
+
+
+def _rounded(content: Any) -> Any:
+    if isinstance(content, float):
+        return float(f"{content:.{DIGITS}g}") if math.isfinite(content) else None
+    if isinstance(content, str):
+        return visible(content)
+    if isinstance(content, dict):
+        return {key: _rounded(value) for key, value in content.items()}
+    if isinstance(content, list | tuple | range):
+        return [_rounded(value) for value in content]
+    return content

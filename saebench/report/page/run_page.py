@@ -4,26 +4,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from saebench.repairs import RepairRecord
+from saebench.records.boards import Leaderboard
+from saebench.records.repair import RepairRecord
+from saebench.records.run import SEVERITY, Run
+from saebench.records.sweep import SweepRecord
 from saebench.report.charts import Figure, Table, has_data
-from saebench.report.page.blocks import packed_json
-from saebench.report.page.comparison import comparison_html, comparison_table
-from saebench.report.page.document import document
-from saebench.report.page.figures import charts_by_owner, figure_html
-from saebench.report.page.gates import gates_table, metrics_table
-from saebench.report.page.markup import Markup, joined, tag
-from saebench.report.page.matrix import matrix
-from saebench.report.page.summary import summary, verdict_of
-from saebench.report.page.tables import table_html, table_payload
-from saebench.report.reading import Material, by_depth
+from saebench.report.page.compared import comparison_html, comparison_table
+from saebench.report.page.document import charts_by_owner, document, figure_html
+from saebench.report.page.markup import Markup, joined, packed_json, tag
+from saebench.report.page.page_tables import table_html, table_payload
+from saebench.report.page.summary import matrix, summary, verdict_of
+from saebench.report.queries import Material, by_depth
 from saebench.report.sections import Section, sections
-from saebench.report.shapes import reading_series
-from saebench.results import SEVERITY, Run
-from saebench.store.boards import Leaderboard
-from saebench.sweeps import SweepRecord
+from saebench.report.style import reading_series
+from saebench.report.tables.decisions import gates_table, metrics_table
 
 if TYPE_CHECKING:
-    from saebench.judging.comparison import Comparison
+    from saebench.compare.comparison import Comparison
 
 PAGE_BYTES = 5_900_000
 LIBRARY_BYTES = 2_000_000  # plotly, packed

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from saebench.report.closing import data_lines
-from saebench.report.page.badges import badge
-from saebench.report.page.gates import change
-from saebench.report.page.markup import Markup, joined, tag
+from saebench.records.run import SEVERITY, CaseResult, Run, Verdict, overall
+from saebench.report.charts import Cell, Table
+from saebench.report.page.markup import SHAPES, Markup, badge, joined, tag
+from saebench.report.queries import by_depth
 from saebench.report.reproduce import reproduce_lines
-from saebench.report.table import told
-from saebench.results import SEVERITY, CaseResult, Run, Verdict, overall
+from saebench.report.tables.decisions import change
+from saebench.report.terminal import data_lines, told
 
 SENTENCES = 8
 BAD = (Verdict.ERROR, Verdict.FAIL, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE)
@@ -134,3 +134,29 @@ def _told(run: Run) -> Markup:
     items = tag("ul", *(tag("li", sentence) for sentence in said))
     folded = tag("details", tag("summary", f"{len(said)} notes"), items) if said else ""
     return joined(seen, folded)
+
+
+def matrix(run: Run) -> Table:
+    """Return a row for each SAE, the worst first, with the verdict of each property."""
+    names = list(dict.fromkeys(case.property for case in run.cases))
+    about = {sae.id: sae for sae in run.saes}
+    order = sorted(by_depth(run.saes), key=lambda id: -SEVERITY[verdict_of(run, id)])
+    found: dict[tuple[str, str], list[Verdict]] = {}
+    for case in run.cases:
+        found.setdefault((case.sae, case.property), []).append(case.verdict)
+    rows = [
+        (id, verdict_of(run, id).value, about[id].architecture, about[id].hook,
+         *(_cell(found.get((id, name), [])) for name in names))
+        for id in order
+    ]  # fmt: skip
+    columns = ("SAE", "verdict", "architecture", "hook", *names)
+    shapes = ", ".join(f"{shape} {verdict.value}" for verdict, shape in SHAPES.items())
+    filters = ("verdict", "architecture", "hook")
+    return Table("saes", "Every SAE", columns, tuple(rows), note=shapes, filters=filters)
+
+
+def _cell(verdicts: list[Verdict]) -> str | Cell:
+    if not verdicts:
+        return Cell("")
+    verdict = overall(verdicts)
+    return Cell(f"{SHAPES[verdict]} {verdict.value.lower()}", -SEVERITY[verdict])

@@ -9,7 +9,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from saebench.report.charts import Figure, Table
-from saebench.report.reading import Material
+from saebench.report.queries import Material
 
 
 def _nothing(_: Material) -> Iterable[Figure]:

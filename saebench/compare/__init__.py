@@ -1,0 +1,1 @@
+"""Paired differences: run against run, SAE against baseline, SAE against its controls."""

@@ -1,0 +1,130 @@
+"""Two SAEs side by side: what got worse, pair by pair where both saw the same sequences."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from saebench.compare.differences import Difference, Outcome, SideCase, difference
+from saebench.experiments.base import MetricSpec
+from saebench.records.run import Basis
+from saebench.statistics.levels import LEVEL
+
+HEADLINES = (
+    "fidelity.kl",
+    "fidelity.ce_increase",
+    "fidelity.explained_variance",
+    "kl_gap.ratio[eps_random]",
+    "shrinkage.l2_ratio",
+    "sparsity.l0",
+    "context_length.degradation",
+    "cloze.accuracy_drop[whole]",
+)
+"""What is compared where nothing says otherwise: one or two metrics of each property."""
+
+
+NOTHING = SideCase(None, {})
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two SAEs, by case such as ``kl_gap[scope=all]``."""
+
+    label: str
+    cases: Mapping[str, SideCase]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that could be compared, the worst first, and what could not, with the reason.
+
+    Attributes:
+        first: the SAE that the other is held against.
+        second: the other.
+        level: of the intervals together, not of each.
+        differences: one for each metric.
+        incomparable: names of cases or metrics, and why.
+    """
+
+    first: str
+    second: str
+    level: float
+    differences: tuple[Difference, ...]
+    incomparable: tuple[tuple[str, str], ...]
+
+    @property
+    def is_worse(self) -> bool:
+        """True where the second is shown to be worse in something."""
+        return any(each.outcome is Outcome.WORSE for each in self.differences)
+
+
+def compare(
+    first: Side, second: Side, *, specs: Mapping[str, MetricSpec], metrics: Iterable[str] = ()
+) -> Comparison:
+    """Return how the second SAE differs from the first.
+
+    The intervals hold together with 95%: each is wider the more metrics are compared
+    (Bonferroni), so that comparing many does not find a worse one by chance.
+
+    Args:
+        first: what to hold the other against.
+        second: the other.
+        specs: the definition of every metric, by name.
+        metrics: which to compare; the headlines by default.
+    """
+    chosen = tuple(metrics) or HEADLINES
+    pairs, incomparable = _pairs(first, second, chosen)
+    level = 1 - (1 - LEVEL) / max(1, len(pairs))
+    made = []
+    for case, name in pairs:
+        both = (first.cases[case], second.cases[case])
+        found = difference(specs[name], both, case=case, level=level)
+        if isinstance(found, str):
+            incomparable.append((name, found))
+        else:
+            made.append(found)
+    made.sort(key=_how_much_worse, reverse=True)
+    return Comparison(first.label, second.label, LEVEL, tuple(made), tuple(incomparable))
+
+
+def _pairs(
+    first: Side, second: Side, chosen: Sequence[str]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the cases and metrics to compare, and what only one has or other tokens gave."""
+    pairs, incomparable = [], []
+    for case in dict.fromkeys((*first.cases, *second.cases)):
+        sides = [side.cases.get(case, NOTHING) for side in (first, second)]
+        asked = [n for n in chosen if any(n in side.metrics for side in sides)]
+        names = [n for n in asked if all(n in side.metrics for side in sides)]
+        why = why_incomparable(sides[0].basis, sides[1].basis) if names else None
+        if why is None:
+            pairs += [(case, name) for name in names]
+        else:
+            incomparable.append((case, why))
+        for name in (n for n in asked if n not in names):
+            has = first if name in sides[0].metrics else second
+            incomparable.append((name, f"measured for {has.label} alone"))
+    return pairs, incomparable
+
+
+def why_incomparable(first: Basis | None, second: Basis | None) -> str | None:
+    """Say why numbers of two bases do not compare; None where they do."""
+    if first is None or second is None:
+        return "an older file does not say which tokens it was measured on; measure it again"
+    if first.dataset != second.dataset:
+        return f"measured on other tokens: {first.dataset[:8]} and {second.dataset[:8]}"
+    if (first.model, first.dtype) != (second.model, second.dtype):
+        return (
+            f"in other models: {first.model[:8]} as {first.dtype} and "
+            f"{second.model[:8]} as {second.dtype}"
+        )
+    if first.seed != second.seed:
+        return f"with other noise: seeds {first.seed} and {second.seed}"
+    return None
+
+
+def _how_much_worse(each: Difference) -> tuple[int, float]:
+    """Sort the worse before the rest, and by how much of the first's value they are worse."""
+    order = (Outcome.BETTER, Outcome.UNKNOWN, Outcome.UNCLEAR, Outcome.WORSE)
+    scale = abs(each.first)
+    share = each.worse_by / scale if scale else math.copysign(math.inf, each.worse_by)
+    return order.index(each.outcome), share

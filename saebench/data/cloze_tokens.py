@@ -1,0 +1,196 @@
+"""Cloze prompts: predict the last word, which only earlier context determines."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from saebench.data.tokens import repeats
+from saebench.errors import DataError
+
+
+@dataclass(frozen=True)
+class ClozePrompt:
+    """A prompt and the word that comes next.
+
+    Attributes:
+        prompt: what comes before the word.
+        answer: the word.
+        options: for CBT, the words to choose from.
+        rest: for CBT, what follows the word in its sentence.
+    """
+
+    prompt: str
+    answer: str
+    options: tuple[str, ...] = ()
+    rest: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The words that a prompt offers, as token ids, each with the rest of the sentence behind it.
+
+    Attributes:
+        tails: the ids.
+        right: which of them is the answer's.
+    """
+
+    tails: tuple[tuple[int, ...], ...]
+    right: int
+
+
+@dataclass(frozen=True)
+class ClozeTokens:
+    """Prompts with their answers as token ids, right-padded.
+
+    Attributes:
+        ids: prompt and answer; padded behind, where causal attention never looks back from.
+        length: tokens of prompt and answer.
+        answer: tokens of the answer alone.
+        counted: the prompt's tokens that are substituted: not position 0, no special token, no
+            answer, no padding.
+        cut: prompts that were shortened from the left to the model's context.
+        choices: what each prompt offers to choose from, None where it offers nothing; empty
+            where none does.
+        clusters: for each prompt the first that it repeats, itself where it repeats none; None
+            where no prompt repeats another.
+    """
+
+    ids: Int[Tensor, "prompts pos"]
+    length: Int[Tensor, "prompts"]
+    answer: Int[Tensor, "prompts"]
+    counted: Bool[Tensor, "prompts pos"]
+    cut: int
+    choices: tuple[Choice | None, ...] = ()
+    clusters: Int[np.ndarray, "prompts"] | None = None
+
+    def part(self, rows: slice) -> "ClozeTokens":
+        """Return some of the prompts."""
+        tables = {
+            name: getattr(self, name)[rows] for name in ("ids", "length", "answer", "counted")
+        }
+        cut = self.cut if rows.start == 0 else 0  # counted once
+        clusters = None if self.clusters is None else self.clusters[rows]
+        return replace(self, **tables, cut=cut, choices=self.choices[rows], clusters=clusters)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there are to run: prompts with answers, and prompts with options."""
+        begin = (self.length - self.answer).tolist()
+        offered = zip(begin, self.choices, strict=True) if self.choices else ()
+        return self.ids.numel() + sum(n + sum(map(len, c.tails)) for n, c in offered if c)
+
+    @property
+    def largest(self) -> int:
+        """The largest token id in prompts, answers and what they offer to choose from."""
+        tails = (max(tail) for choice in self.choices if choice for tail in choice.tails)
+        return max([int(self.ids.max()), *tails])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of ids, lengths, answers and, where there are any, options."""
+        digest = hashlib.sha256(self.ids.numpy().tobytes())
+        digest.update(self.length.numpy().tobytes())
+        digest.update(self.answer.numpy().tobytes())
+        if self.choices:
+            digest.update(repr(self.choices).encode())
+        return digest.hexdigest()
+
+
+def tokenise(
+    prompts: Iterable[ClozePrompt],
+    tokenizer: Any,
+    *,
+    context: int,
+    prepend_bos: bool,
+    special_ids: frozenset[int],
+    bos: int | None = None,
+) -> ClozeTokens:
+    """Return prompts and answers as ids: trailing space stripped, cut from the left.
+
+    Args:
+        prompts: the prompts.
+        tokenizer: the model's.
+        context: the longest sequence the model takes.
+        prepend_bos: BOS first, where the tokenizer has one.
+        special_ids: ids that are never substituted.
+        bos: the token that is first; the tokenizer's BOS where None.
+
+    Raises:
+        DataError: where there is no prompt, or one that leaves no room for its answer.
+
+    Source:
+        METRICS.md 3 (cloze).
+    """
+    first = (tokenizer.bos_token_id if bos is None else bos) if prepend_bos else None
+    begin = [] if first is None else [first]
+    rows, answers, choices, cut = [], [], [], 0
+    for each in prompts:
+        head, tail, choice = _ids(each, tokenizer)
+        longest = max(len(t) for t in (tail, *(choice.tails if choice else ())))
+        room = context - longest - len(begin)
+        if room < 1 or not head or not tail:
+            raise DataError(
+                f"cloze prompt {len(rows) + 1}, answer {each.answer[:40]!r}: {len(head)} prompt "
+                f"and {longest} answer tokens do not fit a model context of {context}"
+            )
+        cut += len(head) > room
+        rows.append(begin + head[-room:] + tail)
+        answers.append(len(tail))
+        choices.append(choice)
+    if not rows:
+        raise DataError("no cloze prompt was given")
+    return _padded(rows, answers, choices if any(choices) else [], cut, special_ids)
+
+
+def _padded(
+    rows: Sequence[Sequence[int]],
+    answers: Sequence[int],
+    choices: Sequence[Choice | None],
+    cut: int,
+    special_ids: frozenset[int],
+) -> ClozeTokens:
+    length = torch.tensor([len(row) for row in rows])
+    answer = torch.tensor(answers)
+    ids = torch.zeros(len(rows), int(length.max()), dtype=torch.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    place = torch.arange(ids.shape[1])[None]
+    counted = (place > 0) & (place < (length - answer)[:, None])
+    for special in special_ids:
+        counted &= ids != special
+    told_apart = torch.cat([ids, length[:, None], answer[:, None]], dim=1)
+    return ClozeTokens(
+        ids, length, answer, counted, cut, tuple(choices), clusters=repeats(told_apart)
+    )
+
+
+def _ids(each: ClozePrompt, tokenizer: Any) -> tuple[list[int], list[int], Choice | None]:
+    """Return the ids of prompt and answer, and of the words to choose from."""
+    head_text = each.prompt.rstrip()
+    head = _tokens(head_text, tokenizer)
+    answer = each.answer.strip()
+    tail = _continued(head_text, head, answer, tokenizer)
+    if not each.options:
+        return head, tail, None
+    tails = (_continued(head_text, head, word + each.rest, tokenizer) for word in each.options)
+    return head, tail, Choice(tuple(map(tuple, tails)), each.options.index(answer))
+
+
+def _continued(head_text: str, head: list[int], words: str, tokenizer: Any) -> list[int]:
+    """Tokenise prompt and continuation together, and split where the continuation begins."""
+    whole = _tokens(f"{head_text} {words}", tokenizer)
+    tail = whole[len(head) :]
+    if whole[: len(head)] != head or not tail:
+        # The tokenizer merges across the boundary: take the words by themselves, after a space.
+        tail = _tokens(f" {words}", tokenizer)
+    return tail
+
+
+def _tokens(text: str, tokenizer: Any) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

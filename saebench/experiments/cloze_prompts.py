@@ -1,0 +1,303 @@
+"""Cloze prompts through the model, clean and with the SAE: what becomes of the answer."""
+
+from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float
+from scipy.sparse import csr_array, vstack
+from torch import Tensor
+
+from saebench.data.cloze_tokens import ClozeTokens
+from saebench.errors import NotApplicable
+from saebench.experiments.base import CLOZE
+from saebench.experiments.cloze_options import OptionAnswers, OptionEngine
+from saebench.measures.resources import CLEAN, READOUT, RESUME, Stages
+from saebench.progress import ProgressBar
+from saebench.records.run import CLUSTER
+from saebench.subjects.hooks import Site
+from saebench.subjects.host import Host
+from saebench.subjects.sae import Subject
+from saebench.substitution.batches import read_rows, tokens_a_pass, write_rows
+from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.passes import CleanPass, Passes
+from saebench.substitution.reading import reading_site
+
+if TYPE_CHECKING:
+    from saebench.experiments.bench import Bench, Wanted
+
+
+LAST_TOKENS = 32  # of a prompt, in which a feature counts as active there (seed 001)
+ROWS_AT_ONCE = 256  # of logits: 50 MB at a vocabulary of 50,000
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of each prompt's answer.
+
+    Attributes:
+        log_probability: ln p of the whole answer, teacher-forced, in nats.
+        first: the answer's first token is the likeliest of the whole vocabulary.
+        whole: every token of it is.
+        ce: mean cross-entropy of the prompt's own tokens, in nats; None where not measured.
+    """
+
+    log_probability: np.ndarray
+    first: np.ndarray
+    whole: np.ndarray
+    ce: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ClozeMeasurement:
+    """One SAE's answers beside the model's own, prompt by prompt.
+
+    Attributes:
+        clean: the model's own answers.
+        changed: those with the SAE at every counted token of the prompt.
+        squared_error: mean ‖x - x̂‖² over the prompt.
+        l0: mean number of active features over the prompt.
+        cut: prompts shortened to the model's context.
+        options: what becomes of the choice between options; None where there are none.
+        active: which features are active on each prompt: not zero at any counted one of its
+            last 32 tokens; None where that was not asked for.
+        clusters: which of the prompts repeat each other; None where none do.
+    """
+
+    clean: Answers
+    changed: Answers
+    squared_error: np.ndarray
+    l0: np.ndarray
+    cut: int
+    options: OptionAnswers | None = None
+    active: csr_array | None = None
+    clusters: np.ndarray | None = None
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Return one row for each prompt: the prompt is the unit of resampling."""
+        clean, changed = self.clean, self.changed
+        found = {
+            "n.prompts": np.ones(len(clean.log_probability)),
+            "clean.whole": clean.whole.astype(float),
+            "clean.first": clean.first.astype(float),
+            "sae.whole": changed.whole.astype(float),
+            "sae.first": changed.first.astype(float),
+            "delta": changed.log_probability - clean.log_probability,
+            "squared_error": self.squared_error,
+            "l0": self.l0,
+        }
+        if clean.ce is not None and changed.ce is not None:
+            found["ce_increase"] = changed.ce - clean.ce
+        if self.options is not None:
+            found["n.options"] = self.options.offered.astype(float)
+            found["clean.options"] = self.options.clean.astype(float)
+            found["sae.options"] = self.options.changed.astype(float)
+        if self.clusters is not None:
+            found[CLUSTER] = self.clusters.astype(float)
+        return found
+
+
+class ClozeEngine:
+    """Measures SAEs of one model on cloze prompts; the clean pass serves all of them.
+
+    Args:
+        host: the model.
+        prompts: with their answers.
+        batch_size: prompts at once; chosen from their length where None.
+    """
+
+    def __init__(self, host: Host, prompts: ClozeTokens, *, batch_size: int | None = None) -> None:
+        self.host = host
+        self.prompts = prompts
+        self.stages = Stages(host.device)
+        self._batch_size = batch_size
+        self._passes = Passes(host)
+
+    def measure(
+        self, subjects: Sequence[Subject], *, progress: Progress, active: Collection[str] = ()
+    ) -> dict[str, ClozeMeasurement]:
+        """Return each SAE's measurement, by its id.
+
+        Args:
+            subjects: the SAEs.
+            progress: called with the number of tokens just finished.
+            active: ids of the SAEs whose active features are kept for each prompt.
+        """
+        sites = {s.id: site_of(self.host, s) for s in subjects}
+        reads = {s.id: reading_site(self.host, s, writes=sites[s.id]) for s in subjects}
+        clean: list[tuple[Tensor, ...]] = []
+        changed: dict[str, list[tuple[Tensor, ...]]] = {s.id: [] for s in subjects}
+        features: dict[str, list[csr_array]] = {sae: [] for sae in active}
+        for rows in self._batches():
+            ids = self._trimmed(self.prompts.ids, rows)
+            counted = self._trimmed(self.prompts.counted, rows)
+            with self.stages(CLEAN):
+                both = (*sites.values(), *reads.values())
+                base = self._passes.clean(ids, list(dict.fromkeys(both)))
+            assert base.final is not None
+            clean.append(self._answers(base.final, ids, rows))
+            for subject in subjects:
+                places = sites[subject.id], reads[subject.id]
+                found = self._with_sae(subject, counted, base, places, rows)
+                changed[subject.id].append(found)
+                if subject.id in features:
+                    place, last = reads[subject.id], self._last(counted, rows)
+                    x = base.activations[place]
+                    features[subject.id].append(_active(subject, place, x, last))
+            progress(len(rows) * self.prompts.ids.shape[1])
+        joined = {
+            name: self._joined(clean, parts, features.get(name, []))
+            for name, parts in changed.items()
+        }
+        options = OptionEngine(self.host, self.prompts).measure(subjects, progress=progress)
+        return {name: replace(made, options=options.get(name)) for name, made in joined.items()}
+
+    def _batches(self) -> list[Tensor]:
+        """Return prompts of like length together, so that little of a batch is padding."""
+        order = self.prompts.length.argsort(stable=True)
+        by_tokens = max(1, tokens_a_pass(self.host) // int(self.prompts.length.max()))
+        return list(order.split(self._batch_size or by_tokens))
+
+    def _trimmed(self, table: Tensor, rows: Tensor) -> Tensor:
+        longest = int(self.prompts.length[rows].max())
+        return table[rows, :longest].to(self.host.device)
+
+    def _last(self, counted: Bool[Tensor, "batch pos"], rows: Tensor) -> Bool[Tensor, "batch pos"]:
+        """Return the counted ones of each prompt's last tokens."""
+        end = (self.prompts.length - self.prompts.answer)[rows].to(counted.device)[:, None]
+        place = torch.arange(counted.shape[1], device=counted.device)[None]
+        return counted & (place >= end - LAST_TOKENS)
+
+    def _with_sae(
+        self,
+        subject: Subject,
+        counted: Tensor,
+        base: CleanPass,
+        places: tuple[Site, Site],
+        rows: Tensor,
+    ) -> tuple[Tensor, ...]:
+        site, reads = places
+        activation = base.activations[site]
+        x = read_rows(site, activation, counted)
+        read = read_rows(reads, base.activations[reads], counted)
+        found = subject.reconstruct(read, stages=self.stages)
+        with self.stages(RESUME):
+            changed = activation.clone()
+            write_rows(site, changed, found.x_hat, counted)
+            final = self._passes.resume(base, site, changed[None])[0]
+        error = (x - found.x_hat).double().square().sum(dim=-1)
+        return (
+            *self._answers(final, base.ids, rows),
+            _mean_by_row(error, counted),
+            _mean_by_row(found.l0.double(), counted),
+        )
+
+    @torch.inference_mode()
+    def _answers(
+        self, final: Float[Tensor, "batch pos d"], ids: Tensor, rows: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return ln p of the answer, its first token right, all right, and the prompt's CE."""
+        length = self.prompts.length[rows].to(ids.device)[:, None]
+        begin = length - self.prompts.answer[rows].to(ids.device)[:, None]
+        place = torch.arange(ids.shape[1], device=ids.device)[None]
+        # The token at one position is predicted at the position before it.
+        predicts = (place + 1 >= begin) & (place + 1 < length)
+        targets = ids.roll(-1, dims=1)[predicts]
+        with self.stages(READOUT):
+            logits = self.host.logits(final[predicts])
+            log_p = logits.log_softmax(dim=-1).gather(1, targets[:, None])[:, 0].double()
+            right = logits.argmax(dim=-1) == targets
+        wrong = _sum_by_row((~right).double(), predicts)
+        first = (place + 1 == begin)[predicts]
+        first_right = _sum_by_row((right & first).double(), predicts)
+        inside = self._trimmed(self.prompts.counted, rows) & (place + 1 < begin)
+        ce = self._prompt_ce(final, ids, inside)
+        return _sum_by_row(log_p, predicts), first_right > 0, wrong == 0, ce
+
+    def _prompt_ce(self, final: Tensor, ids: Tensor, mask: Tensor) -> Float[Tensor, "batch"]:
+        """Return the mean CE of predicting the prompt's next token, at the positions given."""
+        rows = zip(
+            final[mask].split(ROWS_AT_ONCE),
+            ids.roll(-1, dims=1)[mask].split(ROWS_AT_ONCE),
+            strict=True,
+        )
+        ce = [F.cross_entropy(self.host.logits(f), t, reduction="none") for f, t in rows]
+        return _mean_by_row(torch.cat(ce).double(), mask)
+
+    def _joined(
+        self,
+        clean: list[tuple[Tensor, ...]],
+        changed: list[tuple[Tensor, ...]],
+        features: list[csr_array],
+    ) -> ClozeMeasurement:
+        order = torch.cat(self._batches())
+        base = [_in_order(column, order) for column in zip(*clean, strict=True)]
+        *answers, error, l0 = (_in_order(column, order) for column in zip(*changed, strict=True))
+        active = None
+        if features:
+            active = csr_array(vstack(features))[order.argsort().numpy()]
+        return ClozeMeasurement(
+            Answers(*base), Answers(*answers), error, l0, self.prompts.cut, active=active,
+            clusters=self.prompts.clusters,
+        )  # fmt: skip
+
+
+def _active(
+    subject: Subject, site: Site, activation: Tensor, last: Bool[Tensor, "batch pos"]
+) -> csr_array:
+    """Return which features are active on each prompt of a batch."""
+    fired = subject.active(read_rows(site, activation, last))
+    by_prompt = fired.split(last.sum(dim=1).tolist())
+    return csr_array(torch.stack([tokens.any(dim=0) for tokens in by_prompt]).cpu().numpy())
+
+
+def _sum_by_row(values: Tensor, mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch"]:
+    spread = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
+    spread[mask] = values
+    return spread.sum(dim=1)
+
+
+def _mean_by_row(values: Tensor, mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch"]:
+    return _sum_by_row(values, mask) / mask.sum(dim=1).clamp_min(1)
+
+
+def _in_order(column: Sequence[Tensor], order: Tensor) -> np.ndarray:
+    joined = torch.cat(list(column)).cpu()
+    out = torch.empty_like(joined)
+    out[order] = joined
+    return out.numpy()
+
+
+def measure_cloze(
+    bench: "Bench",
+    wanted: "Wanted",
+    *,
+    active: AbstractSet[str],
+    label: str,
+    progress: ProgressBar,
+) -> dict[str, Any]:
+    """Return each SAE's measurement by id.
+
+    Args:
+        bench: of the SAEs.
+        wanted: the SAEs.
+        active: ids of those whose active features are kept for each prompt.
+        label: what the progress bar says.
+        progress: makes a progress bar.
+    """
+    subjects = [subject for subject, _ in wanted]
+    try:
+        prompts = bench.readings.prompts()
+    except NotApplicable as error:
+        return dict.fromkeys((subject.id for subject in subjects), error)
+    bench.data[CLOZE] = bench.readings.record_of_prompts()
+    prompts = prompts if bench.rows is None else prompts.part(bench.rows)
+    with progress(f"{label}, cloze", prompts.tokens) as advance:
+        engine = ClozeEngine(bench.host, prompts, batch_size=bench.settings.batch_size)
+        found = dict(engine.measure(subjects, active=active, progress=advance))
+    bench.count_cost(CLOZE, wanted, engine.stages, tokens=prompts.ids)
+    return found

@@ -1,0 +1,135 @@
+"""Measurements as bytes: arrays and JSON, of known classes only; nothing in them can run code."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array, issparse
+
+import saebench.errors
+from saebench.errors import SaebenchError, StoreError
+from saebench.experiments.base import Among
+from saebench.experiments.cloze_options import OptionAnswers
+from saebench.experiments.cloze_prompts import Answers, ClozeMeasurement
+from saebench.experiments.draws import DrawsMeasurement
+from saebench.experiments.one_token import Example, SingleMeasurement
+from saebench.experiments.patched_model import TaxMeasurement
+from saebench.measures.histogram import LogHistogram
+from saebench.measures.sums import TokenSums
+from saebench.records.run import Cost, DatasetRecord
+from saebench.substitution.measurement import Measurement, Moves, PairMeasurement, TokenMeasurement
+
+CLASSES = {
+    kind.__name__: kind
+    for kind in (
+        Among, Answers, ClozeMeasurement, Cost, DatasetRecord, DrawsMeasurement, Example,
+        LogHistogram, Measurement, Moves, OptionAnswers, PairMeasurement, SingleMeasurement,
+        TaxMeasurement, TokenMeasurement, TokenSums,
+    )
+}  # fmt: skip
+TREE = "tree"
+
+
+def encode(value: Any) -> bytes:
+    """Return a measurement, or mappings and sequences of them, as bytes.
+
+    What can only be called, the text of a token, is left out.
+
+    Raises:
+        TypeError: for what is none.
+
+    Example:
+        >>> decode(encode({"one": (1, np.array([2.0]))}))
+        {'one': (1, array([2.]))}
+    """
+    arrays: list[np.ndarray] = []
+    tree = json.dumps(_packed(value, arrays))
+    tables = {str(i): table for i, table in enumerate(arrays)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **tables, **{TREE: np.array(tree)})
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> Any:
+    """Return what was encoded.
+
+    Raises:
+        StoreError: where the bytes are not of :func:`encode`.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            tables = {name: file[name] for name in file.files}
+        return _unpacked(json.loads(str(tables.pop(TREE))), tables)
+    except Exception as error:
+        # Damaged bytes lead numpy, zipfile and our classes into errors of every kind.
+        raise StoreError(f"not a measurement that saebench wrote: {error}") from error
+
+
+def _packed(value: Any, arrays: list[np.ndarray]) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        return {"array": len(arrays) - 1}
+    if issparse(value):
+        parts = (value.data, value.indices, value.indptr, tuple(value.shape))
+        return {"sparse": [_packed(part, arrays) for part in parts]}
+    if isinstance(value, SaebenchError):
+        return {"error": [type(value).__name__, str(value)]}
+    return _packed_container(value, arrays)
+
+
+def _packed_container(value: Any, arrays: list[np.ndarray]) -> Any:
+    name = type(value).__name__
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_packed(each, arrays) for each in value]}
+    if isinstance(value, Mapping):
+        return {"map": [[_packed(k, arrays), _packed(v, arrays)] for k, v in value.items()]}
+    if is_dataclass(value) and CLASSES.get(name) is type(value):
+        own = {f.name: getattr(value, f.name) for f in fields(value)}
+        kept = {k: _packed(v, arrays) for k, v in own.items() if not callable(v)}
+        return {"class": [name, kept]}
+    raise TypeError(f"{name} is no measurement")
+
+
+def _unpacked(tree: Any, tables: Mapping[str, np.ndarray]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, held),) = tree.items()
+
+    def inner(each: Any) -> Any:
+        return _unpacked(each, tables)
+
+    makers = {
+        "array": lambda: tables[str(held)],
+        "list": lambda: [inner(each) for each in held],
+        "tuple": lambda: tuple(inner(each) for each in held),
+        "map": lambda: {inner(k): inner(v) for k, v in held},
+        "sparse": lambda: _sparse(*map(inner, held)),
+        "error": lambda: _error(held[0])(held[1]),
+        "class": lambda: _made(held[0], {k: inner(v) for k, v in held[1].items()}),
+    }
+    return makers[kind]()
+
+
+def _sparse(data: Any, indices: Any, indptr: Any, shape: Any) -> csr_array:
+    return csr_array((data, indices, indptr), shape=shape)
+
+
+def _made(name: str, given: dict[str, Any]) -> Any:
+    if name == TokenMeasurement.__name__:
+        given["text"] = str
+    return CLASSES[name](**given)
+
+
+def _error(name: str) -> type[SaebenchError]:
+    kind = getattr(saebench.errors, name)
+    if not (isinstance(kind, type) and issubclass(kind, SaebenchError)):
+        raise ValueError(f"{name} is no error of saebench")
+    return kind

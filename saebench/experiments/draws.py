@@ -1,0 +1,264 @@
+"""Where one value stands among random draws of the same kind."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saebench.errors import MeasurementError, NonFiniteValue
+from saebench.experiments.windows import Placed, Places, WindowBatch, Windows, stretch
+from saebench.measures.resources import NOISE, READOUT, Stages
+from saebench.records.run import CLUSTER
+from saebench.subjects.sae import Subject
+from saebench.substitution.engine import Progress
+from saebench.substitution.interventions import Tokens, substitute
+from saebench.substitution.noise import NoiseSource
+from saebench.substitution.readout import read_out
+
+ROUNDING = 1e-6  # relative, of values read out in fp32
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Each row's value against its draws.
+
+    Attributes:
+        z: (value - mean of the draws) / their standard deviation; NaN where undefined.
+        percentile: the share of draws below the value, ties counted half; NaN where undefined.
+        defined: the rows whose draws differ by more than rounding.
+    """
+
+    z: np.ndarray
+    percentile: np.ndarray
+    defined: np.ndarray
+
+
+def standing(value: np.ndarray, draws: np.ndarray, *, resolution: float) -> Standing:
+    """Return z and percentile of each row's value among its draws.
+
+    Args:
+        value: one for each row.
+        draws: rows of draws, two or more in each.
+        resolution: a mean of the draws below it is rounding: the standing is undefined there.
+
+    Raises:
+        ValueError: for fewer than two draws: they have no spread.
+
+    Source:
+        Seed 002, "How pathological are the errors?"; METRICS.md 3 (single_token).
+
+    Example:
+        >>> found = standing(np.array([5.0]), np.array([[1.0, 2.0, 3.0]]), resolution=0.0)
+        >>> found.z.tolist(), found.percentile.tolist()
+        ([3.0], [1.0])
+    """
+    if draws.ndim != 2 or draws.shape[1] < 2:
+        raise ValueError(f"a standing needs two draws or more, found {draws.shape}")
+    with np.errstate(invalid="ignore"):  # what is not finite is undefined
+        mean, spread = draws.mean(axis=1), draws.std(axis=1, ddof=1)
+        defined = np.isfinite(value) & np.isfinite(mean) & (mean > resolution)
+        defined &= spread > ROUNDING * mean
+    below = (draws < value[:, None]).mean(axis=1) + (draws == value[:, None]).mean(axis=1) / 2
+    distance = np.where(defined, value, 0) - np.where(defined, mean, 0)
+    return Standing(
+        z=np.where(defined, distance / np.where(defined, spread, 1), np.nan),
+        percentile=np.where(defined, below, np.nan),
+        defined=defined,
+    )
+
+
+BASELINE = "eps_random"
+# Logits of size 10 carry rounding of some 1e-5 in fp32, and a KL of its square.
+RESOLUTION = 1e-8
+Z_LIMIT = 2.0
+
+
+@dataclass(frozen=True)
+class DrawsMeasurement:
+    """One SAE's KL at single tokens, and those of random errors of the same size there.
+
+    Attributes:
+        position: of the substituted token.
+        sequences: how many sequences were looked at.
+        sequence: those of them that were measured.
+        sae: KL under the SAE, in nats.
+        draws: KL under each ε-random draw.
+        path: as in :class:`saebench.substitution.measurement.Measurement`.
+        clusters: which of the measured sequences repeat each other; None where none do.
+    """
+
+    position: int
+    sequences: int
+    sequence: np.ndarray
+    sae: Float[np.ndarray, "measured"]
+    draws: Float[np.ndarray, "measured draws"]
+    path: str
+    clusters: np.ndarray | None = None
+
+    @property
+    def left_out(self) -> int:
+        """How many sequences have a special token there, which is never substituted."""
+        return self.sequences - len(self.sequence)
+
+    def need(self) -> None:
+        """Make sure that every KL is a number.
+
+        Raises:
+            NonFiniteValue: where one came out NaN or infinite.
+        """
+        for name, values in (("sae", self.sae), (BASELINE, self.draws)):
+            if not np.isfinite(values).all():
+                bad = np.unique(np.argwhere(~np.isfinite(values))[:, 0])
+                raise NonFiniteValue(
+                    f"{name}.kl is not finite at {len(bad)} of {len(values)} tokens, first in "
+                    f"sequence {int(self.sequence[bad[0]])}: the model's logits overflow under "
+                    "this substitution (try --sae-dtype float32)"
+                )
+
+    def standing(self) -> Standing:
+        """Return where the SAE's KL stands among the draws, token by token."""
+        return standing(self.sae, self.draws, resolution=RESOLUTION)
+
+    def table(self) -> Mapping[str, np.ndarray]:
+        """Return one row for each token; where z is undefined, all are zero."""
+        found = self.standing()
+        values = {
+            "n.drawn": np.ones(len(self.sequence)),
+            "z": found.z,
+            "z.above": (found.z > Z_LIMIT).astype(np.float64),
+            "percentile": found.percentile,
+        }
+        table = {channel: np.where(found.defined, v, 0.0) for channel, v in values.items()}
+        if self.clusters is not None:
+            table[CLUSTER] = self.clusters.astype(np.float64)
+        return table
+
+
+@dataclass(frozen=True)
+class _Draw(Tokens):
+    """Tokens whose noise is that of one draw."""
+
+    drawn: Float[Tensor, "tokens d"] = field(kw_only=True)
+
+    def noise(self, name: str) -> Float[Tensor, "tokens d"]:  # noqa: ARG002
+        return self.drawn
+
+
+class DrawsEngine:
+    """Measures SAEs against many random errors of the same size, at one token of each sequence.
+
+    Args:
+        places: where the SAEs are, and with it the run's model, tokens and seed.
+        batch_size: sequences at once; chosen from the model's size where None.
+    """
+
+    def __init__(self, places: Places, *, batch_size: int | None = None) -> None:
+        self._places = places
+        self._engine = places.engine
+        self._batch_size = batch_size
+        self.stages = Stages(self._engine.host.device)
+
+    def measure(
+        self,
+        subjects: Sequence[Subject],
+        *,
+        position: int,
+        draws: int,
+        sequences: int,
+        progress: Progress,
+    ) -> dict[str, DrawsMeasurement | MeasurementError]:
+        """Return each SAE's measurement by its id, or why it cannot be measured.
+
+        Args:
+            subjects: the SAEs.
+            position: of the token to substitute.
+            draws: how many random errors of each token.
+            sequences: how many of the first sequences to look at.
+            progress: called with the number of draws just made.
+
+        Raises:
+            NotApplicable: where there is no such position, or nothing may be substituted there.
+
+        Source:
+            METRICS.md 3 (single_token); seed 002.
+        """
+        where = stretch(self._engine.tokens, position, offsets=0, sequences=sequences)
+        failed: dict[str, DrawsMeasurement | MeasurementError] = {}
+        gathering: list[_Gathered] = []
+        for subject in subjects:
+            try:
+                gathering.append(_Gathered(self._places.of(subject), draws))
+            except MeasurementError as error:
+                failed[subject.id] = error
+        if not gathering:
+            return failed
+        windows = Windows(self._engine, where, [g.at.site for g in gathering], self._batch_size)
+        self.stages = windows.stages
+        for batch in windows.batches(jobs=draws + 2):
+            for g in gathering:
+                g.parts.append(self._kl(windows, batch, g.at, draws))
+                progress(draws * len(batch.sequence))
+        clusters = self._engine.tokens.clusters
+        return failed | {g.at.subject.id: g.joined(windows, clusters) for g in gathering}
+
+    def _kl(
+        self, windows: Windows, batch: WindowBatch, at: Placed, draws: int
+    ) -> tuple[Tensor, ...]:
+        """Return the substituted tokens' sequences, their KL under the SAE and under each draw."""
+        tokens = at.tokens(batch, stages=windows.stages)
+        hidden = windows.resume(batch, at.site, {"sae": tokens.x_hat})
+        for some in _chunks(draws, windows.stack(batch)):
+            with windows.stages(NOISE):
+                noise = zip(some, _noise(tokens, some), strict=True)
+                made = {
+                    str(k): substitute(BASELINE, _Draw(**vars(tokens), drawn=z)) for k, z in noise
+                }
+            hidden |= windows.resume(batch, at.site, made)
+        with windows.stages(READOUT):
+            _, found = read_out(windows.host, batch.final, hidden, targets=batch.targets)
+        kl = torch.stack([found[str(k)].kl for k in range(draws)], dim=1)
+        return batch.sequence, found["sae"].kl, kl
+
+
+@dataclass
+class _Gathered:
+    """An SAE and what was found of it, batch by batch."""
+
+    at: Placed
+    draws: int
+    parts: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+    def joined(self, windows: Windows, clusters: np.ndarray | None) -> DrawsMeasurement:
+        joined = [torch.cat(column).cpu() for column in zip(*self.parts, strict=True)]
+        none = tuple(
+            torch.empty(*shape, dtype=torch.float32) for shape in ((0,), (0,), (0, self.draws))
+        )
+        sequence, sae, draws = (column.numpy() for column in joined or none)
+        here = windows.where.kept.nonzero()[:, 0].numpy()
+        return DrawsMeasurement(
+            position=windows.where.position,
+            sequences=len(windows.where.kept),
+            sequence=sequence.astype(np.int64),
+            sae=sae.astype(np.float64),
+            draws=draws.astype(np.float64),
+            path=windows.passes.path(self.at.site),
+            clusters=None if clusters is None else clusters[here],
+        )
+
+
+def _noise(tokens: Tokens, draws: range) -> Float[Tensor, "draws tokens d"]:
+    """Return the noise of several draws at once: a GPU would wait for each of them to begin."""
+    times, here = len(draws), len(tokens.sequence)
+    sequence, position = (t.repeat(times) for t in (tokens.sequence, tokens.position))
+    draw = torch.arange(draws.start, draws.stop, device=sequence.device).repeat_interleave(here)
+    source = NoiseSource(tokens.seed, BASELINE)
+    noise = source.normal(sequence, position, d=tokens.x.shape[-1], draw=draw)
+    return noise.unflatten(0, (times, here))
+
+
+def _chunks(n: int, size: int) -> Iterator[range]:
+    for start in range(0, n, size):
+        yield range(start, min(start + size, n))

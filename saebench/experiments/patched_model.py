@@ -1,0 +1,148 @@
+"""A model that was patched for its SAE, against the one it was made of, on the same tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from saebench.data.tokens import TokenSet
+from saebench.errors import MeasurementError, NonFiniteValue, NotApplicable
+from saebench.measures.sums import TokenSums
+from saebench.progress import ProgressBar
+from saebench.subjects.host import Host
+from saebench.subjects.host_loading import FILE
+from saebench.subjects.sae import Subject
+from saebench.substitution.batches import (
+    Batch,
+    cut,
+    make_batch,
+    read_rows,
+    sequences_at_once,
+    write_rows,
+)
+from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.measurement import with_clusters
+from saebench.substitution.passes import Passes
+from saebench.substitution.reading import reading_site
+from saebench.substitution.readout import Readout
+
+ORIGINAL, PATCHED, SAE, TAX = "original", "patched", "sae", "tax"
+KEPT = 6  # activations of a batch that are held at once, about
+
+
+@dataclass(frozen=True)
+class TaxMeasurement:
+    """Sums of the patched model against the original.
+
+    Channels: ``patched`` and ``sae`` (the patched model with the SAE in it) against the original
+    as P; ``tax.kl`` is KL(patched ‖ original).
+
+    Attributes:
+        sums: by channel.
+        path: how the model was run.
+    """
+
+    sums: TokenSums
+    path: str
+
+    def table(self) -> Mapping[str, np.ndarray]:
+        """Return the per-sequence sums of every channel."""
+        return self.sums.by_sequence
+
+
+class TaxEngine:
+    """Measures SAEs of a patched model against the model as it was.
+
+    Args:
+        host: the patched model; its ``original`` is the other.
+        tokens: the sequences.
+        batch_size: sequences at once; chosen from free memory where None.
+    """
+
+    def __init__(self, host: Host, tokens: TokenSet, *, batch_size: int | None = None) -> None:
+        assert host.original is not None
+        self._host, self._tokens = host, tokens
+        self._passes, self._before = Passes(host), Passes(host.original)
+        self._read_out, self._read_back = Readout(host.original), Readout(host)
+        self._batch_size = batch_size
+
+    def measure(self, subject: Subject, *, progress: Progress) -> TaxMeasurement:
+        """Return an SAE's measurement.
+
+        Raises:
+            NonFiniteValue: where the SAE's output, or a KL, is not finite.
+        """
+        sequences, context = self._tokens.ids.shape
+        sums = with_clusters(TokenSums(sequences, context), self._tokens)
+        site = site_of(self._host, subject)
+        size = self._batch_size or sequences_at_once(self._host, context=context, kept=KEPT)
+        for rows in cut(sequences, size):
+            batch = make_batch(self._tokens, rows, device=self._host.device)
+            if batch.counts:
+                self._add(batch, subject, sums)
+            progress(batch.ids.numel())
+        if not all(np.isfinite(v).all() for v in sums.fetch().by_sequence.values()):
+            raise NonFiniteValue(f"{subject.source}: the patched model's output is not finite")
+        return TaxMeasurement(sums, "resumed" if self._passes.is_exact(site) else "full")
+
+    def _add(self, batch: Batch, subject: Subject, sums: TokenSums) -> None:
+        site = site_of(self._host, subject)
+        reads = reading_site(self._host, subject, writes=site)
+        clean = self._passes.clean(batch.ids, list(dict.fromkeys((site, reads))))
+        before = self._before.clean(batch.ids, [site]).final
+        assert clean.final is not None
+        assert before is not None
+        x_hat = subject.reconstruct(read_rows(reads, clean.activations[reads], batch.at)).x_hat
+        changed = clean.activations[site].clone()
+        write_rows(site, changed, x_hat, batch.at)
+        with_sae = self._passes.resume(clean, site, changed[None])[0][batch.at]
+        original, patched = before[batch.at], clean.final[batch.at]
+        sides = {PATCHED: patched, SAE: with_sae}
+        ce, found = self._read_out(original, sides, targets=batch.targets)
+        _, back = self._read_back(patched, {TAX: original}, targets=batch.targets)
+
+        def add(channel: str, values: Tensor, mask: Tensor) -> None:
+            sums.add(channel, batch.spread(values), mask=mask, rows=batch.rows)
+
+        counted, has_target = batch.counted, batch.has_target & batch.counted
+        sums.count("n.scored", counted, rows=batch.rows)
+        sums.count("n.targets", has_target, rows=batch.rows)
+        add("original.ce", ce, has_target)
+        for name, one in found.items():
+            add(f"{name}.kl", one.kl, counted)
+            add(f"{name}.ce", one.ce, has_target)
+        add("tax.kl", back[TAX].kl, counted)
+
+
+def measure_tax(
+    host: Host,
+    tokens: TokenSet,
+    wanted: Sequence[tuple[Subject, Sequence[str]]],
+    *,
+    label: str,
+    progress: ProgressBar,
+    batch_size: int | None = None,
+) -> dict[str, TaxMeasurement | MeasurementError | NotApplicable]:
+    """Return each SAE's measurement by id; NotApplicable where the model is as it came.
+
+    Args:
+        host: the model that the SAEs are put into.
+        tokens: the sequences.
+        wanted: the SAEs.
+        label: of the progress bar.
+        progress: makes a progress bar.
+        batch_size: sequences at once; chosen where None.
+    """
+    if host.original is None:
+        missing = NotApplicable(f"tax: the SAE brings no {FILE}: its model is as it came")
+        return {subject.id: missing for subject, _ in wanted}
+    engine = TaxEngine(host, tokens, batch_size=batch_size)
+    found: dict[str, TaxMeasurement | MeasurementError | NotApplicable] = {}
+    with progress(f"{label}, tax", len(wanted) * tokens.ids.numel()) as advance:
+        for subject, _ in wanted:
+            try:
+                found[subject.id] = engine.measure(subject, progress=advance)
+            except MeasurementError as error:
+                found[subject.id] = error
+    return found

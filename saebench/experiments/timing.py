@@ -1,0 +1,95 @@
+"""What is timed of one SAE: encode and decode alone, and the whole core."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from saebench.data.tokens import TokenSet
+from saebench.measures.resources import peak_bytes
+from saebench.subjects.host import Host
+from saebench.subjects.sae import Subject
+from saebench.substitution.batches import read_rows, tokens_a_pass
+from saebench.substitution.engine import Engine, site_of
+from saebench.substitution.passes import Passes
+from saebench.substitution.reading import reading_site
+
+RECONSTRUCT, CORE = PARTS = ("reconstruct", "core")
+ROUNDS = 3
+
+
+@dataclass
+class Workload:
+    """One batch of the run, put through one SAE as often as somebody asks.
+
+    ``core`` is the clean pass, the SAE and zero ablation, read out as KL and CE: what every
+    evaluator of the field computes.
+
+    Args:
+        host: the model.
+        tokens: the run's sequences; as many as one pass takes are used.
+        subject: the SAE.
+
+    Attributes:
+        rounds: seconds of each round, by part.
+    """
+
+    host: Host
+    tokens: TokenSet
+    subject: Subject
+    rounds: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take one pass's worth of sequences."""
+        size = max(1, tokens_a_pass(self.host) // self.tokens.ids.shape[1])
+        some = {"ids": self.tokens.ids[:size], "counted": self.tokens.counted[:size]}
+        self.tokens = replace(self.tokens, **some)
+
+    @property
+    def count(self) -> int:
+        """Tokens of a round."""
+        return int(self.tokens.counted.sum())
+
+    @property
+    def parameters(self) -> int:
+        """Number of the SAE's parameters."""
+        return sum(p.numel() for p in self.subject.sae.parameters())
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that this process has held so far."""
+        return peak_bytes(self.host.device)
+
+    def part(self, name: str) -> Callable[[], None]:
+        """Return the function that does one round of a part, and keeps its time."""
+        work = self._core if name == CORE else self._reconstruction()
+
+        def one_round() -> None:
+            started = time.perf_counter()
+            work()
+            if self.host.device.type == "cuda":
+                torch.cuda.synchronize()
+            self.rounds.setdefault(name, []).append(time.perf_counter() - started)
+
+        return one_round
+
+    def seconds(self, name: str) -> float:
+        """Return the fastest round's seconds; where none was run, a few are."""
+        if not self.rounds.get(name):
+            one_round = self.part(name)
+            for _ in range(ROUNDS):
+                one_round()
+        return min(self.rounds[name])
+
+    def _core(self) -> None:
+        engine = Engine(self.host, self.tokens, seed=0, batch_size=len(self.tokens.ids))
+        engine.measure([(self.subject, ("sae", "zero"))], progress=lambda _: None)
+
+    def _reconstruction(self) -> Callable[[], object]:
+        device = self.host.device
+        written = site_of(self.host, self.subject)
+        site = reading_site(self.host, self.subject, writes=written)
+        clean = Passes(self.host).clean(self.tokens.ids.to(device), [site], stop_early=True)
+        x = read_rows(site, clean.activations[site], self.tokens.counted.to(device))
+        return lambda: self.subject.reconstruct(x)

@@ -1,0 +1,251 @@
+"""Batches of windows: one substituted token of each sequence, and the positions after it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saebench.data.tokens import TokenSet
+from saebench.errors import NotApplicable
+from saebench.measures.resources import CLEAN, RESUME, Stages
+from saebench.subjects.hooks import Site
+from saebench.subjects.sae import Subject
+from saebench.substitution.batches import read_rows, tokens_a_pass, write_rows
+from saebench.substitution.engine import Engine, site_of
+from saebench.substitution.gathering import Scored, check_first_look
+from saebench.substitution.interventions import Tokens
+from saebench.substitution.prefix import PrefixPasses, Window
+from saebench.substitution.reference import Reference
+
+KEY_BYTES = 128 << 20  # of keys and values: kept for a batch, or put together for one pass
+HIDDEN_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Which positions are run: the substituted one, and those after it.
+
+    Attributes:
+        position: of the substituted token.
+        width: positions from it on that are read out, itself included.
+        cut: offsets asked for that lie beyond the context.
+        kept: the sequences in which that token counts.
+    """
+
+    position: int
+    width: int
+    cut: int
+    kept: Bool[Tensor, "sequences"]
+
+    @property
+    def left_out(self) -> int:
+        """How many sequences have a special token there, which is never substituted."""
+        return int((~self.kept).sum())
+
+
+def stretch(
+    tokens: TokenSet, position: int, *, offsets: int, sequences: int | None = None
+) -> Stretch:
+    """Return the positions to run, cut at the end of the context.
+
+    Args:
+        tokens: the run's.
+        position: of the token to substitute.
+        offsets: how many positions after it are read out too.
+        sequences: only so many of the run's first; all where None.
+
+    Raises:
+        NotApplicable: where there is no such position, or no sequence may be substituted there.
+    """
+    context = tokens.ids.shape[1]
+    if position >= context:
+        raise NotApplicable(
+            f"position {position} lies beyond the sequences, which have {context} tokens; choose "
+            "an earlier one (--sae-position N, of the draws --sae-draw-position N), or measure on "
+            "longer ones (--sae-context T)"
+        )
+    here = None if sequences is None else max(0, sequences - tokens.first)
+    kept = tokens.counted[:here, position]
+    if not kept.any() and not tokens.is_part:
+        raise NotApplicable(
+            f"position {position} is substituted in no sequence: position 0 and special tokens "
+            "never are; choose another (--sae-position N, of the draws --sae-draw-position N), or "
+            "count them too (--sae-score-bos)"
+        )
+    width = min(offsets + 1, context - position)
+    return Stretch(position, width, offsets + 1 - width, kept)
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """A batch of windows, the clean pass run.
+
+    Attributes:
+        window: what the clean pass left.
+        at: the substituted tokens, one of each sequence kept.
+        scored: the tokens whose predictions are read out.
+        targets: the next tokens of those.
+        sequence: the substituted tokens' sequences.
+        position: their positions.
+    """
+
+    window: Window
+    at: Bool[Tensor, "batch window"]
+    scored: Scored
+    targets: Int[Tensor, "tokens"]
+    sequence: Int[Tensor, "substituted"]
+    position: Int[Tensor, "substituted"]
+
+    @property
+    def final(self) -> Float[Tensor, "tokens d"]:
+        """The clean final hidden states of the scored tokens."""
+        final = self.window.tail.final
+        assert final is not None
+        return final[self.scored.counted]
+
+
+class Windows:
+    """Runs windows of an engine's tokens, clean and with one site substituted.
+
+    Args:
+        engine: for its model and its tokens.
+        where: the positions.
+        sites: where activations are read and substituted.
+        batch_size: sequences at once; chosen from the model's size where None.
+
+    Attributes:
+        stages: where the time goes.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        where: Stretch,
+        sites: Sequence[Site],
+        batch_size: int | None = None,
+    ) -> None:
+        self.host = engine.host
+        self.where = where
+        self.stages = Stages(engine.host.device)
+        self.passes = PrefixPasses(engine.host, position=where.position)
+        self._tokens = engine.tokens
+        self._batch_size = batch_size
+        self._sites = list(dict.fromkeys(sites))
+
+    def batches(self, *, jobs: int) -> Iterator[WindowBatch]:
+        """Give batches of sequences in order, those left out among them not substituted.
+
+        Args:
+            jobs: how many substitutions' final hidden states will be held at once.
+        """
+        n = len(self.where.kept)
+        size = self._batch_size or self._sequences_at_once(jobs)
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
+            if self.where.kept[rows].any():
+                yield self.batch(rows)
+
+    def stack(self, batch: WindowBatch) -> int:
+        """Return how many substitutions of the batch go through the model at once."""
+        where, scored = self.where, batch.scored.counted
+        shown = KEY_BYTES // (2 * 4 * self.host.d_model * (where.position + where.width))
+        return max(1, min(tokens_a_pass(self.host) // scored.numel(), shown // len(scored)))
+
+    def resume(
+        self, batch: WindowBatch, site: Site, changed: Mapping[str, Tensor]
+    ) -> dict[str, Float[Tensor, "tokens d"]]:
+        """Return the final hidden states of the scored tokens under each x′."""
+        base = batch.window.tail.activations[site]
+        at_once, names, hidden = self.stack(batch), list(changed), {}
+        for start in range(0, len(names), at_once):
+            some = names[start : start + at_once]
+            with self.stages(RESUME):
+                stacked = base.expand(len(some), *base.shape).clone()
+                for place, name in zip(stacked, some, strict=True):
+                    write_rows(site, place, changed[name], batch.at)
+                final = self.passes.resume(batch.window, site, stacked)
+                hidden |= {n: f[batch.scored.counted] for n, f in zip(some, final, strict=True)}
+        return hidden
+
+    @torch.inference_mode()
+    def batch(self, rows: slice) -> WindowBatch:
+        """Return the windows of these sequences, the clean pass run."""
+        device, start = self.host.device, self.where.position
+        here = slice(start, start + self.where.width)
+        kept = self.where.kept[rows].to(device)
+        ids = self._tokens.ids[rows].to(device)
+        with self.stages(CLEAN):
+            window = self.passes.clean(ids[:, : here.stop], self._sites)
+        counted = self._tokens.counted[rows, here].to(device) & kept[:, None]
+        has_target = self._tokens.has_target[rows, here].to(device) & kept[:, None]
+        at = torch.zeros_like(counted)
+        at[:, 0] = kept
+        sequence = kept.nonzero()[:, 0] + rows.start + self._tokens.first
+        targets = ids.roll(-1, dims=1)[:, here][counted]
+        scored = Scored(rows, counted, has_target)
+        position = torch.full_like(sequence, start)
+        return WindowBatch(window, at, scored, targets, sequence, position)
+
+    def _sequences_at_once(self, jobs: int) -> int:
+        where, wide = self.where, self.host.d_model * 4
+        layers = max(1, len(self.host.blocks) - min(site.block for site in self._sites))
+        by_keys = KEY_BYTES // (2 * wide * layers * max(1, where.position))
+        by_hidden = HIDDEN_BYTES // (jobs * wide * where.width)
+        by_tokens = tokens_a_pass(self.host) // (where.position + where.width)
+        return max(1, min(by_keys, by_hidden, by_tokens))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An SAE at its place.
+
+    Attributes:
+        subject: the SAE.
+        site: its place.
+        reference: corpus statistics there.
+        bank_errors: the SAE's errors at the reference's bank.
+        seed: root seed of all noise.
+    """
+
+    subject: Subject
+    site: Site
+    reference: Reference
+    bank_errors: Float[Tensor, "bank d"]
+    seed: int
+
+    def tokens(self, batch: WindowBatch, *, stages: Stages) -> Tokens:
+        """Return the batch's substituted tokens, reconstructed."""
+        x = read_rows(self.site, batch.window.tail.activations[self.site], batch.at)
+        x_hat = self.subject.reconstruct(x, stages=stages).x_hat
+        place = (batch.sequence, batch.position, self.reference, self.bank_errors)
+        return Tokens(x, x_hat, *place, self.seed)
+
+
+class Places:
+    """Finds each SAE's place once, whatever is measured there.
+
+    Args:
+        engine: the run's, for its model, seed and corpus statistics.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._found: dict[str, Placed] = {}
+
+    def of(self, subject: Subject) -> Placed:
+        """Return an SAE at its place.
+
+        Raises:
+            MeasurementError: where a first look at its reconstructions shows that it cannot be
+                judged.
+        """
+        if subject.id not in self._found:
+            site = site_of(self.engine.host, subject)
+            reference = self.engine.reference(site)
+            x_hat = subject.reconstruct(reference.bank).x_hat
+            check_first_look(subject, reference.bank, x_hat)
+            errors = reference.bank - x_hat
+            self._found[subject.id] = Placed(subject, site, reference, errors, self.engine.seed)
+        return self._found[subject.id]

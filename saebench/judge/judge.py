@@ -1,0 +1,342 @@
+"""Decides cases: measures each group of SAEs once, for all cases that were announced."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saebench.compare.differences import SideCase
+from saebench.errors import MeasurementError, NotApplicable
+from saebench.experiments.base import CONTROLS, COST, Among, Findings, Source
+from saebench.gates.rules import Role
+from saebench.judge.cases import Needs, bench_of, case_request, fingerprint
+from saebench.judge.deciding import Baselines, Found, gates_of, scores, verdict_of
+from saebench.judge.measuring import Maker, Measurements
+from saebench.judge.record import About, record_of
+from saebench.judge.rules_of_run import RunRules
+from saebench.judge.run_baselines import Keeping
+from saebench.options import OnInconclusive, Settings
+from saebench.progress import ProgressBar, no_progress
+from saebench.properties import Property, find_property
+from saebench.records.case import CaseRequest, kind_of
+from saebench.records.run import Basis, CaseResult, GateResult, Run, Verdict
+from saebench.statistics.levels import LEVEL, Look, at_level, current_level
+from saebench.store.baseline_source import open_baselines
+from saebench.store.baselines import Measured
+from saebench.text import percent
+
+if TYPE_CHECKING:
+    from saebench.experiments.bench import Bench
+    from saebench.experiments.timing import Workload
+    from saebench.judge.measuring import Rounds
+
+
+class Judge:
+    """Judges SAEs.
+
+    Args:
+        settings: what was asked for.
+        argv: the command line, for the result file.
+
+    Raises:
+        ThresholdError: for rules that cannot be understood.
+    """
+
+    def __init__(self, settings: Settings, *, argv: Sequence[str] = ()) -> None:
+        self.settings = settings
+        self._needs = Needs(settings)
+        self.rules = RunRules(settings, params=self._needs.params, source=self._needs.source)
+        self.cases: list[CaseResult] = []
+        self._argv = tuple(argv)
+        self._started = datetime.now(UTC)
+        self._requests: tuple[CaseRequest, ...] = ()
+        self._benches: tuple[Bench, ...] = ()
+        self._baselines: Baselines | None = None
+        self._rounds: Rounds | None = None
+        self._measurements = Measurements(self._interventions, self._needs.source)
+
+    @property
+    def benches(self) -> "tuple[Bench, ...]":
+        """What is judged together."""
+        return self._benches
+
+    @property
+    def requests(self) -> tuple[CaseRequest, ...]:
+        """The announced cases."""
+        return self._requests
+
+    @property
+    def is_done(self) -> bool:
+        """True once every announced case was decided."""
+        return len(self.cases) == len(self._requests)
+
+    def announce(self, requests: Iterable[CaseRequest]) -> None:
+        """Say which cases will be asked for, so that one measurement serves them all.
+
+        Raises:
+            OptionError: for an unknown property, or parameters that it does not take.
+        """
+        self._requests = tuple(requests)
+        for request in self._requests:
+            self._interventions(request)
+            self._needs.source(request)
+        self._measurements.announce(self._requests + self._hidden())
+
+    def check_rules_are_asked(self) -> None:
+        """Refuse a rule of --sae-fail-on that no announced case can decide.
+
+        Raises:
+            OptionError: naming the rule and the property that would decide it.
+        """
+        self.rules.check_asked(self._requests)
+
+    def adopt(
+        self,
+        benches: "Iterable[Bench]",
+        *,
+        maker: Maker | None = None,
+        project: Path | None = None,
+    ) -> None:
+        """Take the prepared benches, and the baselines of their SAEs.
+
+        Args:
+            benches: with everything loaded.
+            maker: measures them; where None, it is done here in one go.
+            project: where baselines are looked for too, after the current directory.
+
+        Raises:
+            OptionError: where a baseline that was asked for is missing or damaged.
+        """
+        self._benches = tuple(benches)
+        if self.settings.stop_early:
+            from saebench.judge.measuring import Rounds
+
+            self._rounds = maker = Rounds(self._is_settled, self._reads_several)
+        if maker is not None:
+            self._measurements.made_by(maker)
+        given = self.settings.baseline
+        if given is None:
+            return
+        self._baselines = Baselines()
+        # A pair's baseline is its second SAE's: one that is only first in pairs needs none.
+        held = {request.subjects[-1] for request in self._requests}
+        with open_baselines(given, directory=Path.cwd(), project=project) as source:
+            for bench in self._benches:
+                for subject in (s for s in bench.subjects if s.id in held or not held):
+                    self._baselines.read(source, bench.describe(subject, path=""), bench.model)
+
+    def share_out(self, shares: Mapping[str, int]) -> None:
+        """Measure only SAEs of one share together: the others are another process's.
+
+        Args:
+            shares: the share of each SAE, by id.
+        """
+        self._measurements.share_out(dict(shares))
+
+    def case(self, request: CaseRequest, *, progress: ProgressBar) -> CaseResult:
+        """Measure, where that is still to be done, and decide one case."""
+        started = time.perf_counter()
+        found = self._decided(request, progress)
+        result = CaseResult(
+            id=request.id,
+            sae=request.sae,
+            property=request.property_name,
+            params=request.told,
+            duration_s=time.perf_counter() - started,
+            **found,
+        )
+        self.cases.append(result)
+        return result
+
+    def fails(self, case: CaseResult) -> bool:
+        """True where a case fails the run."""
+        tolerated = {Verdict.PASS, Verdict.NEW, Verdict.SKIPPED}
+        if self.settings.inconclusive is OnInconclusive.WARN:
+            tolerated.add(Verdict.INCONCLUSIVE)
+        return case.verdict not in tolerated
+
+    def reads(self, request: CaseRequest) -> Iterator[tuple[str, Source]]:
+        """Give the measurements that a case is read from: whose, and on what."""
+        source = self._needs.source(request)
+        yield from ((name, source) for name in (request.sae, *request.peers))
+        if self.rules.needs_controls(request):
+            yield request.sae, CONTROLS
+
+    def measured(self, *, again: bool = False) -> Iterator[Measured]:
+        """Give what was found of each SAE, with the per-sequence sums, for its baseline.
+
+        A pair belongs to its second SAE.
+
+        Args:
+            again: measure some sequences again, to say what that changes; it takes a while.
+        """
+        keeping = Keeping(self._measurements, self._needs, self._requests, tuple(self.cases))
+        for bench in self._benches:
+            for subject in bench.subjects:
+                yield keeping.of(subject, bench, again=again)
+
+    def run(self, *, complete: bool) -> Run:
+        """Return the run's record as it stands."""
+        about = About(self._argv, self._started, self.settings)
+        paths = self._measurements.path
+        return record_of(about, self._benches, self.cases, path=paths, complete=complete)
+
+    def workload(self, sae: str) -> "Workload":
+        """Return what is timed of an SAE; its cost cases read the times that it keeps."""
+        timed = (r for r in self._requests if self._needs.source(r) == COST and r.sae == sae)
+        request = next(timed)
+        return self._measurements.of(
+            request, bench_of(self._benches, request), progress=no_progress
+        )
+
+    def _decided(self, request: CaseRequest, progress: ProgressBar) -> dict[str, Any]:
+        declared = find_property(request.property_name)
+        try:
+            bench = bench_of(self._benches, request)
+            measurement = self._measurements.of(request, bench, progress=progress)
+            if isinstance(measurement, NotApplicable):
+                raise measurement
+        except NotApplicable as error:
+            return {"verdict": Verdict.SKIPPED, "reason": str(error), "fingerprint": ""}
+        identity = self._fingerprint(request, declared, bench, measurement)
+        basis = self._basis(bench, self._needs.source(request), measurement)
+        look = self._rounds and self._rounds.look(request.sae, self._needs.source(request))
+        try:
+            if isinstance(measurement, MeasurementError):
+                raise measurement
+            with at_level(look.level if look else LEVEL):
+                findings, gates = self._gated(request, bench, measurement, progress)
+        except NotApplicable as error:
+            skipped = {"verdict": Verdict.SKIPPED, "reason": str(error)}
+            return skipped | {"fingerprint": identity, "basis": basis}
+        except MeasurementError as error:
+            text = f"{type(error).__name__}: {error}"
+            return {
+                "verdict": Verdict.ERROR,
+                "reason": text,
+                "error": text,
+                "fingerprint": identity,
+                "basis": basis,
+            }
+        verdict, reason = verdict_of(gates)
+        return {
+            "verdict": verdict,
+            "reason": reason,
+            "fingerprint": identity,
+            "metrics": findings.metrics,
+            "gates": gates,
+            "series": findings.series | _told(look, findings.series),
+            "basis": basis,
+        }
+
+    def _gated(
+        self, request: CaseRequest, bench: "Bench", measurement: Any, progress: ProgressBar
+    ) -> tuple[Findings, tuple[GateResult, ...]]:
+        """Return a case's metrics and gates, with intervals of the current level.
+
+        Raises:
+            NotApplicable: where the property says nothing about this SAE.
+            MeasurementError: where a metric has no number.
+        """
+        declared = find_property(request.property_name)
+        table = measurement.table() if hasattr(measurement, "table") else None
+        basis = self._basis(bench, self._needs.source(request), measurement)
+        if declared.peers:
+            measurement = self._measurements.among(request, bench, measurement)
+        findings = declared.findings(measurement, self._needs.params(request))
+        found = Found(
+            sae=request.subjects[-1],
+            kind=kind_of(request.id, request.subjects),
+            now=SideCase(basis, scores(findings.metrics), table, current_level()),
+            metrics=findings.metrics,
+            controls=lambda: self._among_controls(request, bench, progress),
+        )
+        return findings, gates_of(self.rules.of(request, bench), found, self._baselines)
+
+    def _is_settled(
+        self, bench: "Bench", sae: str, source: Source, measurement: Any, look: Look
+    ) -> bool:
+        """Return whether every gate that decides about an SAE's measurement is decided."""
+        about = (r for r in self._requests if r.sae == sae and self._needs.source(r) == source)
+        return all(self._is_decided(r, bench, measurement, look) for r in about)
+
+    def _is_decided(
+        self, request: CaseRequest, bench: "Bench", measurement: Any, look: Look
+    ) -> bool:
+        if all(rule.role is Role.SECONDARY for rule in self.rules.of(request, bench)):
+            return True
+        if find_property(request.property_name).peers:
+            return False  # its numbers are known once all SAEs are measured
+        try:
+            with at_level(look.level):
+                _, gates = self._gated(request, bench, measurement, no_progress)
+        except (NotApplicable, MeasurementError):
+            return True
+        return all(gate.secondary or gate.verdict is not Verdict.INCONCLUSIVE for gate in gates)
+
+    def _reads_several(self, source: Source) -> bool:
+        """Return whether some case reads several SAEs' measurements of a source side by side."""
+        return any(
+            request.peers and self._needs.source(request) == source for request in self._requests
+        )
+
+    def _hidden(self) -> tuple[CaseRequest, ...]:
+        """Return requests for controls that a rule needs and no announced case measures."""
+        needing = (r.sae for r in self._requests if self.rules.needs_controls(r))
+        wanted = [case_request(sae, CONTROLS) for sae in dict.fromkeys(needing)]
+        announced = {(r.sae, r.property_name) for r in self._requests}
+        return tuple(r for r in wanted if (r.sae, r.property_name) not in announced)
+
+    def _among_controls(
+        self, request: CaseRequest, bench: "Bench", progress: ProgressBar
+    ) -> "Among | Exception":
+        controls = case_request(request.sae, CONTROLS)
+        return self._measurements.of(controls, bench, progress=progress)
+
+    def _fingerprint(
+        self, request: CaseRequest, declared: Property, bench: "Bench", measurement: Any
+    ) -> str:
+        first, *others = (bench.describe(s, path="") for s in bench.read_by(request))
+        source = self._needs.source(request)
+        return fingerprint(
+            declared,
+            self._needs.params(request),
+            seed=self.settings.seed,
+            sae=first,
+            model=bench.model,
+            data=bench.data_of(source, measurement),
+            others=others,
+            source=source,
+            sequences=self._stopped_at(request, source),
+        )
+
+    def _stopped_at(self, request: CaseRequest, source: Source) -> int | None:
+        look = self._rounds and self._rounds.look(request.sae, source)
+        return look.sequences if look and look.number < look.of else None
+
+    def _basis(self, bench: "Bench", source: Source, measurement: Any) -> Basis:
+        data = bench.data_of(source, measurement)
+        model = bench.model
+        return Basis(model.weights_sha256, model.dtype, data.fingerprint, self.settings.seed)
+
+    def _interventions(self, request: CaseRequest) -> tuple[str, ...]:
+        """Return what a case needs; of controls also what rules need that read them."""
+        names = [*self._needs.interventions(request)]
+        if self._needs.source(request) == CONTROLS:
+            held = (r for r in self._requests if r.sae == request.sae)
+            for other in (r for r in held if self.rules.needs_controls(r)):
+                names += self._needs.interventions(other)
+        return tuple(dict.fromkeys(names))
+
+
+def _told(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a case's series say of when it was decided."""
+    if look is None:
+        return {}
+    sentence = (
+        f"ended after {look.sequences} sequences, at look {look.number} of {look.of}; intervals "
+        f"of {percent(look.level)} hold at all looks together with {percent(LEVEL)}"
+    )
+    return {"look": asdict(look), "sentences": [*series.get("sentences", ()), sentence]}

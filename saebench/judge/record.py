@@ -1,0 +1,126 @@
+"""A run's record: what was judged, on what, where and when, and what came of it."""
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from saebench.gates.evidence import corrected
+from saebench.options import Settings
+from saebench.records.run import SCHEMA_VERSION, CaseResult, Run, RunRecord, overall
+from saebench.store.environment import environment, harness, machine
+
+if TYPE_CHECKING:
+    from saebench.experiments.bench import Bench
+
+
+@dataclass(frozen=True)
+class About:
+    """What was asked for: the command line, when it began, and the settings."""
+
+    argv: tuple[str, ...]
+    started: datetime
+    settings: Settings
+
+
+def record_of(
+    about: About,
+    benches: "Sequence[Bench]",
+    cases: Sequence[CaseResult],
+    *,
+    path: Callable[[str], str],
+    complete: bool,
+) -> Run:
+    """Return a run's record as it stands, its secondary gates corrected for their number.
+
+    Args:
+        about: what was asked for.
+        benches: what was judged together.
+        cases: those that were decided.
+        path: says how the model was run with an SAE.
+        complete: every announced case was decided.
+    """
+    record = RunRecord(
+        id=uuid.uuid4().hex,
+        status=overall(case.verdict for case in cases).value,
+        started=about.started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        argv=about.argv,
+        profile=about.settings.profile.value,
+        seed=about.settings.seed,
+        complete=complete,
+    )
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        run=record,
+        harness=harness(),
+        env=environment(),
+        machine=machine(),
+        models=tuple(dict.fromkeys(bench.model for bench in benches)),
+        datasets=tuple(data for bench in benches for data in bench.data.values()),
+        saes=tuple(b.describe(s, path=path(s.id)) for b in benches for s in b.subjects),
+        cases=corrected(cases),
+        cost=tuple(cost for bench in benches for cost in bench.costs),
+    )
+
+
+def merge_runs(runs: Sequence[Run], *, announced: Sequence[str] = ()) -> Run:
+    """Return one run of several processes' cases, whichever of them was done first.
+
+    Args:
+        runs: what each process found; every case once, or alike.
+        announced: ids of the cases that there should be, in their order; none where that is
+            not known, cases are then in the order of their ids.
+
+    Raises:
+        ValueError: for no run at all.
+    """
+    if not runs:
+        raise ValueError("there is no run to merge")
+    places = {id: place for place, id in enumerate(announced)}
+    runs = sorted(runs, key=lambda run: _first(run, places))
+    first = runs[0]
+    found = {case.id: case for run in runs for case in run.cases}
+    cases = sorted(found.values(), key=lambda case: (places.get(case.id, len(places)), case.id))
+    record = replace(
+        first.run,
+        status=overall(case.verdict for case in cases).value,
+        started=min(run.run.started for run in runs),
+        finished=max(run.run.finished or "" for run in runs),
+        complete=all(run.run.complete for run in runs) and set(places) <= set(found),
+    )
+    return replace(
+        first,
+        run=record,
+        models=_each_once((m for run in runs for m in run.models), key="weights_sha256"),
+        datasets=_each_once((d for run in runs for d in run.datasets), key="fingerprint"),
+        saes=_saes(runs, in_order=bool(announced)),
+        cases=corrected(cases),
+        cost=tuple(cost for run in runs for cost in run.cost),
+    )
+
+
+def _first(run: Run, places: dict[str, int]) -> tuple[int, str]:
+    """Return what sorts a run before those whose first case comes later."""
+    known = (places.get(case.id, len(places)) for case in run.cases)
+    return min(known, default=len(places)), min((case.id for case in run.cases), default="")
+
+
+def _saes(runs: Sequence[Run], *, in_order: bool) -> tuple[Any, ...]:
+    """Return each SAE once, as the process that measured it describes it.
+
+    Every process lists all of them, in the order in which they were given.
+    """
+    listed = [sae for run in runs for sae in run.saes]
+    order = {id: place for place, id in enumerate(dict.fromkeys(sae.id for sae in listed))}
+    measured_first = sorted(listed, key=lambda sae: sae.hook_path == "not measured")
+    once = _each_once(measured_first, key="id")
+    return tuple(sorted(once, key=lambda sae: order[sae.id] if in_order else sae.id))
+
+
+def _each_once(records: Iterable[Any], *, key: str) -> tuple[Any, ...]:
+    found: dict[str, Any] = {}
+    for record in records:
+        found.setdefault(getattr(record, key), record)
+    return tuple(found.values())

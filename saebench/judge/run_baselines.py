@@ -1,0 +1,185 @@
+"""What a run leaves of each SAE for its baseline: cases, per-sequence sums, and their noise."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from saebench.errors import MeasurementError, NotApplicable, StoreError
+from saebench.experiments.base import CONTROLS, COST, MetricSpec, Params, Property, Source
+from saebench.judge.cases import Needs
+from saebench.judge.measuring import Measurements
+from saebench.properties import find_property
+from saebench.records.case import CaseRequest
+from saebench.records.run import CLUSTER, CaseResult
+from saebench.statistics.bootstrap import Table
+from saebench.statistics.linear import influences
+from saebench.store.baselines import Measured, update_baseline
+
+if TYPE_CHECKING:
+    from saebench.experiments.bench import Bench
+    from saebench.subjects.sae import Subject
+
+
+# Another machine's times are nothing to hold these against, and controls are made anew in every
+# run.
+LEFT_OUT = (COST, CONTROLS)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What was asked and found, of which each SAE's part is kept.
+
+    Attributes:
+        measurements: of the run.
+        needs: says what cases are measured on.
+        requests: the announced cases.
+        cases: those that were decided.
+    """
+
+    measurements: Measurements
+    needs: Needs
+    requests: tuple[CaseRequest, ...]
+    cases: tuple[CaseResult, ...]
+
+    def of(self, subject: "Subject", bench: "Bench", *, again: bool) -> Measured:
+        """Return one SAE's part; a pair belongs to its second SAE.
+
+        Args:
+            subject: the SAE.
+            bench: that it is on.
+            again: measure some sequences again, to say what that changes.
+        """
+        made = {
+            key: (self._table_key(bench, key[1], found), self._sums(found))
+            for key, found in self.measurements.belonging_to(subject.id)
+        }
+        mine = [r for r in self.requests if r.subjects[-1] == subject.id]
+        measured_on = {r.id: (r.sae, self.needs.source(r)) for r in mine}
+        stored = {id for id, (_, source) in measured_on.items() if source not in LEFT_OUT}
+        noisy = [r for r in mine if r.id in stored] if again else []
+        return Measured(
+            sae=bench.describe(subject, path=self.measurements.path(subject.id)),
+            model=bench.model,
+            datasets=tuple(bench.data.values()),
+            cases=tuple(case for case in self.cases if case.id in stored),
+            tables=dict(made.values()),
+            table_of={c: made[key][0] for c, key in measured_on.items() if key in made},
+            noise={r.id: self._noise(r, bench) for r in noisy},
+        )
+
+    def _noise(self, request: CaseRequest, bench: "Bench") -> Mapping[str, float]:
+        """Return how much each of a case's metrics changes where it is measured again."""
+        twice = self.measurements.twice(request, bench)
+        declared = find_property(request.property_name)
+        return rerun_noise(declared, self.needs.params(request), *twice) if twice else {}
+
+    def _sums(self, measurement: Any) -> dict[str, Any]:
+        """Return the per-sequence sums that the judged metrics are formulas of."""
+        names = {case.property for case in self.cases}
+        specs = [s for name in names for s in find_property(name).metrics]
+        used = {CLUSTER} | {c for s in specs for c in (*s.channels, s.counts)}
+        return {name: sums for name, sums in measurement.table().items() if name in used}
+
+    def _table_key(self, bench: "Bench", source: Source, measurement: Any) -> str:
+        data = bench.data_of(source, measurement)
+        after = "".join(f",{sae}" for sae in getattr(measurement, "ids", ())[:-1])
+        return f"{source}@{data.fingerprint[:8]}-{self.needs.settings.seed}{after}"
+
+
+def rerun_noise(declared: Property, params: Params, one: Any, two: Any) -> Mapping[str, float]:
+    """Return by how much each metric differs between two measurements of the same sequences.
+
+    The two take batches of other sizes, and so other matrix kernels: sums differ in their last
+    bits, and a comparison of two nearly equal numbers may turn over. Differences of sequences may
+    cancel by luck; what is returned is the larger of the metric's difference and of its standard
+    deviation over sequences. Of fewer sequences than a run has it is rather too large. Of a metric
+    that is no formula of sums, a median or a rank correlation, it is the difference alone.
+
+    Args:
+        declared: the property.
+        params: the case's parameters.
+        one: a measurement, among those of its peers where the property reads them too.
+        two: another.
+    """
+    tables = [getattr(each, "own", each).table() for each in (one, two)]
+    found = dict(_of_values(declared, params, one, two))
+    for spec in declared.metrics:
+        used = (*spec.channels, spec.counts)
+        if spec.formula is None or any(c not in table for c in used for table in tables):
+            continue
+        noise = _noise(spec, *({c: table[c] for c in used} for table in tables))
+        if np.isfinite(noise):
+            found[spec.name] = noise
+    return found
+
+
+def _noise(spec: MetricSpec, one: Table, two: Table) -> float:
+    assert spec.formula is not None
+    with np.errstate(all="ignore"):
+        before, after = (
+            float(spec.formula({c: np.asarray(v.sum()) for c, v in table.items()}))
+            for table in (one, two)
+        )
+        apart = influences(spec.formula, two) - influences(spec.formula, one)
+    return max(abs(after - before), float(np.sqrt(np.sum(np.square(apart)))))
+
+
+def _of_values(declared: Property, params: Params, one: Any, two: Any) -> Mapping[str, float]:
+    """Return how far apart the metrics are that are no formula of sums."""
+    names = {spec.name for spec in declared.metrics if spec.formula is None}
+    if not names:
+        return {}
+    try:
+        before, after = (
+            {m.name: m.value for m in declared.findings(each, params).metrics if m.name in names}
+            for each in (one, two)
+        )
+    except (NotApplicable, MeasurementError):  # of so few sequences there is nothing to say
+        return {}
+    pairs = ((name, value, after.get(name)) for name, value in before.items())
+    return {n: abs(b - a) for n, a, b in pairs if a is not None and b is not None}
+
+
+@dataclass
+class Updates:
+    """What became of an update.
+
+    Attributes:
+        lines: for people.
+        refused: some SAE's was refused.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    refused: bool = False
+
+
+def update_all(root: Path, found: Iterable[Measured], *, only_new: bool) -> Updates:
+    """Store each SAE's baseline, and say what changed; one that is refused stops no other.
+
+    Args:
+        root: the baselines directory.
+        found: what was measured, by SAE.
+        only_new: leave cases that are stored already.
+    """
+    updates = Updates([f"baselines in {root}:"])
+    for measured in found:
+        try:
+            changes = update_baseline(root, measured, only_new=only_new)
+        except StoreError as error:
+            updates.lines.append(f"ERROR: {error}")
+            updates.refused = True
+            continue
+        gated = {gate.metric for case in measured.cases for gate in case.gates}
+        shown = [c for c in changes if c.metric in gated]
+        updates.lines += [f"{measured.sae.id}: {len(changes)} metrics stored"]
+        updates.lines += [
+            f"  {c.metric}: {_number_of(c.before)} → {_number_of(c.after)}" for c in shown
+        ]
+    return updates
+
+
+def _number_of(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""Tables for people, each built once and rendered for terminal, Markdown, HTML and CSV."""

@@ -1,0 +1,97 @@
+"""The level of intervals: 95%, or what one of several looks at the data may use."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import pairwise
+
+LEVEL = 0.95
+_CURRENT: ContextVar[float] = ContextVar("level", default=LEVEL)
+
+
+def current_level() -> float:
+    """Return the level that intervals are made at, where nothing else is asked for."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def at_level(level: float) -> Iterator[None]:
+    """Make all intervals within at a level: every metric of one look at the data is alike.
+
+    Example:
+        >>> with at_level(0.99):
+        ...     current_level()
+        0.99
+    """
+    token = _CURRENT.set(level)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+FIRST = 32  # sequences
+TENTH = 10
+FIRST_SHARE = 1 / 64  # of the run, before which the error to spend is below what any interval holds
+POWER = 3  # of the share of the run, by which the error is spent: O'Brien's and Fleming's, nearly
+COVERED = 0.93  # the least that intervals of 95% cover on data as skewed as KL's: tests/statistics
+SPENT = (1 - LEVEL) * (1 - LEVEL) / (1 - COVERED)  # of the error; the rest makes up for that
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the data.
+
+    Attributes:
+        number: counted from 1.
+        of: how many there may be.
+        sequences: how many are measured by then.
+        level: of its intervals.
+    """
+
+    number: int
+    of: int
+    sequences: int
+    level: float
+
+
+def looks(sequences: int, *, first: int = FIRST) -> tuple[Look, ...]:
+    """Return the looks at a run: at 32 sequences, at twice as many each time, and at all.
+
+    There is one more at a tenth of the run, by which clear cases should have ended.
+
+    Their intervals are repeated confidence intervals: with 95% all of them cover the truth, and
+    so a run may end at any look, for any reason, with an error of at most 5% in what it then says.
+    By the time that a share t of the run is measured, an error of 3.6%·t³ is spent. That is next
+    to nothing at the first looks, at which the sequences are too few for intervals of skewed data
+    to miss as rarely as they say. It is 3.6% and not 5% because intervals of 95% may cover 93%: if
+    all miss 7/5 as often as they say, the run still errs in 5%. That the parts add up is all that
+    is used (Bonferroni): nothing is assumed of how the looks depend on each other.
+
+    Args:
+        sequences: of the whole run.
+        first: at how many to look first; a run of more than 64 times as many looks later.
+
+    Source:
+        Jennison & Turnbull 1989, "Interim analyses: the repeated confidence interval approach";
+        Kim & DeMets 1987, "Design and analysis of group sequential tests based on the type I error
+        spending rate function" (powers of t; the third is close to O'Brien & Fleming 1979).
+
+    Example:
+        >>> [(look.sequences, round(look.level, 4)) for look in looks(128)]
+        [(32, 0.9994), (64, 0.9961), (128, 0.9687)]
+    """
+    size = max(first, math.ceil(FIRST_SHARE * sequences))
+    if size >= sequences:
+        return (Look(1, 1, sequences, LEVEL),)
+    sizes = [sequences, max(size, sequences // TENTH)]
+    while size < sequences:
+        sizes.append(size)
+        size *= 2
+    sizes = sorted(set(sizes))
+    spent = [0.0, *(SPENT * (size / sequences) ** POWER for size in sizes)]
+    levels = [1 - (now - before) for before, now in pairwise(spent)]
+    pairs = enumerate(zip(sizes, levels, strict=True), start=1)
+    return tuple(Look(i, len(sizes), n, level) for i, (n, level) in pairs)

@@ -1,0 +1,114 @@
+"""Texts for people that never steer what shows them, whoever wrote the names in them."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def plain_text(text: str) -> str:
+    r"""Return a text on one line, without what cannot be seen.
+
+    A name in it must not colour or clear the terminal, turn the writing's direction, or begin a
+    line of its own, which a CI service may take for a command.
+
+    Example:
+        >>> plain_text("a\x1b[31mb\n::error::c")
+        'a?[31mb?::error::c'
+    """
+    return "".join(c if c.isprintable() else "?" for c in from_system(text))
+
+
+def plain_lines(text: str) -> str:
+    r"""Return a text that may have several lines; all but the first are marked as going on.
+
+    Example:
+        >>> print(plain_lines("rule not understood:\n  a.b<\n     ^"))
+        rule not understood:
+        |   a.b<
+        |      ^
+    """
+    first, *others = text.split("\n")
+    return "\n".join([plain_text(first), *(f"| {plain_text(line)}" for line in others)])
+
+
+def from_system(name: str) -> str:
+    r"""Return a path or an argument as it is written in UTF-8, whatever the locale.
+
+    Where the locale is C, Python has what is not ASCII in it as halves of surrogate pairs, one for
+    each byte. What is no UTF-8 at all stays as it is.
+
+    Example:
+        >>> from_system("M\udcc3\udca4rchen"), from_system("Märchen"), from_system("\udce4")
+        ('Märchen', 'Märchen', '\udce4')
+    """
+    if name.isascii():
+        return name
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return name
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage that does not round to 100%.
+
+    Example:
+        >>> percent(0.95), percent(0.975), percent(0.9999878)
+        ('95%', '97.5%', '99.9988%')
+    """
+    return f"{100 * share:.6g}%"
+
+
+def is_unicode(text: str) -> bool:
+    r"""Return whether a text can be written: half of a surrogate pair cannot.
+
+    Example:
+        >>> is_unicode("é"), is_unicode("\ud800")
+        (True, False)
+    """
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+LONGEST = 120  # bytes; what is appended leaves room below the 255 that file systems take
+
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$)(\.|$)", re.IGNORECASE)
+
+
+def file_part(name: str) -> str:
+    r"""Return a name as one harmless part of a path, the same on every system.
+
+    No separator, no leading or trailing dot, none of Windows' device names, not too long.
+
+    Example:
+        >>> file_part("../org/name"), file_part("NUL"), file_part("a\x00b\\c.")
+        ('__org_name', '_NUL', 'a_b_c_')
+    """
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:LONGEST] or "_"
+    clean = re.sub(r"^\.+", "_", clean)
+    clean = re.sub(r"\.+$", "_", clean)
+    return f"_{clean}" if _RESERVED.match(clean) else clean
+
+
+ESCAPED = "backslashreplace"
+
+
+@contextmanager
+def every_text(stream: Any) -> Iterator[None]:
+    r"""Have a stream escape what its encoding lacks, within: ``≤`` becomes ``\u2264`` in ASCII.
+
+    Args:
+        stream: sys.stdout or sys.stderr; what stands in for them in a notebook or a test, and
+            knows of no encoding, is left alone.
+    """
+    before = getattr(stream, "errors", None)
+    if not hasattr(stream, "reconfigure") or before == ESCAPED:
+        yield
+        return
+    stream.reconfigure(errors=ESCAPED)
+    try:
+        yield
+    finally:
+        if not stream.closed:
+            stream.reconfigure(errors=before)

@@ -1,0 +1,169 @@
+"""The constants that make the zoo, and their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+
+from saebench.zoo import corpus
+
+MODEL_NAME = "saebench-demo"
+DATASET_NAME = "saebench-demo-stories"
+SAE_CONTEXT = 64
+HASHED_STORIES = 32
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A stretch of the model's training; every `rhyme_every`th of its texts is a rhyme."""
+
+    steps: int
+    context: int
+    batch_tokens: int
+    rhyme_every: int
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """How the host model is shaped and trained."""
+
+    n_layer: int = 4
+    d_model: int = 128
+    n_head: int = 4
+    n_positions: int = 256
+    lessons: tuple[Lesson, ...] = (Lesson(900, 64, 2048, 3), Lesson(1900, 256, 4096, 6))
+    warmup_steps: int = 200
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    pool_documents: int = 512
+    init_std: float = 0.05
+    init_position_amplitude: float = 0.1
+
+    @property
+    def steps(self) -> int:
+        """The number of optimiser steps of all lessons."""
+        return sum(lesson.steps for lesson in self.lessons)
+
+
+@dataclass(frozen=True)
+class SaeTraining:
+    """What all SAEs of the zoo share."""
+
+    d_sae: int = 512
+    n_activations: int = 1_000_000
+    batch_size: int = 1024
+    steps: int = 2000
+    learning_rate: float = 2e-3
+    warmup_steps: int = 100
+    decay_steps: int = 500
+
+
+@dataclass(frozen=True)
+class SaeRecipe:
+    """One SAE of the zoo: where it sits and how SAELens is told to train it."""
+
+    name: str
+    hook_name: str
+    architecture: str
+    options: dict[str, float] = field(default_factory=dict)
+    summary: str = ""
+
+
+MODEL = ModelRecipe()
+SAE_TRAINING = SaeTraining()
+_RESIDUAL = "blocks.{}.hook_resid_pre"
+_L2 = _RESIDUAL.format(2)
+
+SAES = (
+    SaeRecipe(
+        "l0-standard",
+        _RESIDUAL.format(0),
+        "standard",
+        {"l1_coefficient": 0.1},
+        "L1 on the embeddings; the worst beyond its training context",
+    ),
+    SaeRecipe(
+        "l1-standard",
+        _RESIDUAL.format(1),
+        "standard",
+        {"l1_coefficient": 0.8},
+        "L1 on the residual stream after one block",
+    ),
+    SaeRecipe(
+        "l2-standard",
+        _L2,
+        "standard",
+        {"l1_coefficient": 1.0},
+        "L1 on the residual stream after two blocks, of medium strength",
+    ),
+    SaeRecipe(
+        "l3-standard",
+        _RESIDUAL.format(3),
+        "standard",
+        {"l1_coefficient": 1.5},
+        "L1 on the residual stream before the last block",
+    ),
+    SaeRecipe(
+        "l1-attn-z",
+        "blocks.1.attn.hook_z",
+        "standard",
+        {"l1_coefficient": 0.4},
+        "L1 on the attention heads' outputs, all heads together",
+    ),
+    SaeRecipe(
+        "l1-mlp-out",
+        "blocks.1.hook_mlp_out",
+        "standard",
+        {"l1_coefficient": 0.5},
+        "L1 on an MLP's output",
+    ),
+    SaeRecipe(
+        "l2-dense",
+        _L2,
+        "standard",
+        {"l1_coefficient": 0.3},
+        "a weak L1: many features, little shrinkage",
+    ),
+    SaeRecipe(
+        "l2-shrunken",
+        _L2,
+        "standard",
+        {"l1_coefficient": 6.0},
+        "an L1 far too strong: reconstructions are plainly too short, and a gate should fail it",
+    ),
+    SaeRecipe("l2-topk", _L2, "topk", {"k": 32}, "exactly k features a token"),
+    SaeRecipe(
+        "l2-batchtopk",
+        _L2,
+        "batchtopk",
+        {"k": 32.0},
+        "k features a token on average; shipped as JumpReLU, as SAELens saves it",
+    ),
+    SaeRecipe(
+        "l2-jumprelu",
+        _L2,
+        "jumprelu",
+        {"l0_coefficient": 2.0, "jumprelu_bandwidth": 1.0, "jumprelu_init_threshold": 0.5},
+        "JumpReLU with an L0 penalty",
+    ),
+    SaeRecipe(
+        "l2-gated",
+        _L2,
+        "gated",
+        {"l1_coefficient": 2.0},
+        "gated: L1 decides which features fire, not how strongly",
+    ),
+)
+
+
+def recipe_hash(*, seed: int = 0) -> str:
+    """Return the hash of every constant of the recipe and of what the generator makes of them."""
+    constants = [asdict(part) for part in (MODEL, SAE_TRAINING, *SAES)]
+    stories = [
+        corpus.document(corpus.split_seed(split, seed=seed), index)
+        for split in corpus.SPLITS
+        for index in range(HASHED_STORIES)
+    ]
+    text = json.dumps([constants, stories, SAE_CONTEXT, seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,206 @@
+"""Other people's loaders, installed as distributions with an entry point."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import saebench
+from saebench.errors import SubjectError
+from saebench.formats import layouts as third_party
+from saebench.options import Overrides
+from saebench.subjects.loading import load_subject
+from saebench.subjects.references import find_subjects
+
+DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "loaders.md"
+D, FEATURES = 16, 24
+MODULE = """
+import torch
+from safetensors.torch import load_file
+
+class MyLabSAE(torch.nn.Module):
+    @classmethod
+    def load(cls, directory):
+        sae = cls()
+        for name, tensor in load_file(directory / "mylab.safetensors").items():
+            sae.register_parameter(name, torch.nn.Parameter(tensor))
+        return sae
+
+    def encode(self, x):
+        return (x @ self.up).relu()
+
+    def decode(self, features):
+        return features @ self.down
+"""
+
+
+def _block(language: str) -> str:
+    [found] = re.findall(rf"```{language}\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+    return found
+
+
+class _Site:
+    """A directory of installed distributions."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def install(self, name: str, value: str, **modules: str) -> None:
+        """Install a distribution with one entry point, and its modules."""
+        info = self.root / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[saebench.loaders]\n{name} = {value}\n")
+        (self.root / name).mkdir()
+        (self.root / name / "__init__.py").touch()
+        for module, source in modules.items():
+            (self.root / name / f"{module}.py").write_text(source)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch):
+    root = tmp_path / "site"
+    root.mkdir()
+    monkeypatch.syspath_prepend(str(root))
+    third_party.installed.cache_clear()
+    yield _Site(root)
+    third_party.installed.cache_clear()
+    for name in [m for m in sys.modules if m.partition(".")[0] in ("mylab", "other")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def mylab(site: _Site) -> _Site:
+    """The documentation's example, installed as the documentation says."""
+    value = re.search(r'mylab = "(.*?)"', _block("toml"))
+    assert value
+    site.install("mylab", value[1], saebench_loader=_block("python"), sae=MODULE)
+    return site
+
+
+def _directory(root: Path, **config) -> Path:
+    path = root / "theirs"
+    path.mkdir()
+    told = {"d_in": D, "d_sae": FEATURES, "architecture": "mylab",
+            "metadata": {"hook_name": "blocks.1.hook_resid_pre", "context_size": 12}}  # fmt: skip
+    (path / "mylab.json").write_text(json.dumps(told | config))
+    generator = torch.Generator().manual_seed(0)
+    up, down = torch.randn(D, FEATURES, generator=generator), torch.randn(FEATURES, D)
+    save_file({"up": up, "down": down}, path / "mylab.safetensors")
+    return path
+
+
+def _load(path: Path):
+    [reference] = find_subjects([str(path)])
+    return load_subject(reference, overrides=Overrides(), device="cpu")
+
+
+def test_the_documentations_example_is_ten_lines_long():
+    assert len([line for line in _block("python").splitlines() if line.strip()]) <= 10
+
+
+def test_the_documentations_example_is_judged(mylab, tiny, tmp_path: Path):
+    path = _directory(tmp_path)
+    run = saebench.judge(str(path), tiny.model, tiny.texts, properties=["fidelity"], sequences=4)
+    sae = run.saes[0]
+    assert (sae.architecture, sae.hook, sae.training_context) == (
+        "mylab", "blocks.1.hook_resid_pre", 12,
+    )  # fmt: skip
+    assert (sae.d_in, sae.d_sae) == (D, FEATURES)
+    assert run.cases[0].metrics
+
+
+def test_their_module_reconstructs_as_it_says(mylab, tmp_path: Path):
+    subject = _load(_directory(tmp_path))
+    x = torch.randn(9, D, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(subject.reconstruct(x).x_hat, (x @ subject.sae.up).relu()
+                               @ subject.sae.down)  # fmt: skip
+
+
+def test_its_torch_is_not_imported_to_find_it(mylab, tmp_path: Path):
+    code = (
+        "import sys; from saebench.subjects.references import find_subjects;"
+        f"print(find_subjects([{str(_directory(tmp_path))!r}])[0].config['architecture'],"
+        "'torch' in sys.modules)"
+    )
+    path = f"import sys; sys.path.insert(0, {str(mylab.root)!r});"
+    done = subprocess.run(
+        [sys.executable, "-c", path + code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["mylab", "False"]
+
+
+def test_a_hook_that_it_does_not_say_comes_from_the_option(mylab, tmp_path: Path):
+    path = _directory(tmp_path, metadata={})
+    with pytest.raises(SubjectError, match="theirs: metadata has no hook_name.*--sae-hook"):
+        _load(path)
+
+
+def test_our_own_formats_are_ours(mylab, tiny):
+    (Path(tiny.good) / "mylab.json").write_text("{}")
+    try:
+        [reference] = find_subjects([tiny.good])
+    finally:
+        (Path(tiny.good) / "mylab.json").unlink()
+    assert reference.loader is not None
+    assert reference.loader.name == "SAELens"
+
+
+def test_a_broken_distribution_does_not_disturb_our_own_formats(site, tiny):
+    site.install("mylab", "mylab.gone:Loader")
+    assert find_subjects([tiny.good])
+
+
+BROKEN = {
+    "gone": ("mylab.gone:Loader", "", r"mylab' \(mylab.gone:Loader of mylab\) cannot be imported"),
+    "raises": ("mylab.code:L", "raise OSError('no')", "cannot be imported: OSError"),
+    "unmade": ("mylab.code:L", "class L:\n  def __init__(self, x): ...", "cannot be imported"),
+    "no loader": ("mylab.code:L", "class L: ...", "has no method 'matches'; see docs/loaders.md"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_loader_that_is_none_is_named_with_its_distribution(case, site, tmp_path: Path):
+    value, code, said = BROKEN[case]
+    site.install("mylab", value, code=code)
+    with pytest.raises(SubjectError, match=said):
+        find_subjects([str(tmp_path)])
+
+
+LOADER = """
+from saebench.errors import SubjectError
+class L:
+    def matches(self, directory): return {matches}
+    def config(self, directory): return {config}
+    def load(self, directory, config): return {load}
+"""
+GOOD = {"matches": "True", "config": "{'metadata': {'hook_name': 'h'}}", "load": "3"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"matches": "1 / 0"}, "loader 'mylab' of mylab: matches failed: ZeroDivisionError"),
+        ({"config": "1 / 0"}, "config failed: ZeroDivisionError"),
+        ({"config": "[]"}, r"config gives \[\], expected a dict with metadata"),
+        ({"config": "{'metadata': 3}"}, "expected a dict with metadata"),
+        ({"load": "1 / 0"}, "load failed: ZeroDivisionError"),
+        ({"load": "3"}, "load gives int, expected a module with encode, decode"),
+    ],
+)
+def test_what_a_loader_does_wrong_is_its_own(change, said, site, tmp_path: Path):
+    site.install("mylab", "mylab.code:L", code=LOADER.format(**(GOOD | change)))
+    with pytest.raises(SubjectError, match=said):
+        _load(tmp_path)
+
+
+def test_two_loaders_that_claim_one_directory_are_both_named(site, tmp_path: Path):
+    for name in ("mylab", "other"):
+        site.install(name, f"{name}.code:L", code=LOADER.format(**GOOD))
+    with pytest.raises(SubjectError, match=r"several.*'mylab' of mylab, 'other' of other"):
+        find_subjects([str(tmp_path)])

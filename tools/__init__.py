@@ -1,0 +1,1 @@
+"""Builders of what is shipped, and checks of it."""

@@ -1,0 +1,1 @@
+"""Build the embedded zoo: its model, its SAEs, its card."""

@@ -1,0 +1,197 @@
+"""Make the zoo from its recipe, or check that what is shipped was made from it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from saebench.zoo import corpus
+from saebench.zoo import corpus as cloze
+from saebench.zoo.recipe import MODEL, SAE_TRAINING, SAES, recipe_hash
+from saebench.zoo.shelf import WEIGHTS
+from tools.zoo import activations, card, ngram, scores
+from tools.zoo.card import Card, CheckValues, ClozeScores, SaeScores
+from tools.zoo.model import new_model, train_model
+from tools.zoo.saes import load_sae, save_sae, train_sae
+from tools.zoo.tokenizer import build_tokenizer, save_tokenizer
+
+N_PROMPTS = 1000
+N_HELDOUT_STORIES = 512
+N_HELDOUT_ACTIVATIONS = 20_000
+N_NGRAM_STORIES = 20_000
+CHECK_MODEL_STEPS = 6
+CHECK_SAE_TRAINING = replace(SAE_TRAINING, n_activations=8192, batch_size=1024, steps=24)
+# Other machines sum in another order, which early training amplifies only a little.
+LOSS_TOLERANCE_NATS = 0.02
+SCORE_TOLERANCE = 0.03
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Host:
+    model: GPT2LMHeadModel
+    tokenizer: PreTrainedTokenizerFast
+    seed: int
+
+
+def build(out: Path, *, seed: int = 0) -> Card:
+    """Train the model and all SAEs, save them under `out`, score them, and write the card."""
+    tokenizer = build_tokenizer(max_length=MODEL.n_positions)
+    host = _Host(new_model(tokenizer, seed=seed), tokenizer, seed)
+    begin = time.monotonic()
+    losses = train_model(host.model, tokenizer, seed=seed)
+    trained = time.monotonic()
+    host.model.save_pretrained(out / "model")
+    save_tokenizer(out / "model", max_length=MODEL.n_positions)
+    sae_scores = build_saes(host, out)
+    result = Card(
+        recipe_sha256=recipe_hash(seed=seed),
+        seed=seed,
+        versions={name: version(name) for name in ("torch", "transformers", "sae-lens")},
+        model_tokens=sum(lesson.steps * lesson.batch_tokens for lesson in MODEL.lessons),
+        model_duration_s=round(trained - begin, 1),
+        saes_duration_s=round(time.monotonic() - trained, 1),
+        training_ce=sum(losses[-100:]) / 100,
+        heldout_ce=_heldout_ce(host),
+        cloze=dict(_cloze_scores(host)),
+        saes=sae_scores,
+        check=CheckValues(tuple(losses[:CHECK_MODEL_STEPS]), _short_sae_run(host)),
+        files=card.file_hashes(out),
+    )
+    card.write_card(result, out)
+    return result
+
+
+def build_saes(host: _Host, out: Path) -> dict[str, SaeScores]:
+    """Train, save and score the SAEs; those of one hook share their activations."""
+    found: dict[str, SaeScores] = {}
+    for hook_name, recipes in groupby(sorted(SAES, key=_hook), key=_hook):
+        training = _activations(host, hook_name, "sae", n=SAE_TRAINING.n_activations)
+        heldout = _activations(host, hook_name, "heldout", n=N_HELDOUT_ACTIVATIONS)
+        for recipe in recipes:
+            directory = out / "saes" / recipe.name
+            save_sae(train_sae(recipe, training, seed=host.seed), directory)
+            found[recipe.name] = scores.score_sae(load_sae(directory), heldout)
+            _log.info("%s: %s", recipe.name, found[recipe.name])
+    return {recipe.name: found[recipe.name] for recipe in SAES}
+
+
+def check(directory: Path) -> list[str]:
+    """Return what of the zoo in `directory` does not agree with its card and the recipe."""
+    stored = card.read_card(directory)
+    if stored.recipe_sha256 != recipe_hash(seed=stored.seed):
+        return ["recipe: this code's recipe is not the card's; rebuild the zoo"]
+    problems = list(_hash_problems(directory, stored))
+    return problems or list(_training_problems(directory, stored))
+
+
+def _hash_problems(directory: Path, stored: Card) -> Iterator[str]:
+    actual = card.file_hashes(directory)
+    for path in sorted(stored.files.keys() | actual.keys()):
+        if stored.files.get(path) != actual.get(path):
+            found = actual.get(path, "missing")
+            yield f"{path}: expected {stored.files.get(path, 'no such file')}, found {found}"
+
+
+def _training_problems(directory: Path, stored: Card) -> Iterator[str]:
+    tokenizer = build_tokenizer(max_length=MODEL.n_positions)
+    fresh = new_model(tokenizer, seed=stored.seed)
+    losses = train_model(fresh, tokenizer, seed=stored.seed, steps=CHECK_MODEL_STEPS)
+    for step, (expected, found) in enumerate(zip(stored.check.model_losses, losses, strict=True)):
+        if not abs(expected - found) <= LOSS_TOLERANCE_NATS:
+            yield f"model step {step}: expected a loss of {expected:.4f}, found {found:.4f}"
+    shipped = GPT2LMHeadModel.from_pretrained(directory / "model").eval()
+    sae = _short_sae_run(_Host(shipped, tokenizer, stored.seed))
+    for metric in ("explained_variance", "l2_ratio"):
+        expected, found = getattr(stored.check.sae, metric), getattr(sae, metric)
+        if not abs(expected - found) <= SCORE_TOLERANCE:
+            yield f"sae {metric}: expected {expected:.4f}, found {found:.4f}"
+
+
+def _short_sae_run(host: _Host) -> SaeScores:
+    recipe = SAES[0]
+    sample = _activations(host, recipe.hook_name, "sae", n=CHECK_SAE_TRAINING.n_activations)
+    sae = train_sae(recipe, sample, seed=host.seed, training=CHECK_SAE_TRAINING)
+    return scores.score_sae(sae, sample)
+
+
+def _activations(host: _Host, hook_name: str, split: str, *, n: int) -> scores.Tensor:
+    return activations.collect(
+        host.model,
+        host.tokenizer,
+        hook_name=hook_name,
+        corpus_seed=corpus.split_seed(split, seed=host.seed),
+        n=n,
+    )
+
+
+def _heldout_ce(host: _Host) -> float:
+    corpus_seed = corpus.split_seed("heldout", seed=host.seed)
+    return scores.clean_ce(host.model, host.tokenizer, corpus_seed=corpus_seed, n=N_HELDOUT_STORIES)
+
+
+def _cloze_scores(host: _Host) -> Iterator[tuple[str, ClozeScores]]:
+    train_seed = corpus.split_seed("train", seed=host.seed)
+    ngrams = ngram.fit_ngrams(corpus.document(train_seed, i) for i in range(N_NGRAM_STORIES))
+    for kind in cloze.KINDS:
+        prompts = cloze.prompts(host.seed, N_PROMPTS, kind=kind)
+        hits = scores.cloze_hits(host.model, host.tokenizer, prompts)
+        accuracy = sum(hits) / N_PROMPTS
+        yield kind, ClozeScores(N_PROMPTS, accuracy, ngram.best_accuracy(ngrams, prompts))
+
+
+_hook = attrgetter("hook_name")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.zoo.build",
+        description="Train the embedded zoo, a small GPT-2 and its sparse autoencoders, from its "
+        "recipe (under an hour on 2 cores), or check that the shipped weights belong to it.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=WEIGHTS,
+        metavar="DIR",
+        help="where to write (default: in place)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing: verify the hashes of the files in DIR, train a few steps of the "
+        "model and of one SAE again, and compare with the card; exit 1 when they disagree",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if not options.check:
+        build(options.out, seed=options.seed)
+        _log.info("the zoo is in %s", options.out)
+        return 0
+    problems = check(options.out)
+    for problem in problems:
+        _log.error("mismatch: %s", problem)
+    if not problems:
+        _log.info("the zoo agrees with its card and its recipe")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
