@@ -12,7 +12,8 @@ from saebench.formats.downloads import checked_downloads
 from saebench.formats.library_warnings import listening
 from saebench.formats.metadata import OLD_NAMES, check_config, metadata_of, parse_metadata
 from saebench.formats.saelens import inference_sae
-from saebench.formats.sparsify import SparseCoder, described, hooks_of_module
+from saebench.formats.sparse_coder import SparseCoder
+from saebench.formats.sparsify import described, hooks_of_module
 from saebench.options import Overrides
 from saebench.subjects.hub import (
     conversion_of,
