@@ -20,9 +20,9 @@ from saebench.compare.comparison import Side
 from saebench.compare.differences import Difference, SideCase, difference
 from saebench.compare.sides import sides_of_run
 from saebench.experiments.prepare import prepare
-from saebench.judge.cases import case_request
-from saebench.judge.judge import Judge
-from saebench.judge.rules_of_run import spec_of
+from saebench.judging.cases import case_request
+from saebench.judging.judge import Judge
+from saebench.judging.rules_of_run import spec_of
 from saebench.options import Settings
 from saebench.progress import progress_bar
 from saebench.statistics.levels import LEVEL

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saebench.judge.api import JudgedRun, judge
+    from saebench.judging.api import JudgedRun, judge
 
 __version__ = "0.1.0"
 __all__ = ["JudgedRun", "__version__", "judge"]
@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
         from saebench.telemetry import switch_telemetry_off
 
         switch_telemetry_off()
-        from saebench.judge import api
+        from saebench.judging import api
 
         return getattr(api, name)
     raise AttributeError(f"module 'saebench' has no attribute {name!r}")

@@ -16,7 +16,7 @@ from saebench.options import declare, given_options
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from saebench.judge.session import BenchmarkSession
+    from saebench.judging.session import BenchmarkSession
     from saebench.records.run import CaseResult
 
 WIDE = 100
@@ -237,7 +237,7 @@ def _session(config: pytest.Config) -> "BenchmarkSession":
     from saebench.telemetry import switch_telemetry_off
 
     switch_telemetry_off()
-    from saebench.judge.session import BenchmarkSession
+    from saebench.judging.session import BenchmarkSession
     from saebench.report.reproduce import joined_arguments
     from saebench.text import from_system
 

@@ -19,7 +19,7 @@ LENSES = {"sae_lens", "transformer_lens"}
 GROUND = {"errors", "text", "progress", "telemetry", "options", "saebench"}
 BELOW_SUBJECTS = {"records", "data", "formats", "measures", "zoo"}
 BELOW_EXPERIMENTS = BELOW_SUBJECTS | {"subjects", "substitution"}
-BELOW_JUDGE = BELOW_EXPERIMENTS | {
+BELOW_JUDGING = BELOW_EXPERIMENTS | {
     "statistics", "experiments", "properties", "gates", "compare", "store", "scale",
 }  # fmt: skip
 # What each folder may import of the others, beside the ground; imports in functions included.
@@ -44,11 +44,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compare": {"properties", "experiments", "statistics", "store", "records", "gates"},
     "scale": BELOW_EXPERIMENTS | {"experiments", "store"},
     "report": {"records", "compare"},
-    "judge": BELOW_JUDGE | {"report"},
-    "fit": BELOW_JUDGE | {"judge", "report"},
-    "cli": BELOW_JUDGE | {"judge", "report", "fit"},
-    "xdist": {"judge"},
-    "plugin": BELOW_JUDGE | {"judge", "report", "xdist"},
+    "judging": BELOW_JUDGING | {"report"},
+    "fit": BELOW_JUDGING | {"judging", "report"},
+    "cli": BELOW_JUDGING | {"judging", "report", "fit"},
+    "xdist": {"judging"},
+    "plugin": BELOW_JUDGING | {"judging", "report", "xdist"},
 }
 NO_TORCH = ("records", "statistics", "gates", "store", "properties", "compare", "report", "cli")
 

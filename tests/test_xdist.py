@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from saebench.judge.session import BenchmarkSession
+from saebench.judging.session import BenchmarkSession
 from saebench.store.sums_file import dump_sums, parse_sums
 
 pytest.importorskip("xdist")

@@ -40,7 +40,7 @@ def test_result_files_are_compared_unpaired_and_that_is_said(project, saebench):
 @pytest.fixture(scope="module")
 def two_runs(tiny, tmp_path_factory):
     """Two real runs of SAEs that are nearly equal, written as --sae-json does."""
-    from saebench.judge.session import BenchmarkSession
+    from saebench.judging.session import BenchmarkSession
     from saebench.progress import no_progress
 
     here = tmp_path_factory.mktemp("two")

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from saebench.errors import StoreError
 from saebench.experiments.prepare import prepare
-from saebench.judge.cases import case_request
-from saebench.judge.judge import Judge
+from saebench.judging.cases import case_request
+from saebench.judging.judge import Judge
 from saebench.options import Settings
 from saebench.progress import progress_bar
 from saebench.properties import find_property, properties

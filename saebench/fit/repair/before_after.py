@@ -8,8 +8,8 @@ import numpy as np
 
 from saebench.experiments.base import MetricSpec
 from saebench.experiments.bench import Bench
-from saebench.judge.cases import Given, Requests
-from saebench.judge.judge import Judge
+from saebench.judging.cases import Given, Requests
+from saebench.judging.judge import Judge
 from saebench.options import Settings
 from saebench.progress import ProgressBar
 from saebench.properties import fidelity, kl_gap, shrinkage, sparsity

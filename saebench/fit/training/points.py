@@ -20,8 +20,8 @@ from saebench.fit.training.objectives import Objective
 from saebench.fit.training.request import Judging, judged_texts, keep_apart, texts_of
 from saebench.fit.training.training_job import host_of
 from saebench.fit.training.training_sweep import Point, SweepJob, planned, points, train_all
-from saebench.judge.cases import Given, Requests
-from saebench.judge.judge import Judge
+from saebench.judging.cases import Given, Requests
+from saebench.judging.judge import Judge
 from saebench.options import Overrides, Settings
 from saebench.progress import ProgressBar
 from saebench.properties.controls import PRIMARY

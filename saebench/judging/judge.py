@@ -11,12 +11,12 @@ from saebench.compare.differences import SideCase
 from saebench.errors import MeasurementError, NotApplicable
 from saebench.experiments.base import CONTROLS, COST, Among, Findings, Source
 from saebench.gates.rules import Role
-from saebench.judge.cases import Needs, bench_of, case_request, fingerprint
-from saebench.judge.deciding import Baselines, Found, gates_of, scores, verdict_of
-from saebench.judge.measuring import Maker, Measurements
-from saebench.judge.record import About, record_of
-from saebench.judge.rules_of_run import RunRules
-from saebench.judge.run_baselines import Keeping
+from saebench.judging.cases import Needs, bench_of, case_request, fingerprint
+from saebench.judging.deciding import Baselines, Found, gates_of, scores, verdict_of
+from saebench.judging.measuring import Maker, Measurements
+from saebench.judging.record import About, record_of
+from saebench.judging.rules_of_run import RunRules
+from saebench.judging.run_baselines import Keeping
 from saebench.options import OnInconclusive, Settings
 from saebench.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property
@@ -30,7 +30,7 @@ from saebench.text import percent
 if TYPE_CHECKING:
     from saebench.experiments.bench import Bench
     from saebench.experiments.timing import Workload
-    from saebench.judge.measuring import Rounds
+    from saebench.judging.measuring import Rounds
 
 
 class Judge:
@@ -111,7 +111,7 @@ class Judge:
         """
         self._benches = tuple(benches)
         if self.settings.stop_early:
-            from saebench.judge.measuring import Rounds
+            from saebench.judging.measuring import Rounds
 
             self._rounds = maker = Rounds(self._is_settled, self._reads_several)
         if maker is not None:

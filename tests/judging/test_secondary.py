@@ -7,7 +7,7 @@ import pytest
 from runs import make_case, make_gate, make_run
 
 from saebench.gates.evidence import as_secondary, corrected, evidence
-from saebench.judge.record import merge_runs
+from saebench.judging.record import merge_runs
 from saebench.records.run import Evidence, Interval, Verdict
 from saebench.statistics.bootstrap import sample
 from saebench.statistics.levels import at_level

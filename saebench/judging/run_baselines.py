@@ -9,8 +9,8 @@ import numpy as np
 
 from saebench.errors import MeasurementError, NotApplicable, StoreError
 from saebench.experiments.base import CONTROLS, COST, MetricSpec, Params, Property, Source
-from saebench.judge.cases import Needs
-from saebench.judge.measuring import Measurements
+from saebench.judging.cases import Needs
+from saebench.judging.measuring import Measurements
 from saebench.properties import find_property
 from saebench.records.case import CaseRequest
 from saebench.records.run import CLUSTER, CaseResult

@@ -24,8 +24,8 @@ from saebench.experiments.prepare import (
     torchs_own_settings,
 )
 from saebench.experiments.texts import Texts
-from saebench.judge.cases import Given, Requests
-from saebench.judge.judge import Judge
+from saebench.judging.cases import Given, Requests
+from saebench.judging.judge import Judge
 from saebench.options import Overrides, Scale, Settings, whole_number, yes_or_no
 from saebench.progress import progress_bar
 from saebench.properties import find_property

@@ -10,7 +10,7 @@ from saebench.compare.sides import side_of_baseline
 from saebench.errors import OptionError
 from saebench.gates.margins import Against, NotHeld
 from saebench.gates.thresholds import parse_rule
-from saebench.judge.deciding import against
+from saebench.judging.deciding import against
 from saebench.properties import find_property
 from saebench.records.boards import Score
 from saebench.records.run import Basis, Verdict

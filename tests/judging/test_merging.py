@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saebench.judge.record import merge_runs
+from saebench.judging.record import merge_runs
 from saebench.records.run import (
     SEVERITY,
     CaseResult,

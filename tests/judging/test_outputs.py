@@ -7,8 +7,8 @@ import pytest
 from runs import make_case, make_run
 
 from saebench.errors import OptionError, StoreError
-from saebench.judge import outputs
-from saebench.judge.outputs import Outputs
+from saebench.judging import outputs
+from saebench.judging.outputs import Outputs
 from saebench.records.run import Verdict
 from saebench.report.markdown import to_markdown
 from saebench.store.json_files import read_run

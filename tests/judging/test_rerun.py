@@ -15,8 +15,8 @@ from saebench.errors import NotApplicable
 from saebench.experiments.base import Findings, MetricSpec, Property
 from saebench.gates.margins import Against, decide_margin
 from saebench.gates.thresholds import parse_rule
-from saebench.judge import run_baselines as keeping
-from saebench.judge.run_baselines import rerun_noise
+from saebench.judging import run_baselines as keeping
+from saebench.judging.run_baselines import rerun_noise
 from saebench.properties import find_property
 from saebench.records.run import Direction, Interval, Metric, SampleSize, Verdict
 from saebench.store.leaderboard import build

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, SaebenchError, StoreError, SubjectError, UsageError
 from saebench.experiments.prepare import torchs_own_settings
-from saebench.judge.cases import Given, Requests
-from saebench.judge.judge import Judge
-from saebench.judge.outputs import Outputs
-from saebench.judge.record import merge_runs
-from saebench.judge.run_baselines import update_all
+from saebench.judging.cases import Given, Requests
+from saebench.judging.judge import Judge
+from saebench.judging.outputs import Outputs
+from saebench.judging.record import merge_runs
+from saebench.judging.run_baselines import update_all
 from saebench.options import (
     OnInconclusive,
     Scale,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saebench.errors import OptionError
-from saebench.judge.cases import Given, Requests, case_request, fingerprint
+from saebench.judging.cases import Given, Requests, case_request, fingerprint
 from saebench.properties import find_property
 from saebench.records.run import DatasetRecord, ModelRecord, SubjectRecord
 

@@ -15,7 +15,7 @@ from saebench.gates.evidence import as_secondary, evidence
 from saebench.gates.margins import Against, NotHeld, decide_margin
 from saebench.gates.rules import Role, Rule
 from saebench.gates.verdicts import Beside, decide, decide_relative
-from saebench.judge.rules_of_run import spec_of
+from saebench.judging.rules_of_run import spec_of
 from saebench.records.boards import Score
 from saebench.records.run import (
     Evidence,
