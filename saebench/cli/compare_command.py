@@ -10,7 +10,7 @@ from saebench.cli.stored import add_baselines_option, chosen_baselines, known_sp
 from saebench.compare.comparison import HEADLINES, Comparison, Side, compare
 from saebench.compare.sides import sides_of_file
 from saebench.errors import OptionError, nearest
-from saebench.experiments.base import MetricSpec
+from saebench.properties.base import MetricSpec
 from saebench.report.tables.comparison_table import comparison_table
 
 SEPARATOR = "::"

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from saebench.errors import OptionError, nearest
-from saebench.experiments.base import MetricSpec
 from saebench.properties import properties
+from saebench.properties.base import MetricSpec
 from saebench.records.boards import Facts
 from saebench.store.environment import baselines_dir, baselines_root
 from saebench.store.leaderboard import baseline_paths

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from saebench.compare.differences import Difference, Outcome, SideCase, difference
-from saebench.experiments.base import MetricSpec
+from saebench.properties.base import MetricSpec
 from saebench.records.run import Basis
 from saebench.statistics.levels import LEVEL
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 from scipy.special import ndtri
 
-from saebench.experiments.base import MetricSpec
+from saebench.properties.base import MetricSpec
 from saebench.records.boards import Score
 from saebench.records.run import Basis, Direction, Interval
 from saebench.statistics.bootstrap import Formula, Sampled, Table, sample

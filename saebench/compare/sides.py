@@ -10,8 +10,8 @@ import numpy as np
 from saebench.compare.comparison import Side
 from saebench.compare.differences import SideCase
 from saebench.errors import StoreError
-from saebench.experiments.base import MetricSpec
 from saebench.properties import properties
+from saebench.properties.base import MetricSpec
 from saebench.records.boards import Score
 from saebench.records.case import kind_of
 from saebench.records.run import Basis, CaseResult, Metric, Run

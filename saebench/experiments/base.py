@@ -1,267 +1,322 @@
-"""What a property is: named metrics of sums, with units, directions and versions."""
+"""Kinds of measurement: what each is divided into, what it needs, and which class carries it out.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+An :class:`Experiment` is a declaration: properties name one, and reading it needs no torch. The
+class that ``carried_out_by`` names does the work on a bench. What it measures is a
+:class:`~saebench.measures.state.State`, whose fields declare how the parts of a run merge.
+"""
 
-import numpy as np
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from saebench.errors import NonFiniteValue, OptionError
-from saebench.records.run import Direction, Interval, Metric, SampleSize, Stand
-from saebench.statistics.bootstrap import Estimate, Formula, estimate
-from saebench.statistics.clusters import chosen, independent
+from saebench.errors import MeasurementError, NotApplicable
+from saebench.records.case import joined
 
 if TYPE_CHECKING:
-    from saebench.options import Settings
-    from saebench.substitution.measurement import Measurement
+    from saebench.data.tokens import TokenSet
+    from saebench.experiments.bench import Bench
+    from saebench.measures.state import State
+    from saebench.progress import ProgressBar
+    from saebench.subjects.sae import Subject
 
-Params = Mapping[str, Any]
-
-SEQUENCES = "sequences"
-LONG = "long"
-CLOZE = "cloze"
-COST = "cost"
-PAIRS = "pairs"
-CONTROLS = "controls"
-TAX = "tax"
 ACTIVE = "active"
+"""Kept of each cloze prompt, where a property asks for it: the features that are active on it."""
+
+Failure = NotApplicable | MeasurementError
+Named = TypeVar("Named", bound="Experiment")
 
 
 @dataclass(frozen=True)
-class OneToken:
-    """What is measured on: SEQUENCES, the token at one position of each substituted.
+class Experiment:
+    """A kind of measurement. Its fields are its parameters.
 
     Attributes:
-        position: of the token.
+        name: in result files and stored baselines.
+        carried_out_by: the class that does it, as ``module:Class``.
+        of_pairs: it measures pairs of SAEs, not each SAE alone.
+        saes_for_each: SAEs that are run for each one that is measured.
+        stops_early: it may end as soon as every gate is decided.
+        is_stored: baselines hold its sums; a time on another machine, or SAEs made anew in every
+            run, are nothing to compare with.
+        is_timed: nothing else may run meanwhile, and it is measured on request alone.
+        remeasured: sequences that are measured again to learn how much noise that brings.
+    """
+
+    name: ClassVar[str]
+    carried_out_by: ClassVar[str]
+    of_pairs: ClassVar[bool] = False
+    saes_for_each: ClassVar[int] = 1
+    stops_early: ClassVar[bool] = True
+    is_stored: ClassVar[bool] = True
+    is_timed: ClassVar[bool] = False
+    remeasured: ClassVar[int] = 32
+
+    def __str__(self) -> str:
+        """Return its name with its parameters, as stored sums are named."""
+        return self.name
+
+    @property
+    def has_parameters(self) -> bool:
+        """True where its name alone does not say what is measured."""
+        return bool(fields(self))
+
+    def on(self, bench: "Bench") -> "Measurer":
+        """Return what carries it out on the SAEs, model and texts of a bench."""
+        module, _, name = self.carried_out_by.partition(":")
+        return getattr(import_module(module), name)(self, bench)
+
+
+@dataclass(frozen=True)
+class Sequences(Experiment):
+    """Every counted token of the run's sequences substituted."""
+
+    name = "sequences"
+    carried_out_by = "saebench.experiments.sequences:SequencesMeasurer"
+
+
+@dataclass(frozen=True)
+class LongTexts(Experiment):
+    """The same on sequences that reach beyond the context that the SAE was trained on."""
+
+    name = "long"
+    carried_out_by = "saebench.experiments.sequences:LongTextsMeasurer"
+
+
+@dataclass(frozen=True)
+class ClozePrompts(Experiment):
+    """Prompts whose last word is to be predicted."""
+
+    name = "cloze"
+    carried_out_by = "saebench.experiments.cloze_prompts:ClozeMeasurer"
+
+
+@dataclass(frozen=True)
+class Timing(Experiment):
+    """One batch, timed."""
+
+    name = "cost"
+    carried_out_by = "saebench.experiments.timing:TimingMeasurer"
+    is_stored = False
+    is_timed = True
+
+
+@dataclass(frozen=True)
+class Pairs(Experiment):
+    """Two SAEs in one model: what the first one's error does to the second, and both together."""
+
+    name = "pairs"
+    carried_out_by = "saebench.experiments.pairs:PairsMeasurer"
+    of_pairs = True
+
+
+@dataclass(frozen=True)
+class WithControls(Experiment):
+    """Each SAE with negative controls that are made of it, on the same sequences."""
+
+    name = "controls"
+    carried_out_by = "saebench.experiments.control_saes:ControlsMeasurer"
+    saes_for_each = 6
+    stops_early = False
+    is_stored = False
+
+
+@dataclass(frozen=True)
+class AlignmentTax(Experiment):
+    """A model that was changed for its SAE, against the original."""
+
+    name = "tax"
+    carried_out_by = "saebench.experiments.patched_model:TaxMeasurer"
+    stops_early = False
+
+
+@dataclass(frozen=True)
+class OneToken(Experiment):
+    """One token of each sequence substituted.
+
+    Attributes:
+        position: the token's.
         offsets: how many positions after it are read out too.
     """
 
-    position: int
+    name = "one-token"
+    carried_out_by = "saebench.experiments.one_token:OneTokenMeasurer"
+    position: int = 0
     offsets: int = 16
 
     def __str__(self) -> str:
-        """Name it, for stored sums."""
-        return f"one-token-{self.position}+{self.offsets}"
+        """Return its name with its parameters."""
+        return f"{self.name}-{self.position}+{self.offsets}"
 
 
 @dataclass(frozen=True)
-class ManyDraws:
-    """What is measured on: the first SEQUENCES, one token of each under many random errors.
+class ManyDraws(Experiment):
+    """One token of each of the first sequences under many random errors of the SAE's size.
 
     Attributes:
-        position: of the token.
+        position: the token's.
         draws: how many random errors.
         sequences: how many sequences.
     """
 
-    position: int
-    draws: int
-    sequences: int
+    name = "draws"
+    carried_out_by = "saebench.experiments.draws:DrawsMeasurer"
+    remeasured = 8  # each under hundreds of random errors: more would cost what the run did
+    position: int = 0
+    draws: int = 2
+    sequences: int = 1
 
     def __str__(self) -> str:
-        """Name it, for stored sums."""
-        return f"draws-{self.position}x{self.draws}-of-{self.sequences}"
+        """Return its name with its parameters."""
+        return f"{self.name}-{self.position}x{self.draws}-of-{self.sequences}"
 
 
-Source = str | OneToken | ManyDraws
-
-
-class HasTable(Protocol):
-    """A measurement: sums by channel and sequence."""
-
-    def table(self) -> Mapping[str, np.ndarray]:
-        """Return the per-sequence sums of every channel."""
-        ...
+SEQUENCES, PAIRS, CONTROLS = Sequences(), Pairs(), WithControls()
+EXPERIMENTS: tuple[type[Experiment], ...] = (
+    Sequences, LongTexts, ClozePrompts, Timing, Pairs, WithControls, AlignmentTax, OneToken,
+    ManyDraws,
+)  # fmt: skip
+"""Every kind of measurement: a new one is one class here, and the one that carries it out."""
 
 
 @dataclass(frozen=True)
-class MetricSpec:
-    """A metric's definition: raise the version when it changes.
+class Target:
+    """What is to be measured of one SAE, or of one pair.
 
     Attributes:
-        name: ``property.metric``.
-        unit: nats, share, ratio, …; "" for a count.
-        direction: which way is better.
-        formula: the metric, of sums by channel; None for one that is not a formula of sums.
-        channels: the channels that the formula reads.
-        counts: the channel that counts the metric's tokens.
-        version: of the definition.
-        target: the best value, where the direction is a target.
+        subjects: the SAE; of a pair both, the first before the second in the model.
+        interventions: which substitutions its metrics need.
+        keep: what is kept beyond sums: channels token by token, or ``ACTIVE``.
     """
 
-    name: str
-    unit: str
-    direction: Direction
-    formula: Formula | None
-    channels: tuple[str, ...] = ()
-    counts: str = "n.scored"
-    version: int = 1
-    target: float | None = None
+    subjects: "tuple[Subject, ...]"
+    interventions: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> "Subject":
+        """The SAE."""
+        return self.subjects[0]
+
+    @property
+    def name(self) -> str:
+        """The SAE's id, or both ids of a pair."""
+        return joined([subject.id for subject in self.subjects])
+
+
+Targets = Sequence[Target]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a property makes of a measurement."""
-
-    metrics: tuple[Metric, ...]
-    series: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Among:
-    """An SAE's measurement among others that were made on the same tokens.
+class Extent:
+    """What a measurement can be divided into.
 
     Attributes:
-        own: the SAE's.
-        others: the others', by name.
-        left_out: why some of them could not be made, by name.
+        count: sequences or prompts; 0 where it is not divided.
+        width: tokens' worth of work in each.
+        fingerprint: of all of them.
     """
 
-    own: "Measurement"
-    others: "Mapping[str, Measurement]"
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    count: int
+    width: int
+    fingerprint: str
+
+    @property
+    def is_divided(self) -> bool:
+        """True where it can be measured part by part."""
+        return self.count > 0
 
 
-@dataclass(frozen=True)
-class Property:
-    """A faithfulness property.
+@dataclass
+class Results:
+    """What an experiment gave, by the SAE's or the pair's name.
 
     Attributes:
-        name: as in METRICS.md.
-        summary: one line for people.
-        metrics: everything it can report.
-        interventions: what must be measured for it, given its parameters.
-        findings: its metrics and plot series, from a measurement.
-        source: what it is measured on: SEQUENCES of the training context, LONG ones, CLOZE
-            prompts, the sequences with PAIRS of SAEs, with an SAE's CONTROLS beside it, with a
-            patched model's original for its TAX, or a batch that is timed for its COST.
-        defaults: parameters that it has where none are given; they are part of a case's id.
-        keeps: what is kept beyond sums: channels token by token, or ACTIVE, the features that
-            are active on each prompt.
-        peers: it reads the measurements of the model's other SAEs too: ``findings`` then takes
-            an :class:`Among`, as those of CONTROLS do.
-            prompts, OneToken or ManyDraws; or what says so, given a case's parameters.
-        defaults: parameters that it has where none are given; they are part of a case's id.
-        cases: the parameters of each of its usual cases.
-        reported: which metrics a case with some parameters reports; all where None.
+        measurements: of those that could be measured.
+        failures: why there is none, of the others.
     """
 
-    name: str
-    summary: str
-    metrics: tuple[MetricSpec, ...]
-    interventions: Callable[[Params], Sequence[str]]
-    findings: Callable[[Any, Params], Findings]
-    source: "Source | Callable[[Params, Settings], Source]" = SEQUENCES
-    defaults: tuple[tuple[str, Any], ...] = ()
-    keeps: tuple[str, ...] = ()
-    peers: bool = False
-    cases: tuple[Params, ...] = ({},)
-    reported: Callable[[Params], Iterable[MetricSpec]] | None = None
+    measurements: "dict[str, State]" = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
 
-    def measured_on(self, params: Params, settings: "Settings") -> Source:
-        """Return what a case with these parameters is measured on."""
-        return self.source(params, settings) if callable(self.source) else self.source
+    @classmethod
+    def of(cls, by_name: Mapping[str, Any]) -> "Results":
+        """Sort a mapping of measurements and errors."""
+        failed = {n: each for n, each in by_name.items() if isinstance(each, Failure)}
+        return cls({n: each for n, each in by_name.items() if n not in failed}, failed)
 
-    def reports(self, metric: str, params: Params) -> bool:
-        """True where a case with these parameters can report the metric."""
-        specs = self.metrics if self.reported is None else self.reported(params)
-        return any(spec.name == metric for spec in specs)
+    @classmethod
+    def failed(cls, targets: Iterable[Target], error: Failure) -> "Results":
+        """Say of all of them that they failed for one reason."""
+        return cls(failures={target.name: error for target in targets})
+
+    def __or__(self, other: "Results") -> "Results":
+        """Return both together; of one name, the other's counts."""
+        names = set(other.names())
+        measured = {n: each for n, each in self.measurements.items() if n not in names}
+        failed = {n: each for n, each in self.failures.items() if n not in names}
+        return Results(measured | other.measurements, failed | other.failures)
+
+    def __getitem__(self, name: str) -> "State | Failure":
+        """Return a measurement, or why there is none."""
+        return self.failures[name] if name in self.failures else self.measurements[name]
+
+    def names(self) -> list[str]:
+        """Return whose results these are."""
+        return [*self.measurements, *self.failures]
+
+    def only(self, name: str) -> "Results":
+        """Return those of one SAE or pair."""
+        return Results.of({name: self[name]})
+
+    @classmethod
+    def merged(cls, parts: "Sequence[Results]") -> "Results":
+        """Return the results of consecutive parts together.
+
+        What could not be measured in one part was not measured: its first error says why. Sums
+        are added in the parts' order, so that the same parts give the same bits.
+        """
+        by_name: dict[str, Any] = {}
+        for name in parts[0].names():
+            each = [part[name] for part in parts]
+            errors = [e for kind in (MeasurementError, NotApplicable) for e in each
+                      if isinstance(e, kind)]  # fmt: skip
+            by_name[name] = errors[0] if errors else type(each[0]).merged(each)
+        return cls.of(by_name)
+
+    def finished(self) -> "Results":
+        """Return the results once all parts are in them."""
+        done = {name: each.finished() for name, each in self.measurements.items()}
+        return Results(done, self.failures)
 
 
-def evaluate(
-    spec: MetricSpec,
-    measurement: HasTable,
-    *,
-    note: str | None = None,
-    stand: Stand | None = None,
-) -> Metric:
-    """Return a metric's value with its interval over sequences.
+class Measurer(ABC):
+    """Carries an experiment out on a bench: SAEs of one model, and the texts.
 
     Args:
-        spec: the definition.
-        measurement: the sums.
-        note: why the metric is undefined here; its value is then None.
-        stand: what a gate reads instead of an undefined metric.
-
-    Raises:
-        NonFiniteValue: where the formula gives NaN or infinity and no note says why.
+        experiment: what is measured.
+        bench: the SAEs, the model and the texts.
     """
-    table = measurement.table()
-    if spec.formula is None:
-        raise ValueError(f"{spec.name} has no formula of sums")
-    used = chosen(table, (*spec.channels, spec.counts))
-    n = size_of(table, spec.counts)
-    if note is not None:
-        return _metric(spec, n, note=note, stand=stand)
-    found = estimate(spec.formula, used)
-    if found.interval is None and not abs(found.value) < float("inf"):
-        raise NonFiniteValue(f"{spec.name} is {found.value} on {n.tokens} tokens")
-    return _metric(spec, n, value=found.value, ci=found.interval)
 
+    def __init__(self, experiment: Any, bench: "Bench") -> None:
+        self.experiment = experiment
+        self.bench = bench
 
-def plain(
-    spec: MetricSpec,
-    measurement: HasTable,
-    value: float | None,
-    *,
-    ci: Interval | None = None,
-    note: str | None = None,
-) -> Metric:
-    """Return a metric that is no formula of sums; with None for a value the note says why."""
-    n = size_of(measurement.table(), spec.counts)
-    return _metric(spec, n, value=value, ci=ci, note=note)
+    def extent(self, targets: Targets) -> Extent:  # noqa: ARG002
+        """Return what the measurement can be divided into; undivided unless it says otherwise."""
+        return Extent(0, 1, self.bench.tokens.fingerprint)
 
+    def corpora(self, targets: Targets) -> "list[TokenSet]":  # noqa: ARG002
+        """Return the sequences whose statistics each part needs; none unless it says otherwise."""
+        return []
 
-def size_of(table: Mapping[str, np.ndarray], counts: str) -> SampleSize:
-    """Return how much data a table's metrics rest on; sequences that repeat each other are one.
+    @abstractmethod
+    def measure(self, targets: Targets, *, progress: "ProgressBar") -> Results:
+        """Measure the bench's rows of the experiment."""
 
-    Args:
-        table: per-sequence sums by channel.
-        counts: the channel that counts the metric's tokens.
-    """
-    return SampleSize(independent(table), int(table[counts].sum()))
-
-
-def estimated(
-    spec: MetricSpec, found: Estimate, *, n: SampleSize, note: str | None = None
-) -> Metric:
-    """Return a metric that was estimated otherwise; where a note says why, it has no value.
-
-    Raises:
-        NonFiniteValue: where the value is NaN or infinite and no note says why.
-    """
-    if note is not None:
-        return _metric(spec, n, note=note)
-    if not abs(found.value) < float("inf"):
-        raise NonFiniteValue(f"{spec.name} is {found.value} on {n.tokens} tokens")
-    return _metric(spec, n, value=found.value, ci=found.interval)
-
-
-def _metric(spec: MetricSpec, n: SampleSize, **values: Any) -> Metric:
-    given: dict[str, Any] = {"value": None} | values
-    return Metric(
-        name=spec.name,
-        version=spec.version,
-        unit=spec.unit,
-        direction=spec.direction,
-        target=spec.target,
-        n=n,
-        **given,
-    )
-
-
-def mean_of(channel: str, *, per: str = "n.scored") -> Formula:
-    """Return the formula of a pooled mean: a sum over a count."""
-    return lambda sums: sums[channel] / sums[per]
-
-
-def position_of(params: Params, default: int) -> int:
-    """Return the position that a case's parameters give.
-
-    Raises:
-        OptionError: where it is no position.
-    """
-    position = params.get("position", default)
-    if isinstance(position, bool) or not isinstance(position, int) or position < 0:
-        raise OptionError(f"position: expected a whole number from 0 on, found {position!r}")
-    return position
+    def label(self, targets: Targets) -> str:
+        """Return what the progress bar says."""
+        kind = "pairs of SAEs" if self.experiment.of_pairs else "SAEs"
+        who = targets[0].name if len(targets) == 1 else f"{len(targets)} {kind}"
+        return f"{who} on {self.bench.host.name}"

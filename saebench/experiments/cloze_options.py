@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saebench.data.cloze_tokens import Choice, ClozeTokens
 from saebench.errors import SaebenchError
+from saebench.measures.state import State, concatenated, state
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
@@ -23,7 +24,7 @@ TOLERANCE = 1e-4  # of ln p, in fp32: the cached pass multiplies matrices of oth
 
 
 @dataclass(frozen=True)
-class OptionAnswers:
+class OptionAnswers(State):
     """Whether the likeliest option is the answer, prompt by prompt.
 
     Attributes:
@@ -32,9 +33,15 @@ class OptionAnswers:
         changed: the same with the SAE at every counted token of the prompt.
     """
 
-    offered: np.ndarray
-    clean: np.ndarray
-    changed: np.ndarray
+    offered: np.ndarray = state(concatenated)
+    clean: np.ndarray = state(concatenated)
+    changed: np.ndarray = state(concatenated)
+
+    @classmethod
+    def of_none(cls, prompts: int) -> "OptionAnswers":
+        """Return those of prompts without options."""
+        none = np.zeros(prompts, dtype=bool)
+        return cls(none, none, none)
 
 
 class OptionEngine:

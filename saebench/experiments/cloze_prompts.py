@@ -1,9 +1,8 @@
 """Cloze prompts through the model, clean and with the SAE: what becomes of the answer."""
 
 from collections.abc import Collection, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -14,9 +13,18 @@ from torch import Tensor
 
 from saebench.data.cloze_tokens import ClozeTokens
 from saebench.errors import NotApplicable
-from saebench.experiments.base import CLOZE
+from saebench.experiments.base import ACTIVE, Extent, Measurer, Results, Targets
 from saebench.experiments.cloze_options import OptionAnswers, OptionEngine
 from saebench.measures.resources import CLEAN, READOUT, RESUME, Stages
+from saebench.measures.state import (
+    State,
+    concatenated,
+    concatenated_if_any,
+    merged,
+    stacked,
+    state,
+    total,
+)
 from saebench.progress import ProgressBar
 from saebench.records.run import CLUSTER
 from saebench.subjects.hooks import Site
@@ -28,7 +36,7 @@ from saebench.substitution.passes import CleanPass, Passes
 from saebench.substitution.reading import reading_site
 
 if TYPE_CHECKING:
-    from saebench.experiments.bench import Bench, Wanted
+    pass
 
 
 LAST_TOKENS = 32  # of a prompt, in which a feature counts as active there (seed 001)
@@ -36,7 +44,7 @@ ROWS_AT_ONCE = 256  # of logits: 50 MB at a vocabulary of 50,000
 
 
 @dataclass(frozen=True)
-class Answers:
+class Answers(State):
     """What a model says of each prompt's answer.
 
     Attributes:
@@ -46,14 +54,14 @@ class Answers:
         ce: mean cross-entropy of the prompt's own tokens, in nats; None where not measured.
     """
 
-    log_probability: np.ndarray
-    first: np.ndarray
-    whole: np.ndarray
-    ce: np.ndarray | None = None
+    log_probability: np.ndarray = state(concatenated)
+    first: np.ndarray = state(concatenated)
+    whole: np.ndarray = state(concatenated)
+    ce: np.ndarray | None = state(concatenated, default=None)
 
 
 @dataclass(frozen=True)
-class ClozeMeasurement:
+class ClozeMeasurement(State):
     """One SAE's answers beside the model's own, prompt by prompt.
 
     Attributes:
@@ -68,14 +76,23 @@ class ClozeMeasurement:
         clusters: which of the prompts repeat each other; None where none do.
     """
 
-    clean: Answers
-    changed: Answers
-    squared_error: np.ndarray
-    l0: np.ndarray
-    cut: int
-    options: OptionAnswers | None = None
-    active: csr_array | None = None
-    clusters: np.ndarray | None = None
+    clean: Answers = state(merged)
+    changed: Answers = state(merged)
+    squared_error: np.ndarray = state(concatenated)
+    l0: np.ndarray = state(concatenated)
+    cut: int = state(total)
+    options: OptionAnswers | None = state(merged, default=None)
+    active: csr_array | None = state(stacked, default=None)
+    clusters: np.ndarray | None = state(concatenated_if_any, default=None)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Self]) -> Self:
+        """Return the parts together; prompts of a part without options have none."""
+        if any(part.options is not None for part in parts):
+            parts = [
+                replace(p, options=p.options or OptionAnswers.of_none(len(p.l0))) for p in parts
+            ]
+        return super().merged(parts)
 
     def table(self) -> dict[str, np.ndarray]:
         """Return one row for each prompt: the prompt is the unit of resampling."""
@@ -272,32 +289,29 @@ def _in_order(column: Sequence[Tensor], order: Tensor) -> np.ndarray:
     return out.numpy()
 
 
-def measure_cloze(
-    bench: "Bench",
-    wanted: "Wanted",
-    *,
-    active: AbstractSet[str],
-    label: str,
-    progress: ProgressBar,
-) -> dict[str, Any]:
-    """Return each SAE's measurement by id.
+class ClozeMeasurer(Measurer):
+    """Measures SAEs on the run's prompts."""
 
-    Args:
-        bench: of the SAEs.
-        wanted: the SAEs.
-        active: ids of those whose active features are kept for each prompt.
-        label: what the progress bar says.
-        progress: makes a progress bar.
-    """
-    subjects = [subject for subject, _ in wanted]
-    try:
-        prompts = bench.readings.prompts()
-    except NotApplicable as error:
-        return dict.fromkeys((subject.id for subject in subjects), error)
-    bench.data[CLOZE] = bench.readings.record_of_prompts()
-    prompts = prompts if bench.rows is None else prompts.part(bench.rows)
-    with progress(f"{label}, cloze", prompts.tokens) as advance:
-        engine = ClozeEngine(bench.host, prompts, batch_size=bench.settings.batch_size)
-        found = dict(engine.measure(subjects, active=active, progress=advance))
-    bench.count_cost(CLOZE, wanted, engine.stages, tokens=prompts.ids)
-    return found
+    def extent(self, targets: Targets) -> Extent:
+        """Return the prompts; nothing where there are none."""
+        if self.bench.texts.prompts is None:
+            return super().extent(targets)
+        prompts = self.bench.readings.prompts()
+        return Extent(len(prompts.ids), prompts.ids.shape[1], prompts.fingerprint)
+
+    def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
+        """Measure all SAEs; where there are no prompts, say so of each."""
+        bench = self.bench
+        try:
+            prompts = bench.readings.prompts()
+        except NotApplicable as error:
+            return Results.failed(targets, error)
+        bench.data[str(self.experiment)] = bench.readings.record_of_prompts()
+        prompts = prompts if bench.rows is None else prompts.part(bench.rows)
+        active = {target.name for target in targets if ACTIVE in target.keep}
+        subjects = [target.subject for target in targets]
+        with progress(f"{self.label(targets)}, cloze", prompts.tokens) as advance:
+            engine = ClozeEngine(bench.host, prompts, batch_size=bench.settings.batch_size)
+            by_name = engine.measure(subjects, active=active, progress=advance)
+        bench.count_cost(self.experiment, targets, engine.stages, tokens=prompts.ids)
+        return Results.of(by_name)

@@ -3,7 +3,8 @@
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,25 +12,16 @@ from scipy.sparse import csr_array, issparse
 
 import saebench.errors
 from saebench.errors import SaebenchError, StoreError
-from saebench.experiments.base import Among
-from saebench.experiments.cloze_options import OptionAnswers
-from saebench.experiments.cloze_prompts import Answers, ClozeMeasurement
-from saebench.experiments.draws import DrawsMeasurement
-from saebench.experiments.one_token import Example, SingleMeasurement
-from saebench.experiments.patched_model import TaxMeasurement
+from saebench.experiments.base import EXPERIMENTS, Results
+from saebench.experiments.one_token import Example
 from saebench.measures.histogram import LogHistogram
+from saebench.measures.state import State, sent_fields
 from saebench.measures.sums import TokenSums
 from saebench.records.run import Cost, DatasetRecord
-from saebench.substitution.measurement import Measurement, Moves, PairMeasurement, TokenMeasurement
 
-CLASSES = {
-    kind.__name__: kind
-    for kind in (
-        Among, Answers, ClozeMeasurement, Cost, DatasetRecord, DrawsMeasurement, Example,
-        LogHistogram, Measurement, Moves, OptionAnswers, PairMeasurement, SingleMeasurement,
-        TaxMeasurement, TokenMeasurement, TokenSums,
-    )
-}  # fmt: skip
+for _kind in EXPERIMENTS:
+    import_module(_kind.carried_out_by.partition(":")[0])  # declares its states
+
 TREE = "tree"
 
 
@@ -91,11 +83,16 @@ def _packed_container(value: Any, arrays: list[np.ndarray]) -> Any:
         return {kind: [_packed(each, arrays) for each in value]}
     if isinstance(value, Mapping):
         return {"map": [[_packed(k, arrays), _packed(v, arrays)] for k, v in value.items()]}
-    if is_dataclass(value) and CLASSES.get(name) is type(value):
-        own = {f.name: getattr(value, f.name) for f in fields(value)}
-        kept = {k: _packed(v, arrays) for k, v in own.items() if not callable(v)}
-        return {"class": [name, kept]}
+    if is_dataclass(value) and _classes().get(name) is type(value):
+        own = {k: _packed(v, arrays) for k, v in sent_fields(value).items()}
+        return {"class": [name, own]}
     raise TypeError(f"{name} is no measurement")
+
+
+def _classes() -> dict[str, type]:
+    """Return the classes that bytes may name: the states, and what they and shards consist of."""
+    plain = (Cost, DatasetRecord, Example, LogHistogram, Results, TokenSums)
+    return State.CLASSES | {each.__name__: each for each in plain}
 
 
 def _unpacked(tree: Any, tables: Mapping[str, np.ndarray]) -> Any:
@@ -123,9 +120,7 @@ def _sparse(data: Any, indices: Any, indptr: Any, shape: Any) -> csr_array:
 
 
 def _made(name: str, given: dict[str, Any]) -> Any:
-    if name == TokenMeasurement.__name__:
-        given["text"] = str
-    return CLASSES[name](**given)
+    return _classes()[name](**given)
 
 
 def _error(name: str) -> type[SaebenchError]:

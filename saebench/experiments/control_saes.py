@@ -6,16 +6,16 @@ from typing import Any
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError, SubjectError
-from saebench.experiments.base import Among
+from saebench.experiments.base import Extent, Measurer, Results, Targets
+from saebench.progress import ProgressBar
 from saebench.subjects.made_controls import CONTROLS, make_control
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import Engine, Progress, site_of
-from saebench.substitution.measurement import Measurement
+from saebench.substitution.engine import Engine, site_of
+from saebench.substitution.measurement import Measurement, WithPeers
 from saebench.substitution.reading import reading_site
 
 # Five more SAEs on an eighth of the sequences cost less than one on all of them.
 SHARE, FEWEST, MOST = 8, 16, 64
-TOGETHER = 1 + len(CONTROLS)  # the SAE and its controls
 
 
 def first_sequences(tokens: TokenSet) -> TokenSet:
@@ -27,23 +27,36 @@ def first_sequences(tokens: TokenSet) -> TokenSet:
     return replace(tokens.part(first), is_part=tokens.is_part)
 
 
-def measure_controls(
-    engine: Engine, wanted: Sequence[tuple[Subject, Sequence[str]]], *, progress: Progress
-) -> dict[str, Among | MeasurementError]:
-    """Return each SAE's measurement among those of its controls; one clean pass serves all.
+class ControlsMeasurer(Measurer):
+    """Measures each SAE with its controls; one clean pass serves all."""
 
-    Args:
-        engine: on the tokens to measure on.
-        wanted: the SAEs, each with the interventions it needs.
-        progress: called with the number of tokens just finished.
-    """
-    together: list[tuple[Subject, Sequence[str]]] = list(wanted)
-    missing: dict[str, dict[str, str]] = {}
-    for subject, names in wanted:
-        made, missing[subject.id] = _controls_of(subject, engine)
-        together += [(control, names) for control in made]
-    found = engine.measure(together, progress=progress)
-    return {s.id: _among(s, found, missing[s.id]) for s, _ in wanted}
+    def extent(self, targets: Targets) -> Extent:  # noqa: ARG002
+        """Return the first sequences; each is worth as many as SAEs are run on it."""
+        first = first_sequences(self.bench.tokens)
+        width = first.ids.shape[1] * self.experiment.saes_for_each
+        return Extent(len(first.ids), width, first.fingerprint)
+
+    def corpora(self, targets: Targets) -> list[TokenSet]:  # noqa: ARG002
+        """Return the first sequences."""
+        return [first_sequences(self.bench.tokens)]
+
+    def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
+        """Measure the SAEs and what could be made of them."""
+        bench, first = self.bench, first_sequences(self.bench.tokens)
+        bench.parts[str(self.experiment)] = bench.readings.record(first)
+        engine = bench.engine(first)
+        wanted: list[tuple[Subject, Sequence[str]]] = [
+            (target.subject, target.interventions) for target in targets
+        ]
+        missing: dict[str, dict[str, str]] = {}
+        for subject, names in tuple(wanted):
+            controls, missing[subject.id] = _controls_of(subject, engine)
+            wanted += [(control, names) for control in controls]
+        ids = engine.tokens.ids
+        with progress(f"{self.label(targets)}, controls", ids.numel()) as advance:
+            by_name = engine.measure(wanted, progress=advance)
+        bench.count_cost(self.experiment, targets, engine.stages, tokens=ids)
+        return Results.of({t.name: _with_controls(t.subject, by_name, missing) for t in targets})
 
 
 def _controls_of(subject: Subject, engine: Engine) -> tuple[list[Subject], dict[str, str]]:
@@ -63,15 +76,17 @@ def _controls_of(subject: Subject, engine: Engine) -> tuple[list[Subject], dict[
     return made, missing
 
 
-def _among(
-    subject: Subject, found: Mapping[str, Any], missing: Mapping[str, str]
-) -> Among | MeasurementError:
-    own = found[subject.id]
+def _with_controls(
+    subject: Subject, by_name: Mapping[str, Any], missing: Mapping[str, Mapping[str, str]]
+) -> WithPeers | MeasurementError:
+    """Return an SAE's measurement with its controls', and why some could not be measured."""
+    own, not_made = by_name[subject.id], missing[subject.id]
     if isinstance(own, MeasurementError):
         return own
-    made = {n: found[_id_of(subject, n)] for n in CONTROLS if n not in missing}
-    failed = {n: str(m) for n, m in made.items() if not isinstance(m, Measurement)}
-    return Among(own, {n: m for n, m in made.items() if n not in failed}, {**missing, **failed})
+    controls = {n: by_name[_id_of(subject, n)] for n in CONTROLS if n not in not_made}
+    failed = {n: str(m) for n, m in controls.items() if not isinstance(m, Measurement)}
+    measured = {n: m for n, m in controls.items() if n not in failed}
+    return WithPeers(own, measured, {**not_made, **failed})
 
 
 def _id_of(subject: Subject, control: str) -> str:

@@ -1,7 +1,8 @@
 """Where one value stands among random draws of the same kind."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +10,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saebench.errors import MeasurementError, NonFiniteValue
-from saebench.experiments.windows import Placed, Places, WindowBatch, Windows, stretch
+from saebench.experiments.base import Extent, ManyDraws, Targets
+from saebench.experiments.windows import (
+    Placed,
+    Places,
+    SingleTokenMeasurer,
+    WindowBatch,
+    Windows,
+    stretch,
+)
 from saebench.measures.resources import NOISE, READOUT, Stages
+from saebench.measures.state import State, concatenated, concatenated_if_any, one_path, state, total
+from saebench.progress import ProgressBar
 from saebench.records.run import CLUSTER
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Progress
@@ -77,7 +88,7 @@ Z_LIMIT = 2.0
 
 
 @dataclass(frozen=True)
-class DrawsMeasurement:
+class DrawsMeasurement(State):
     """One SAE's KL at single tokens, and those of random errors of the same size there.
 
     Attributes:
@@ -90,13 +101,13 @@ class DrawsMeasurement:
         clusters: which of the measured sequences repeat each other; None where none do.
     """
 
-    position: int
-    sequences: int
-    sequence: np.ndarray
-    sae: Float[np.ndarray, "measured"]
-    draws: Float[np.ndarray, "measured draws"]
-    path: str
-    clusters: np.ndarray | None = None
+    position: int = state()
+    sequences: int = state(total)
+    sequence: np.ndarray = state(concatenated)
+    sae: Float[np.ndarray, "measured"] = state(concatenated)
+    draws: Float[np.ndarray, "measured draws"] = state(concatenated)
+    path: str = state(one_path)
+    clusters: np.ndarray | None = state(concatenated_if_any, default=None)
 
     @property
     def left_out(self) -> int:
@@ -262,3 +273,24 @@ def _noise(tokens: Tokens, draws: range) -> Float[Tensor, "draws tokens d"]:
 def _chunks(n: int, size: int) -> Iterator[range]:
     for start in range(0, n, size):
         yield range(start, min(start + size, n))
+
+
+class DrawsMeasurer(SingleTokenMeasurer):
+    """Measures SAEs at one token of each of the first sequences, among many random errors."""
+
+    experiment: ManyDraws
+
+    def extent(self, targets: Targets) -> Extent:  # noqa: ARG002
+        """Return the first sequences; a draw is run from its token on: as much as one token."""
+        whole, draws = self.bench.extent, self.experiment
+        return Extent(min(draws.sequences, whole.count), draws.draws, whole.fingerprint)
+
+    def run(self, targets: Targets, *, progress: ProgressBar) -> tuple[Mapping[str, Any], Stages]:
+        """Run all SAEs on the bench's sequences."""
+        draws, subjects = self.experiment, [target.subject for target in targets]
+        engine = DrawsEngine(self.bench.places, batch_size=self.bench.settings.batch_size)
+        sequences = min(len(self.bench.part(self.bench.tokens).ids), draws.sequences)
+        label = f"{self.label(targets)}, {draws.draws} draws"
+        with progress(label, sequences * draws.draws * len(subjects)) as advance:
+            by_name = engine.measure(subjects, **asdict(draws), progress=advance)
+        return by_name, engine.stages

@@ -9,13 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saebench.errors import MeasurementError, NotApplicable, UndefinedDirection
-from saebench.experiments.base import ManyDraws, OneToken
-from saebench.experiments.draws import DrawsEngine
-from saebench.experiments.windows import Placed, Places, Stretch, WindowBatch, Windows, stretch
+from saebench.errors import MeasurementError, UndefinedDirection
+from saebench.experiments.base import OneToken, Targets
+from saebench.experiments.windows import (
+    Placed,
+    Places,
+    SingleTokenMeasurer,
+    Stretch,
+    WindowBatch,
+    Windows,
+    stretch,
+)
 from saebench.measures.divergence import clean_rows, compare
 from saebench.measures.names import INDEPENDENT_OF_SAE, in_bin
 from saebench.measures.resources import FOLD, NOISE, READOUT, Stages
+from saebench.measures.state import state, total
 from saebench.measures.sums import TokenSums
 from saebench.progress import ProgressBar
 from saebench.statistics.rank import spread_over
@@ -28,7 +36,7 @@ from saebench.substitution.measurement import SCORED, Measurement, with_clusters
 from saebench.substitution.readout import read_out
 
 if TYPE_CHECKING:
-    from saebench.experiments.bench import Bench, Wanted
+    pass
 
 
 TOP = 25
@@ -102,6 +110,15 @@ QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)  # of KL under the SAE, of the tokens tha
 EXAMPLES = len(QUANTILES)
 
 
+def _spread_examples(parts: Sequence[tuple[Example, ...]]) -> tuple[Example, ...]:
+    """Of each part's examples return as many as of a whole run, spread over their KL."""
+    every = sorted((e for part in parts for e in part), key=lambda e: e.kl.get("sae", 0.0))
+    if len(every) <= EXAMPLES:
+        return tuple(every)
+    places = np.linspace(0, len(every) - 1, EXAMPLES).round().astype(int)
+    return tuple(every[place] for place in places)
+
+
 @dataclass(kw_only=True)
 class SingleMeasurement(Measurement):
     """One SAE's sums with one token of each sequence substituted; positions are offsets from it.
@@ -115,10 +132,10 @@ class SingleMeasurement(Measurement):
         examples: what the model says after a few of the tokens.
     """
 
-    position: int
-    cut: int
-    left_out: int
-    examples: tuple[Example, ...] = ()
+    position: int = state()
+    cut: int = state()
+    left_out: int = state(total)
+    examples: tuple[Example, ...] = state(_spread_examples, default=())
 
     def table(self) -> Mapping[str, np.ndarray]:
         """Return the per-sequence sums of every channel, without the sequences left out."""
@@ -270,53 +287,17 @@ def _key(g: _Subject, name: str) -> str:
     return f"{owner}/{name}"
 
 
-def measure_tokens(
-    bench: "Bench",
-    source: OneToken | ManyDraws,
-    wanted: "Wanted",
-    *,
-    label: str,
-    progress: ProgressBar,
-) -> dict[str, Any]:
-    """Return each SAE's measurement by id; NotApplicable for transcoders.
+class OneTokenMeasurer(SingleTokenMeasurer):
+    """Measures SAEs with one token of each sequence substituted."""
 
-    Args:
-        bench: of the SAEs.
-        source: which tokens.
-        wanted: the SAEs, each with the interventions it needs.
-        label: what the progress bar says.
-        progress: makes a progress bar.
-    """
-    elsewhere = _transcoders(wanted)
-    plain = [(s, names) for s, names in wanted if s.id not in elsewhere]
-    if not plain:
-        return dict(elsewhere)
-    size, subjects = bench.settings.batch_size, [subject for subject, _ in plain]
-    tokens = bench.part(bench.tokens).ids
-    try:
-        if isinstance(source, OneToken):
-            engine = SingleEngine(bench.places, batch_size=size)
-            total = len(tokens) * (1 + source.offsets)
-            with progress(f"{label}, token {source.position}", total) as advance:
-                found = dict(engine.measure(plain, **asdict(source), progress=advance))
-        else:
-            engine = DrawsEngine(bench.places, batch_size=size)
-            total = min(len(tokens), source.sequences) * source.draws * len(subjects)
-            with progress(f"{label}, {source.draws} draws", total) as advance:
-                found = dict(engine.measure(subjects, **asdict(source), progress=advance))
-    except NotApplicable as error:
-        return dict.fromkeys((subject.id for subject in subjects), error) | elsewhere
-    bench.count_cost(str(source), plain, engine.stages, tokens=tokens)
-    return found | elsewhere
+    experiment: OneToken
 
-
-def _transcoders(wanted: "Wanted") -> dict[str, NotApplicable]:
-    """Say of each transcoder why it cannot be measured on single tokens."""
-    return {
-        s.id: NotApplicable(
-            f"single tokens: {s.id} is a transcoder, which reads at {s.metadata.input_hook}; "
-            "only what is put where it reads is measured so"
-        )
-        for s, _ in wanted
-        if s.metadata.input_hook is not None
-    }
+    def run(self, targets: Targets, *, progress: ProgressBar) -> tuple[Mapping[str, Any], Stages]:
+        """Run all SAEs on the bench's sequences."""
+        tokens, wanted = self.experiment, [(t.subject, t.interventions) for t in targets]
+        engine = SingleEngine(self.bench.places, batch_size=self.bench.settings.batch_size)
+        count = len(self.bench.part(self.bench.tokens).ids) * (1 + tokens.offsets)
+        label = f"{self.label(targets)}, token {tokens.position}"
+        with progress(label, count) as advance:
+            by_name = engine.measure(wanted, **asdict(tokens), progress=advance)
+        return by_name, engine.stages

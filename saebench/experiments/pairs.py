@@ -1,6 +1,6 @@
 """Two SAEs in one model: what the first one's errors do to the second, and both together."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import NotApplicable
+from saebench.experiments.base import Extent, Measurer, Results, Targets
 from saebench.measures.resources import CLEAN, FOLD, NOISE, READOUT, RESUME, Stages
 from saebench.measures.sums import TokenSums
-from saebench.options import Settings
 from saebench.progress import ProgressBar
 from saebench.records.case import joined
 from saebench.subjects.depth import depth
@@ -239,40 +239,32 @@ class PairEngine:
         return PairMeasurement(sums.fetch(), pair, hooks, "resumed" if exact else "full")
 
 
-def measure_pairs(
-    host: Host,
-    tokens: TokenSet,
-    pairs: Iterable[Sequence[Subject]],
-    *,
-    settings: Settings,
-    progress: ProgressBar,
-) -> tuple[Mapping[str, PairMeasurement | NotApplicable], Stages | None]:
-    """Return each pair's measurement by its joined name, and where the time went.
+class PairsMeasurer(Measurer):
+    """Measures pairs of SAEs, the first before the second in the model."""
 
-    It is NotApplicable where the two are no pair; of none that are, no time went anywhere.
+    def extent(self, targets: Targets) -> Extent:  # noqa: ARG002
+        """Return the run's sequences."""
+        return self.bench.extent
 
-    Args:
-        host: the model.
-        tokens: the sequences.
-        pairs: SAEs, the first before the second in the model, or one that is in no pair.
-        settings: the run's.
-        progress: makes a progress bar.
-    """
-    found: dict[str, PairMeasurement | NotApplicable] = {}
-    fit: list[tuple[Subject, Subject]] = []
-    for pair in pairs:
-        reason = _no_pair(pair)
-        if reason:
-            found[joined([subject.id for subject in pair])] = NotApplicable(reason)
-        else:
-            fit.append((pair[0], pair[1]))
-    if not fit:
-        return found, None
-    engine = PairEngine(host, tokens, seed=settings.seed, batch_size=settings.batch_size)
-    with progress(f"{len(fit)} pairs of SAEs on {host.name}", tokens.ids.numel()) as advance:
-        made = engine.measure(fit, progress=advance)
-    named = {joined(ids): measurement for ids, measurement in made.items()}
-    return found | named, engine.stages
+    def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
+        """Measure all pairs with one clean pass; say why where two SAEs are no pair."""
+        bench, results = self.bench, Results()
+        fit: list[tuple[Subject, Subject]] = []
+        for target in targets:
+            reason = _no_pair(target.subjects)
+            if reason:
+                results.failures[target.name] = NotApplicable(reason)
+            else:
+                fit.append((target.subjects[0], target.subjects[1]))
+        if not fit:
+            return results
+        tokens, settings = bench.part(bench.tokens), bench.settings
+        engine = PairEngine(bench.host, tokens, seed=settings.seed, batch_size=settings.batch_size)
+        label = f"{len(fit)} pairs of SAEs on {bench.host.name}"
+        with progress(label, tokens.ids.numel()) as advance:
+            by_pair = engine.measure(fit, progress=advance)
+        bench.count_cost(self.experiment, targets, engine.stages, tokens=tokens.ids)
+        return results | Results.of({joined(ids): each for ids, each in by_pair.items()})
 
 
 def _no_pair(subjects: Sequence[Subject]) -> str | None:

@@ -1,13 +1,15 @@
 """A model that was patched for its SAE, against the one it was made of, on the same tokens."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError, NonFiniteValue, NotApplicable
+from saebench.experiments.base import Extent, Measurer, Results, Targets
+from saebench.measures.state import State, one_path, state
 from saebench.measures.sums import TokenSums
 from saebench.progress import ProgressBar
 from saebench.subjects.host import Host
@@ -32,7 +34,7 @@ KEPT = 6  # activations of a batch that are held at once, about
 
 
 @dataclass(frozen=True)
-class TaxMeasurement:
+class TaxMeasurement(State):
     """Sums of the patched model against the original.
 
     Channels: ``patched`` and ``sae`` (the patched model with the SAE in it) against the original
@@ -43,8 +45,8 @@ class TaxMeasurement:
         path: how the model was run.
     """
 
-    sums: TokenSums
-    path: str
+    sums: TokenSums = state(TokenSums.joined)
+    path: str = state(one_path)
 
     def table(self) -> Mapping[str, np.ndarray]:
         """Return the per-sequence sums of every channel."""
@@ -115,34 +117,30 @@ class TaxEngine:
         add("tax.kl", back[TAX].kl, counted)
 
 
-def measure_tax(
-    host: Host,
-    tokens: TokenSet,
-    wanted: Sequence[tuple[Subject, Sequence[str]]],
-    *,
-    label: str,
-    progress: ProgressBar,
-    batch_size: int | None = None,
-) -> dict[str, TaxMeasurement | MeasurementError | NotApplicable]:
-    """Return each SAE's measurement by id; NotApplicable where the model is as it came.
+class TaxMeasurer(Measurer):
+    """Measures what a model lost that was changed for its SAE."""
 
-    Args:
-        host: the model that the SAEs are put into.
-        tokens: the sequences.
-        wanted: the SAEs.
-        label: of the progress bar.
-        progress: makes a progress bar.
-        batch_size: sequences at once; chosen where None.
-    """
-    if host.original is None:
-        missing = NotApplicable(f"tax: the SAE brings no {FILE}: its model is as it came")
-        return {subject.id: missing for subject, _ in wanted}
-    engine = TaxEngine(host, tokens, batch_size=batch_size)
-    found: dict[str, TaxMeasurement | MeasurementError | NotApplicable] = {}
-    with progress(f"{label}, tax", len(wanted) * tokens.ids.numel()) as advance:
-        for subject, _ in wanted:
-            try:
-                found[subject.id] = engine.measure(subject, progress=advance)
-            except MeasurementError as error:
-                found[subject.id] = error
-    return found
+    def extent(self, targets: Targets) -> Extent:
+        """Return the run's sequences; nothing where the model is as it came."""
+        original, own = self.bench.host.original, self.bench.extent
+        if original is None:
+            return super().extent(targets)
+        return replace(own, fingerprint=f"{own.fingerprint} {original.record().weights_sha256}")
+
+    def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
+        """Measure each SAE that brings a patched model."""
+        bench = self.bench
+        tokens = bench.part(bench.tokens)
+        if bench.host.original is None:
+            missing = NotApplicable(f"tax: the SAE brings no {FILE}: its model is as it came")
+            return Results.failed(targets, missing)
+        engine = TaxEngine(bench.host, tokens, batch_size=bench.settings.batch_size)
+        results, count = Results(), len(targets) * tokens.ids.numel()
+        with progress(f"{self.label(targets)}, tax", count) as advance:
+            for target in targets:
+                try:
+                    measurement = engine.measure(target.subject, progress=advance)
+                    results.measurements[target.name] = measurement
+                except MeasurementError as error:
+                    results.failures[target.name] = error
+        return results

@@ -10,14 +10,13 @@ from saebench.data.documents import Documents
 from saebench.data.prompts import NAMED, Prompts
 from saebench.data.tokens import TokenSet, take_sequences
 from saebench.errors import DataError, HostError, NotApplicable
-from saebench.experiments.base import LONG
-from saebench.experiments.long_texts import FARTHEST
 from saebench.options import Packing, Settings
 from saebench.records.run import DatasetRecord
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 
 PROMPTS = "prompts"
+FARTHEST = 8  # times the training context
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Readings:
             NotApplicable: where there is nothing beyond it, or no text is so long.
         """
         context = self._long_context(subject)
-        key = (LONG, context)
+        key = ("long", context)
         if key not in self._read:
             try:
                 self._read[key] = take(
@@ -207,3 +206,15 @@ def check_vocabulary(host: Host, largest: int, *, of: str) -> None:
             f"{host.embeddings} embeddings; are they from the same model? (--sae-model DIR holds "
             "both; from Python tokenizer=…)"
         )
+
+
+def bin_edges(training_context: int, context: int) -> tuple[int, ...]:
+    """Return the edges 0, C, 2C, 4C, 8C, cut at the evaluated context.
+
+    Example:
+        >>> bin_edges(64, 256)
+        (0, 64, 128, 256)
+    """
+    doubling = [training_context * 2**i for i in range(FARTHEST.bit_length())]
+    # A last bin of one position would have nothing to predict.
+    return (0, *(edge for edge in doubling if edge < context - 1), context)

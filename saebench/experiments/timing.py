@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from saebench.data.tokens import TokenSet
+from saebench.experiments.base import Measurer, Results, Targets
 from saebench.measures.resources import peak_bytes
+from saebench.progress import ProgressBar
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, tokens_a_pass
@@ -93,3 +95,12 @@ class Workload:
         clean = Passes(self.host).clean(self.tokens.ids.to(device), [site], stop_early=True)
         x = read_rows(site, clean.activations[site], self.tokens.counted.to(device))
         return lambda: self.subject.reconstruct(x)
+
+
+class TimingMeasurer(Measurer):
+    """Prepares what is timed; the cost cases themselves run it."""
+
+    def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:  # noqa: ARG002
+        """Return each SAE's workload."""
+        bench = self.bench
+        return Results({t.name: Workload(bench.host, bench.tokens, t.subject) for t in targets})

@@ -1,7 +1,9 @@
 """Batches of windows: one substituted token of each sequence, and the positions after it."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,7 +11,9 @@ from torch import Tensor
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import NotApplicable
+from saebench.experiments.base import Extent, Measurer, Results, Target, Targets
 from saebench.measures.resources import CLEAN, RESUME, Stages
+from saebench.progress import ProgressBar
 from saebench.subjects.hooks import Site
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, tokens_a_pass, write_rows
@@ -249,3 +253,45 @@ class Places:
             errors = reference.bank - x_hat
             self._found[subject.id] = Placed(subject, site, reference, errors, self.engine.seed)
         return self._found[subject.id]
+
+
+class SingleTokenMeasurer(Measurer):
+    """What measurements of single tokens share: the sequences, and that transcoders have none."""
+
+    def extent(self, targets: Targets) -> Extent:  # noqa: ARG002
+        """Return the run's sequences."""
+        return self.bench.extent
+
+    def corpora(self, targets: Targets) -> list[TokenSet]:  # noqa: ARG002
+        """Return the run's sequences."""
+        return [self.bench.tokens]
+
+    def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
+        """Measure all SAEs but transcoders."""
+        results = Results(failures={t.name: _transcoder(t) for t in targets if _reads_elsewhere(t)})
+        plain = [target for target in targets if target.name not in results.failures]
+        if not plain:
+            return results
+        try:
+            by_name, stages = self.run(plain, progress=progress)
+        except NotApplicable as error:
+            return results | Results.failed(plain, error)
+        ids = self.bench.part(self.bench.tokens).ids
+        self.bench.count_cost(self.experiment, plain, stages, tokens=ids)
+        return results | Results.of(by_name)
+
+    @abstractmethod
+    def run(self, targets: Targets, *, progress: ProgressBar) -> tuple[Mapping[str, Any], Stages]:
+        """Return each SAE's measurement by its id, and where the time went."""
+
+
+def _reads_elsewhere(target: Target) -> bool:
+    return target.subject.metadata.input_hook is not None
+
+
+def _transcoder(target: Target) -> NotApplicable:
+    """Say why a transcoder cannot be measured on single tokens."""
+    return NotApplicable(
+        f"single tokens: {target.name} is a transcoder, which reads at "
+        f"{target.subject.metadata.input_hook}; only what is put where it reads is measured so"
+    )

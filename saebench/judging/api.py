@@ -13,7 +13,7 @@ from torch import nn
 
 from saebench.data.documents import given_documents
 from saebench.errors import HostError, OptionError, SubjectError, nearest
-from saebench.experiments.base import COST
+from saebench.experiments.base import Timing
 from saebench.experiments.bench import Bench
 from saebench.experiments.prepare import (
     benches_of,
@@ -157,7 +157,7 @@ def judge(
                     settings, [(s, host) for s in subjects], _texts(data, settings)
                 )
             sharing = Sharing(place, benches) if place is not None else None
-            judge.adopt(benches, maker=sharing)
+            judge.adopt(benches, runner=sharing)
             judge.announce(Requests(_given(benches)).every(chosen))
             judge.check_rules_are_asked()
             for request in judge.requests:
@@ -193,7 +193,7 @@ def _workplace(
 
 
 def _untimed() -> list[str]:
-    return [name for name, declared in all_properties().items() if declared.source != COST]
+    return [name for name, declared in all_properties().items() if not declared.reads(Timing)]
 
 
 def _scale(options: dict[str, Any], **given: Any) -> Scale:

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import NotApplicable, OptionError
-from saebench.experiments.base import PAIRS, Source
+from saebench.experiments.base import Experiment, Pairs
 from saebench.options import Settings
 from saebench.properties import Property, find_property, properties
 from saebench.records.case import CaseRequest, joined
@@ -41,7 +41,7 @@ def case_request(
     """
     declared = find_property(name)
     subjects = (sae,) if isinstance(sae, str) else tuple(sae)
-    if len(subjects) > 1 and declared.source != PAIRS:
+    if len(subjects) > 1 and not declared.reads(Pairs):
         raise OptionError(f"{name} is about one SAE, found the pair {joined(subjects)}")
     settled = dict(declared.defaults) | dict(params or {})
     read = tuple(peers) if declared.peers else ()
@@ -57,7 +57,7 @@ def fingerprint(
     model: ModelRecord,
     data: DatasetRecord,
     others: Sequence[SubjectRecord] = (),
-    source: Source,
+    experiment: Experiment,
     sequences: int | None = None,
 ) -> str:
     """Return a hash of all that a case's numbers depend on.
@@ -71,7 +71,7 @@ def fingerprint(
         sae: the SAE that the case is about; of a pair, the first.
         model: the model.
         data: the tokens.
-        source: what is measured on, of those tokens.
+        experiment: what is measured of those tokens.
         sequences: how many of them, where the run ended before all were measured.
         others: the pair's second SAE, or the peers that the property reads.
     """
@@ -85,8 +85,8 @@ def fingerprint(
     }
     if others:
         parts["others"] = [(other.weights_sha256, other.config_sha256) for other in others]
-    if not isinstance(source, str):  # which tokens of them, and how often
-        parts["source"] = str(source)
+    if experiment.has_parameters:
+        parts["source"] = str(experiment)
     if sequences is not None:
         parts["sequences"] = sequences
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -123,7 +123,7 @@ class Requests:
         An unknown property has those of one that is about single SAEs.
         """
         declared = properties().get(property_name)
-        if declared is not None and declared.source == PAIRS:
+        if declared is not None and declared.reads(Pairs):
             return [*self._pairs, *self._alone]
         return [(each.id,) for each in self._given]
 
@@ -146,7 +146,7 @@ class Requests:
                     for params in find_property(name).cases:
                         yield self.request(each.id, name, params)
         for name in property_names:
-            if find_property(name).source == PAIRS:
+            if find_property(name).reads(Pairs):
                 yield from (self.request(joined(pair), name) for pair in self._pairs)
 
     def _peers(self, sae: str) -> tuple[str, ...]:
@@ -197,10 +197,10 @@ class Needs:
         chosen = self.settings.interventions
         return dict(request.params) | ({"interventions": chosen} if chosen else {})
 
-    def source(self, request: CaseRequest) -> Source:
-        """Return what a case is measured on."""
+    def experiment(self, request: CaseRequest) -> Experiment:
+        """Return the experiment that a case reads."""
         declared = find_property(request.property_name)
-        return declared.measured_on(self.params(request), self.settings)
+        return declared.experiment_of(self.params(request), self.settings)
 
     def interventions(self, request: CaseRequest) -> tuple[str, ...]:
         """Return the interventions that a case's own metrics need.

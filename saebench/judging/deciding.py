@@ -10,12 +10,12 @@ from saebench.compare.comparison import Side, why_incomparable
 from saebench.compare.differences import SideCase, how_much_worse
 from saebench.compare.sides import side_of_baseline
 from saebench.errors import MeasurementError, NotApplicable, OptionError, StoreError
-from saebench.experiments.base import Among, MetricSpec
 from saebench.gates.evidence import as_secondary, evidence
 from saebench.gates.margins import Against, NotHeld, decide_margin
 from saebench.gates.rules import Role, Rule
 from saebench.gates.verdicts import Beside, decide, decide_relative
 from saebench.judging.rules_of_run import spec_of
+from saebench.properties.base import MetricSpec
 from saebench.records.boards import Score
 from saebench.records.run import (
     Evidence,
@@ -32,6 +32,7 @@ from saebench.statistics.clusters import chosen, side_by_side
 from saebench.statistics.levels import current_level
 from saebench.store.baseline_checks import read_checked_baseline
 from saebench.store.baseline_source import BaselineSource
+from saebench.substitution.measurement import WithPeers
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def beside(rule: Rule, spec: MetricSpec, found: Any) -> tuple[Beside | str, Samp
     assert rule.relative is not None
     if isinstance(found, MeasurementError | NotApplicable):
         return f"its controls could not be measured: {found}", None
-    assert isinstance(found, Among)
+    assert isinstance(found, WithPeers)
     name = rule.relative.control
     if name not in found.others:
         return f"{name}: {found.left_out.get(name, 'was not made')}", None

@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.compare.differences import SideCase
 from saebench.errors import MeasurementError, NotApplicable
-from saebench.experiments.base import CONTROLS, COST, Among, Findings, Source
+from saebench.experiments.base import CONTROLS, Experiment
 from saebench.gates.rules import Role
 from saebench.judging.cases import Needs, bench_of, case_request, fingerprint
 from saebench.judging.deciding import Baselines, Found, gates_of, scores, verdict_of
-from saebench.judging.measuring import Maker, Measurements
+from saebench.judging.measuring import Measurements, Runner
 from saebench.judging.record import About, record_of
 from saebench.judging.rules_of_run import RunRules
 from saebench.judging.run_baselines import Keeping
 from saebench.options import OnInconclusive, Settings
 from saebench.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property
+from saebench.properties.base import Findings
 from saebench.records.case import CaseRequest, kind_of
 from saebench.records.run import Basis, CaseResult, GateResult, Run, Verdict
 from saebench.statistics.levels import LEVEL, Look, at_level, current_level
 from saebench.store.baseline_source import open_baselines
 from saebench.store.baselines import Measured
+from saebench.substitution.measurement import WithPeers
 from saebench.text import percent
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ class Judge:
     def __init__(self, settings: Settings, *, argv: Sequence[str] = ()) -> None:
         self.settings = settings
         self._needs = Needs(settings)
-        self.rules = RunRules(settings, params=self._needs.params, source=self._needs.source)
+        needs = self._needs
+        self.rules = RunRules(settings, params=needs.params, experiment=needs.experiment)
         self.cases: list[CaseResult] = []
         self._argv = tuple(argv)
         self._started = datetime.now(UTC)
@@ -55,7 +58,7 @@ class Judge:
         self._benches: tuple[Bench, ...] = ()
         self._baselines: Baselines | None = None
         self._rounds: Rounds | None = None
-        self._measurements = Measurements(self._interventions, self._needs.source)
+        self._measurements = Measurements(self._needs, self._interventions)
 
     @property
     def benches(self) -> "tuple[Bench, ...]":
@@ -81,7 +84,7 @@ class Judge:
         self._requests = tuple(requests)
         for request in self._requests:
             self._interventions(request)
-            self._needs.source(request)
+            self._needs.experiment(request)
         self._measurements.announce(self._requests + self._hidden())
 
     def check_rules_are_asked(self) -> None:
@@ -96,14 +99,14 @@ class Judge:
         self,
         benches: "Iterable[Bench]",
         *,
-        maker: Maker | None = None,
+        runner: Runner | None = None,
         project: Path | None = None,
     ) -> None:
         """Take the prepared benches, and the baselines of their SAEs.
 
         Args:
             benches: with everything loaded.
-            maker: measures them; where None, it is done here in one go.
+            runner: runs the experiments; in this process and in one go where None.
             project: where baselines are looked for too, after the current directory.
 
         Raises:
@@ -113,9 +116,9 @@ class Judge:
         if self.settings.stop_early:
             from saebench.judging.measuring import Rounds
 
-            self._rounds = maker = Rounds(self._is_settled, self._reads_several)
-        if maker is not None:
-            self._measurements.made_by(maker)
+            self._rounds = runner = Rounds(self._is_settled, self._reads_several)
+        if runner is not None:
+            self._measurements.runner = runner
         given = self.settings.baseline
         if given is None:
             return
@@ -133,7 +136,7 @@ class Judge:
         Args:
             shares: the share of each SAE, by id.
         """
-        self._measurements.share_out(dict(shares))
+        self._measurements.shares = dict(shares)
 
     def case(self, request: CaseRequest, *, progress: ProgressBar) -> CaseResult:
         """Measure, where that is still to be done, and decide one case."""
@@ -157,10 +160,10 @@ class Judge:
             tolerated.add(Verdict.INCONCLUSIVE)
         return case.verdict not in tolerated
 
-    def reads(self, request: CaseRequest) -> Iterator[tuple[str, Source]]:
+    def reads(self, request: CaseRequest) -> Iterator[tuple[str, Experiment]]:
         """Give the measurements that a case is read from: whose, and on what."""
-        source = self._needs.source(request)
-        yield from ((name, source) for name in (request.sae, *request.peers))
+        experiment = self._needs.experiment(request)
+        yield from ((name, experiment) for name in (request.sae, *request.peers))
         if self.rules.needs_controls(request):
             yield request.sae, CONTROLS
 
@@ -185,7 +188,7 @@ class Judge:
 
     def workload(self, sae: str) -> "Workload":
         """Return what is timed of an SAE; its cost cases read the times that it keeps."""
-        timed = (r for r in self._requests if self._needs.source(r) == COST and r.sae == sae)
+        timed = (r for r in self._requests if self._needs.experiment(r).is_timed and r.sae == sae)
         request = next(timed)
         return self._measurements.of(
             request, bench_of(self._benches, request), progress=no_progress
@@ -201,8 +204,8 @@ class Judge:
         except NotApplicable as error:
             return {"verdict": Verdict.SKIPPED, "reason": str(error), "fingerprint": ""}
         identity = self._fingerprint(request, declared, bench, measurement)
-        basis = self._basis(bench, self._needs.source(request), measurement)
-        look = self._rounds and self._rounds.look(request.sae, self._needs.source(request))
+        basis = self._basis(bench, self._needs.experiment(request), measurement)
+        look = self._rounds and self._rounds.look(request.sae, self._needs.experiment(request))
         try:
             if isinstance(measurement, MeasurementError):
                 raise measurement
@@ -242,9 +245,9 @@ class Judge:
         """
         declared = find_property(request.property_name)
         table = measurement.table() if hasattr(measurement, "table") else None
-        basis = self._basis(bench, self._needs.source(request), measurement)
+        basis = self._basis(bench, self._needs.experiment(request), measurement)
         if declared.peers:
-            measurement = self._measurements.among(request, bench, measurement)
+            measurement = self._measurements.with_peers(request, bench, measurement)
         findings = declared.findings(measurement, self._needs.params(request))
         found = Found(
             sae=request.subjects[-1],
@@ -256,10 +259,12 @@ class Judge:
         return findings, gates_of(self.rules.of(request, bench), found, self._baselines)
 
     def _is_settled(
-        self, bench: "Bench", sae: str, source: Source, measurement: Any, look: Look
+        self, bench: "Bench", sae: str, experiment: Experiment, measurement: Any, look: Look
     ) -> bool:
         """Return whether every gate that decides about an SAE's measurement is decided."""
-        about = (r for r in self._requests if r.sae == sae and self._needs.source(r) == source)
+        about = (
+            r for r in self._requests if r.sae == sae and self._needs.experiment(r) == experiment
+        )
         return all(self._is_decided(r, bench, measurement, look) for r in about)
 
     def _is_decided(
@@ -276,55 +281,56 @@ class Judge:
             return True
         return all(gate.secondary or gate.verdict is not Verdict.INCONCLUSIVE for gate in gates)
 
-    def _reads_several(self, source: Source) -> bool:
-        """Return whether some case reads several SAEs' measurements of a source side by side."""
+    def _reads_several(self, experiment: Experiment) -> bool:
+        """Return whether some case reads several SAEs' results of an experiment side by side."""
         return any(
-            request.peers and self._needs.source(request) == source for request in self._requests
+            request.peers and self._needs.experiment(request) == experiment
+            for request in self._requests
         )
 
     def _hidden(self) -> tuple[CaseRequest, ...]:
         """Return requests for controls that a rule needs and no announced case measures."""
         needing = (r.sae for r in self._requests if self.rules.needs_controls(r))
-        wanted = [case_request(sae, CONTROLS) for sae in dict.fromkeys(needing)]
+        wanted = [case_request(sae, str(CONTROLS)) for sae in dict.fromkeys(needing)]
         announced = {(r.sae, r.property_name) for r in self._requests}
         return tuple(r for r in wanted if (r.sae, r.property_name) not in announced)
 
     def _among_controls(
         self, request: CaseRequest, bench: "Bench", progress: ProgressBar
-    ) -> "Among | Exception":
-        controls = case_request(request.sae, CONTROLS)
+    ) -> "WithPeers | Exception":
+        controls = case_request(request.sae, str(CONTROLS))
         return self._measurements.of(controls, bench, progress=progress)
 
     def _fingerprint(
         self, request: CaseRequest, declared: Property, bench: "Bench", measurement: Any
     ) -> str:
         first, *others = (bench.describe(s, path="") for s in bench.read_by(request))
-        source = self._needs.source(request)
+        experiment = self._needs.experiment(request)
         return fingerprint(
             declared,
             self._needs.params(request),
             seed=self.settings.seed,
             sae=first,
             model=bench.model,
-            data=bench.data_of(source, measurement),
+            data=bench.data_of(experiment, measurement),
             others=others,
-            source=source,
-            sequences=self._stopped_at(request, source),
+            experiment=experiment,
+            sequences=self._stopped_at(request, experiment),
         )
 
-    def _stopped_at(self, request: CaseRequest, source: Source) -> int | None:
-        look = self._rounds and self._rounds.look(request.sae, source)
+    def _stopped_at(self, request: CaseRequest, experiment: Experiment) -> int | None:
+        look = self._rounds and self._rounds.look(request.sae, experiment)
         return look.sequences if look and look.number < look.of else None
 
-    def _basis(self, bench: "Bench", source: Source, measurement: Any) -> Basis:
-        data = bench.data_of(source, measurement)
+    def _basis(self, bench: "Bench", experiment: Experiment, measurement: Any) -> Basis:
+        data = bench.data_of(experiment, measurement)
         model = bench.model
         return Basis(model.weights_sha256, model.dtype, data.fingerprint, self.settings.seed)
 
     def _interventions(self, request: CaseRequest) -> tuple[str, ...]:
         """Return what a case needs; of controls also what rules need that read them."""
         names = [*self._needs.interventions(request)]
-        if self._needs.source(request) == CONTROLS:
+        if self._needs.experiment(request) == CONTROLS:
             held = (r for r in self._requests if r.sae == request.sae)
             for other in (r for r in held if self.rules.needs_controls(r)):
                 names += self._needs.interventions(other)

@@ -1,297 +1,236 @@
-"""What cases read: every SAE and every pair of a bench measured once, for all announced cases."""
+"""The measurement cache: each SAE or pair is measured once for each experiment."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from saebench.experiments.base import CONTROLS, PAIRS, SEQUENCES, TAX, Among, ManyDraws, Source
-from saebench.experiments.joining import InOrder
+from saebench.experiments.base import (
+    SEQUENCES,
+    Experiment,
+    Failure,
+    Results,
+    Target,
+    Targets,
+)
+from saebench.experiments.parts import InOrder
 from saebench.progress import ProgressBar, no_progress
 from saebench.properties import find_property
 from saebench.records.case import CaseRequest
-from saebench.records.case import joined as pair_name
 from saebench.statistics.levels import Look, looks
+from saebench.substitution.measurement import WithPeers
 
 if TYPE_CHECKING:
-    from saebench.experiments.bench import Bench, Keep, Wanted
+    from saebench.experiments.bench import Bench
+    from saebench.judging.cases import Needs
+
+Key = tuple[str, Experiment]
+"""Whose measurement it is, an SAE's or a pair's, and of which experiment."""
+
+BATCH_SIZES = (3, 8)  # for measuring again: matrix products then sum in other orders
 
 
-Key = tuple[str, Source]
-"""Whose measurement it is, an SAE's or a pair's, and what it was made on."""
+class Runner(Protocol):
+    """Runs experiments: in this process, in rounds, or in shards."""
 
-
-AGAIN_SEQUENCES = 32
-AGAIN_DRAWN = 8  # each under hundreds of random errors: more would cost what the run did
-AGAIN_BATCHES = (3, 8)  # sizes of which other matrix kernels come
-
-
-class Maker(Protocol):
-    """Measures what is on a bench, whole or in shards."""
-
-    def measure(
-        self,
-        bench: "Bench",
-        source: Source,
-        wanted: "Wanted",
-        *,
-        keep: "Keep",
-        progress: ProgressBar,
-    ) -> dict[str, Any]:
-        """Return each SAE's measurement by id; NotApplicable where there can be none."""
-        ...
-
-    def measure_pairs(
-        self, bench: "Bench", pairs: Iterable[tuple[str, ...]], *, progress: ProgressBar
-    ) -> dict[str, Any]:
-        """Return each pair's measurement by its joined name."""
+    def run(
+        self, bench: "Bench", experiment: Experiment, targets: Targets, *, progress: ProgressBar
+    ) -> Results:
+        """Return each target's measurement, or why there is none."""
         ...
 
 
-class Whole:
-    """Measures in this process, in one go."""
+class InProcess:
+    """Runs experiments in this process, in one go."""
 
-    def measure(
-        self,
-        bench: "Bench",
-        source: Source,
-        wanted: "Wanted",
-        *,
-        keep: "Keep",
-        progress: ProgressBar,
-    ) -> dict[str, Any]:
-        """Return what the bench finds."""
-        return bench.measure(source, wanted, keep=keep, progress=progress)
-
-    def measure_pairs(
-        self, bench: "Bench", pairs: Iterable[tuple[str, ...]], *, progress: ProgressBar
-    ) -> dict[str, Any]:
-        """Return what the bench finds."""
-        return bench.measure_pairs(pairs, progress=progress)
+    def run(
+        self, bench: "Bench", experiment: Experiment, targets: Targets, *, progress: ProgressBar
+    ) -> Results:
+        """Return each target's measurement, or why there is none."""
+        return experiment.on(bench).measure(targets, progress=progress)
 
 
 class Measurements:
-    """Makes measurements when they are first read, and keeps them.
+    """Runs each experiment when a case first reads it, for all announced cases at once.
 
     Args:
-        interventions: says which of them a case needs.
-        source: says what it is measured on.
+        needs: which experiment and interventions a case needs.
+        interventions: those that a case needs, with what rules add to them.
     """
 
     def __init__(
-        self,
-        interventions: Callable[[CaseRequest], tuple[str, ...]],
-        source: Callable[[CaseRequest], Source],
+        self, needs: "Needs", interventions: Callable[[CaseRequest], tuple[str, ...]]
     ) -> None:
+        self.runner: Runner = InProcess()
+        self.shares: Mapping[str, int] = {}
+        self._needs = needs
         self._interventions = interventions
-        self._source = source
-        self._shares: Mapping[str, int] = {}
         self._requests: tuple[CaseRequest, ...] = ()
-        self._made: dict[Key, Any] = {}
-        self._again: dict[Key, tuple[Any, Any]] = {}
-        self._maker: Maker = Whole()
-
-    def made_by(self, maker: Maker) -> None:
-        """Say who measures."""
-        self._maker = maker
+        self._results: dict[Key, Any] = {}
+        self._remeasured: dict[Key, tuple[Any, Any]] = {}
 
     def announce(self, requests: tuple[CaseRequest, ...]) -> None:
         """Take the cases that will be asked for: what they need is measured together."""
         self._requests = requests
 
-    def share_out(self, shares: Mapping[str, int]) -> None:
-        """Measure together only SAEs of one share: each process has its own."""
-        self._shares = shares
-
     def of(self, request: CaseRequest, bench: "Bench", *, progress: ProgressBar) -> Any:
-        """Return the measurement that a case reads, or the error that there is instead."""
-        source = self._source(request)
-        if (request.sae, source) not in self._made:
-            if source == PAIRS:
-                pairs = [r.subjects for r in self._beside(request) if bench.has(r.subjects)]
-                found = self._maker.measure_pairs(bench, dict.fromkeys(pairs), progress=progress)
-            else:
-                found = self._of_each(bench, request, progress)
-            self._made |= {(name, source): made for name, made in found.items()}
-        return self._made[request.sae, source]
+        """Return the measurement that a case reads, or why there is none."""
+        experiment = self._needs.experiment(request)
+        if (request.sae, experiment) not in self._results:
+            targets = list(self._targets(bench, request))
+            results = self.runner.run(bench, experiment, targets, progress=progress)
+            self._results |= {(name, experiment): results[name] for name in results.names()}
+        return self._results[request.sae, experiment]
 
-    def twice(self, request: CaseRequest, bench: "Bench") -> tuple[Any, Any] | None:
-        """Return what a case reads of its first sequences, measured twice more.
+    def with_peers(self, request: CaseRequest, bench: "Bench", own: Any) -> WithPeers:
+        """Return an SAE's measurement with those of its peers."""
+        experiment = self._needs.experiment(request)
+        others = {s.id: self._results[s.id, experiment] for s in bench.read_by(request)[1:]}
+        left_out = {n: str(each) for n, each in others.items() if isinstance(each, Failure)}
+        measured = {n: each for n, each in others.items() if n not in left_out}
+        apart = [peer for peer in request.peers if not bench.has([peer])]
+        return WithPeers(own, measured, left_out | dict.fromkeys(apart, "measured on other tokens"))
 
-        In batches of two sizes; None where there is no measurement to be made.
+    def remeasure(self, request: CaseRequest, bench: "Bench") -> tuple[Any, Any] | None:
+        """Return what a case reads of its first sequences, measured in batches of two sizes.
+
+        None where there is no measurement.
         """
-        both = self._again_of(request, bench, request.sae)
+        both = self._remeasured_of(request, bench, request.sae)
         if both is None or not find_property(request.property_name).peers:
             return both
-        peers = ((s.id, self._again_of(request, bench, s.id)) for s in bench.read_by(request)[1:])
-        others = {name: again for name, again in peers if again is not None}
-        one, two = (Among(both[i], {n: again[i] for n, again in others.items()}) for i in (0, 1))
+        peers = {
+            s.id: self._remeasured_of(request, bench, s.id) for s in bench.read_by(request)[1:]
+        }
+        others = {name: pair for name, pair in peers.items() if pair is not None}
+        one, two = (
+            WithPeers(both[i], {name: pair[i] for name, pair in others.items()}) for i in (0, 1)
+        )
         return one, two
-
-    def _again_of(self, request: CaseRequest, bench: "Bench", name: str) -> tuple[Any, Any] | None:
-        """Return both measurements of an SAE or a pair, made once for all cases that read them."""
-        key = (name, self._source(request))
-        if key not in self._again:
-            if isinstance(self._made.get(key), Exception):
-                return None
-            one, two = (self._again_in(bench, request, name, size) for size in AGAIN_BATCHES)
-            self._again[key] = (one, two)
-        both = self._again[key]
-        return None if any(isinstance(each, Exception) for each in both) else both
-
-    def _again_in(self, bench: "Bench", request: CaseRequest, name: str, batch_size: int) -> Any:
-        source = self._source(request)
-        count = AGAIN_DRAWN if isinstance(source, ManyDraws) else AGAIN_SEQUENCES
-        part = bench.within(slice(0, count))
-        part.settings = replace(part.settings, batch_size=batch_size)
-        if source == PAIRS:
-            return part.measure_pairs([request.subjects], progress=no_progress)[name]
-        names, kept = self._needed(request, name)
-        wanted = [(s, names) for s in part.subjects if s.id == name]
-        found = part.measure(source, wanted, keep={name: kept}, progress=no_progress)[name]
-        return found.settled() if hasattr(found, "settled") else found
-
-    def among(self, request: CaseRequest, bench: "Bench", own: Any) -> Among:
-        """Return an SAE's measurement among those of its peers."""
-        source = self._source(request)
-        others = {s.id: self._made[s.id, source] for s in bench.read_by(request)[1:]}
-        left_out = {n: str(made) for n, made in others.items() if isinstance(made, Exception)}
-        kept = {n: made for n, made in others.items() if n not in left_out}
-        apart = [peer for peer in request.peers if not bench.has([peer])]
-        return Among(own, kept, left_out | dict.fromkeys(apart, "measured on other tokens"))
 
     def belonging_to(self, sae: str) -> Iterator[tuple[Key, Any]]:
         """Give the measurements with per-sequence sums of an SAE; a pair's are its second's."""
-        for key, made in self._made.items():
-            if hasattr(made, "table") and getattr(made, "ids", key[:1])[-1] == sae:
-                yield key, made
+        for key, each in self._results.items():
+            if hasattr(each, "table") and getattr(each, "ids", key[:1])[-1] == sae:
+                yield key, each
 
     def path(self, sae: str) -> str:
-        """Return how the model was run with this SAE, on whole SEQUENCES where it was on those."""
-        paths: dict[Source, str] = {}
-        for (key, source), made in self._made.items():
-            path = getattr(getattr(made, "own", made), "path", None)
-            if path is not None and sae in getattr(made, "ids", (key,)):
-                paths.setdefault(source, path)
+        """Return how the model was run with an SAE: on whole sequences, where it was."""
+        paths: dict[Experiment, str] = {}
+        for (name, experiment), each in self._results.items():
+            path = getattr(each, "path", None)
+            if path is not None and sae in getattr(each, "ids", (name,)):
+                paths.setdefault(experiment, path)
         return paths.get(SEQUENCES, next(iter(paths.values()), "not measured"))
 
-    def _of_each(
-        self, bench: "Bench", request: CaseRequest, progress: ProgressBar
-    ) -> dict[str, Any]:
-        """Measure every SAE of the bench that some announced case of this process needs."""
-        wanted, keep = [], {}
-        needing = {sae for r in self._beside(request) for sae in r.needs}
+    def _remeasured_of(
+        self, request: CaseRequest, bench: "Bench", name: str
+    ) -> tuple[Any, Any] | None:
+        """Return both measurements of an SAE or a pair, made once for all cases that read them."""
+        key = (name, self._needs.experiment(request))
+        if key not in self._remeasured:
+            if isinstance(self._results.get(key), Exception):
+                return None
+            one, two = (self._in_batches(bench, request, name, size) for size in BATCH_SIZES)
+            self._remeasured[key] = (one, two)
+        both = self._remeasured[key]
+        return None if any(isinstance(each, Failure) for each in both) else both
+
+    def _in_batches(self, bench: "Bench", request: CaseRequest, name: str, size: int) -> Any:
+        experiment = self._needs.experiment(request)
+        part = bench.within(slice(0, experiment.remeasured))
+        part.settings = replace(part.settings, batch_size=size)
+        targets = [t for t in self._targets(bench, request) if t.name == name]
+        return experiment.on(part).measure(targets, progress=no_progress).finished()[name]
+
+    def _targets(self, bench: "Bench", request: CaseRequest) -> Iterator[Target]:
+        """Give everything on the bench that announced cases need of a case's experiment."""
+        alike = list(self._alike(request))
+        if self._needs.experiment(request).of_pairs:
+            by_id = {subject.id: subject for subject in bench.subjects}
+            for pair in dict.fromkeys(r.subjects for r in alike if bench.has(r.subjects)):
+                yield Target(tuple(by_id[sae] for sae in pair))
+            return
+        needed = {sae for each in alike for sae in each.needs}
         for subject in bench.subjects:
-            if subject.id in needing:
-                names, keep[subject.id] = self._needed(request, subject.id)
-                wanted.append((subject, names))
-        source = self._source(request)
-        return self._maker.measure(bench, source, wanted, keep=keep, progress=progress)
+            if subject.id in needed:
+                mine = [each for each in alike if subject.id in each.needs]
+                names = dict.fromkeys(n for each in mine for n in self._interventions(each))
+                keep = dict.fromkeys(
+                    c for each in mine for c in find_property(each.property_name).keeps
+                )
+                yield Target((subject,), tuple(names), tuple(keep))
 
-    def _needed(self, request: CaseRequest, sae: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the interventions, and what is kept beyond sums, that cases need of an SAE."""
-        mine = [r for r in self._beside(request) if sae in r.needs]
-        names = dict.fromkeys(name for r in mine for name in self._interventions(r))
-        kept = (find_property(r.property_name).keeps for r in mine)
-        return tuple(names), tuple(dict.fromkeys(c for some in kept for c in some))
-
-    def _beside(self, request: CaseRequest) -> Iterator[CaseRequest]:
-        """Give the cases that are measured on what this one is, in this process."""
-        source, share = self._source(request), self._shares.get(request.subjects[0])
+    def _alike(self, request: CaseRequest) -> Iterator[CaseRequest]:
+        """Give the cases of this process that read the same experiment."""
+        experiment, share = self._needs.experiment(request), self._share(request)
         for other in self._requests:
-            if self._source(other) == source and self._shares.get(other.subjects[0]) == share:
+            if self._needs.experiment(other) == experiment and self._share(other) == share:
                 yield other
 
+    def _share(self, request: CaseRequest) -> int | None:
+        return self.shares.get(request.subjects[0])
 
-Settled = Callable[["Bench", str, Source, Any, Look], bool]
-Part = Callable[["Bench", Sequence[str]], Mapping[str, Any]]
+
+IsDecided = Callable[["Bench", str, Experiment, Any, Look], bool]
 
 
 class Rounds:
-    """Measures benches in rounds: of 32 sequences, then as many again as there are.
+    """Runs experiments in rounds: 32 sequences, then as many again as there are.
 
-    Each SAE leaves when all gates about it, on what is being measured, are decided; where some
-    case reads several SAEs side by side, they leave together. What is measured is the first part
+    An SAE is done when all gates about it, of what is being measured, are decided; where some
+    case reads several SAEs side by side, they go on together. What is measured is the first part
     of the whole run: its numbers are those that the whole run has there.
 
     Args:
-        is_settled: says whether a measurement decides all gates about an SAE, at a look.
-        together: says whether a source's SAEs have to be measured on the same sequences.
+        is_decided: whether a measurement decides all gates about an SAE, at a look.
+        reads_several: whether some case reads several SAEs' results of an experiment.
     """
 
-    def __init__(self, is_settled: Settled, together: Callable[[Source], bool]) -> None:
-        self._is_settled = is_settled
-        self._together = together
-        self._ended: dict[tuple[str, Source], Look] = {}
+    def __init__(self, is_decided: IsDecided, reads_several: Callable[[Experiment], bool]) -> None:
+        self._is_decided = is_decided
+        self._reads_several = reads_several
+        self._ended: dict[Key, Look] = {}
 
-    def look(self, name: str, source: Source) -> Look | None:
+    def look(self, name: str, experiment: Experiment) -> Look | None:
         """Return the look at which a measurement ended; None where it was made in one go."""
-        return self._ended.get((name, source))
+        return self._ended.get((name, experiment))
 
-    def measure(
-        self,
-        bench: "Bench",
-        source: Source,
-        wanted: "Wanted",
-        *,
-        keep: "Keep",
-        progress: ProgressBar,
-    ) -> dict[str, Any]:
-        """Return each SAE's measurement by id, as the bench itself would of fewer sequences."""
-        sequences, _, _ = bench.extent(source, wanted)
-        # Controls are few sequences already, and what is timed is not divided.
-        if sequences == 0 or source in (CONTROLS, TAX):
-            return bench.measure(source, wanted, keep=keep, progress=progress)
-
-        def part(some: "Bench", names: Sequence[str]) -> Mapping[str, Any]:
-            chosen = [(s, needs) for s, needs in wanted if s.id in names]
-            return some.measure(source, chosen, keep=keep, progress=progress)
-
-        names = [subject.id for subject, _ in wanted]
-        return self._in_rounds(bench, source, names, part, sequences=sequences)
-
-    def measure_pairs(
-        self, bench: "Bench", pairs: Iterable[tuple[str, ...]], *, progress: ProgressBar
-    ) -> dict[str, Any]:
-        """Return each pair's measurement by its joined name, likewise."""
-        by_name = {pair_name(pair): pair for pair in pairs}
-
-        def part(some: "Bench", names: Sequence[str]) -> Mapping[str, Any]:
-            return some.measure_pairs([by_name[name] for name in names], progress=progress)
-
-        count = len(bench.tokens.ids)
-        return self._in_rounds(bench, PAIRS, list(by_name), part, sequences=count)
-
-    def _in_rounds(
-        self, bench: "Bench", source: Source, names: list[str], part: Part, *, sequences: int
-    ) -> dict[str, Any]:
-        parts: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
-        found: dict[str, Any] = {}
-        start, left = 0, names
-        for look in looks(sequences):
-            some = bench.within(slice(start, look.sequences))
-            new = part(some, left)
-            bench.costs += some.costs
-            for name in left:
-                parts[name].append({name: new[name]})
-                found[name] = _whole(parts[name])[name]
-                self._ended[name, source] = look
+    def run(
+        self, bench: "Bench", experiment: Experiment, targets: Targets, *, progress: ProgressBar
+    ) -> Results:
+        """Return each target's measurement, as of a run of fewer sequences."""
+        extent = experiment.on(bench).extent(targets)
+        if not (extent.is_divided and experiment.stops_early):
+            return experiment.on(bench).measure(targets, progress=progress)
+        parts: dict[str, list[Results]] = {target.name: [] for target in targets}
+        whole, start, left = Results(), 0, list(targets)
+        for look in looks(extent.count):
+            part = bench.within(slice(start, look.sequences))
+            new = experiment.on(part).measure(left, progress=progress)
+            bench.costs += part.costs
+            for target in left:
+                parts[target.name].append(new.only(target.name))
+                whole |= InOrder(parts[target.name]).whole()
+                self._ended[target.name, experiment] = look
             start = look.sequences
-            left = self._undecided(bench, source, left, found, look)
+            left = self._undecided(bench, experiment, left, whole, look)
             if not left:
                 break
-        return found
+        return whole
 
     def _undecided(
-        self, bench: "Bench", source: Source, names: list[str], found: Mapping[str, Any], look: Look
-    ) -> list[str]:
-        """Return the SAEs that have to be measured further."""
-        going = [n for n in names if not isinstance(found[n], Exception)]
-        open_ = [n for n in going if not self._is_settled(bench, n, source, found[n], look)]
-        return going if open_ and self._together(source) else open_
-
-
-def _whole(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    together = InOrder()
-    for part in parts:
-        together.add(part)
-    return together.whole()
+        self,
+        bench: "Bench",
+        experiment: Experiment,
+        targets: Sequence[Target],
+        results: Results,
+        look: Look,
+    ) -> list[Target]:
+        """Return what has to be measured further."""
+        measured = [t for t in targets if t.name in results.measurements]
+        undecided = [
+            t
+            for t in measured
+            if not self._is_decided(bench, t.name, experiment, results[t.name], look)
+        ]
+        return measured if undecided and self._reads_several(experiment) else undecided

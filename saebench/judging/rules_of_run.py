@@ -5,12 +5,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, ThresholdError, nearest
-from saebench.experiments.base import SEQUENCES, MetricSpec, Source
+from saebench.experiments.base import SEQUENCES, Experiment
 from saebench.gates.margins import check_margin
 from saebench.gates.rules import Rule, Scope, in_force
 from saebench.gates.thresholds import check_metric, parse_rule, pointed, read_thresholds
 from saebench.options import Settings
 from saebench.properties import Property, find_property, metric_names
+from saebench.properties.base import MetricSpec
 from saebench.properties.controls import IDENTITY, NEGATIVE
 from saebench.records.case import CaseRequest
 from saebench.store.environment import thresholds_path
@@ -28,7 +29,7 @@ class RunRules:
     Args:
         settings: what was asked for.
         params: gives a case's parameters.
-        source: says what it is measured on.
+        experiment: says which experiment it reads.
 
     Raises:
         ThresholdError: for rules that cannot be understood.
@@ -40,11 +41,11 @@ class RunRules:
         settings: Settings,
         *,
         params: Callable[[CaseRequest], Mapping[str, Any]],
-        source: Callable[[CaseRequest], Source],
+        experiment: Callable[[CaseRequest], Experiment],
     ) -> None:
         self._settings = settings
         self._params = params
-        self._source = source
+        self._experiment = experiment
         self.all = _rules(settings)
 
     def check_asked(self, requests: Iterable[CaseRequest]) -> None:
@@ -79,7 +80,7 @@ class RunRules:
         declared, params = find_property(request.property_name), self._params(request)
         mine = rule.about == declared.name and rule.holds_for(params)
         # Controls are measured on whole sequences alone.
-        beside = rule.relative is None or self._source(request) == SEQUENCES
+        beside = rule.relative is None or self._experiment(request) == SEQUENCES
         return mine and beside and declared.reports(rule.metric, params)
 
 
@@ -141,7 +142,7 @@ def _check_control(rule: Rule, declared: Property, settings: Settings, *, where:
     if name not in MADE:
         told = f"{where}: unknown control {name!r}{nearest(name, MADE)}"
         raise ThresholdError(pointed(rule.text, rule.text.rindex(CONTROL) + len(CONTROL), told))
-    sources = [declared.measured_on(case, settings) for case in declared.cases]
+    sources = [declared.experiment_of(case, settings) for case in declared.cases]
     if SEQUENCES not in sources or spec_of(rule.metric).formula is None:
         raise ThresholdError(
             f"{where}: {rule.text!r}: {rule.metric} is not measured of controls; they have the "

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import MeasurementError, NotApplicable, StoreError
-from saebench.experiments.base import CONTROLS, COST, MetricSpec, Params, Property, Source
+from saebench.experiments.base import Experiment
 from saebench.judging.cases import Needs
 from saebench.judging.measuring import Measurements
 from saebench.properties import find_property
+from saebench.properties.base import MetricSpec, Params, Property
 from saebench.records.case import CaseRequest
 from saebench.records.run import CLUSTER, CaseResult
 from saebench.statistics.bootstrap import Table
@@ -21,11 +22,6 @@ from saebench.store.baselines import Measured, update_baseline
 if TYPE_CHECKING:
     from saebench.experiments.bench import Bench
     from saebench.subjects.sae import Subject
-
-
-# Another machine's times are nothing to hold these against, and controls are made anew in every
-# run.
-LEFT_OUT = (COST, CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,8 @@ class Keeping:
             for key, found in self.measurements.belonging_to(subject.id)
         }
         mine = [r for r in self.requests if r.subjects[-1] == subject.id]
-        measured_on = {r.id: (r.sae, self.needs.source(r)) for r in mine}
-        stored = {id for id, (_, source) in measured_on.items() if source not in LEFT_OUT}
+        measured_on = {r.id: (r.sae, self.needs.experiment(r)) for r in mine}
+        stored = {id for id, (_, experiment) in measured_on.items() if experiment.is_stored}
         noisy = [r for r in mine if r.id in stored] if again else []
         return Measured(
             sae=bench.describe(subject, path=self.measurements.path(subject.id)),
@@ -72,9 +68,9 @@ class Keeping:
 
     def _noise(self, request: CaseRequest, bench: "Bench") -> Mapping[str, float]:
         """Return how much each of a case's metrics changes where it is measured again."""
-        twice = self.measurements.twice(request, bench)
+        both = self.measurements.remeasure(request, bench)
         declared = find_property(request.property_name)
-        return rerun_noise(declared, self.needs.params(request), *twice) if twice else {}
+        return rerun_noise(declared, self.needs.params(request), *both) if both else {}
 
     def _sums(self, measurement: Any) -> dict[str, Any]:
         """Return the per-sequence sums that the judged metrics are formulas of."""
@@ -83,10 +79,10 @@ class Keeping:
         used = {CLUSTER} | {c for s in specs for c in (*s.channels, s.counts)}
         return {name: sums for name, sums in measurement.table().items() if name in used}
 
-    def _table_key(self, bench: "Bench", source: Source, measurement: Any) -> str:
-        data = bench.data_of(source, measurement)
+    def _table_key(self, bench: "Bench", experiment: Experiment, measurement: Any) -> str:
+        data = bench.data_of(experiment, measurement)
         after = "".join(f",{sae}" for sae in getattr(measurement, "ids", ())[:-1])
-        return f"{source}@{data.fingerprint[:8]}-{self.needs.settings.seed}{after}"
+        return f"{experiment}@{data.fingerprint[:8]}-{self.needs.settings.seed}{after}"
 
 
 def rerun_noise(declared: Property, params: Params, one: Any, two: Any) -> Mapping[str, float]:

@@ -161,7 +161,7 @@ class BenchmarkSession:
                 from saebench.scale.sharded import Sharing
 
                 self._sharing = Sharing(place, benches)
-            self.judge.adopt(benches, maker=self._sharing, project=rootdir)
+            self.judge.adopt(benches, runner=self._sharing, project=rootdir)
 
     def close(self) -> None:
         """Let go of workers and of the run directory."""

@@ -5,7 +5,7 @@ import pkgutil
 from functools import cache
 
 from saebench.errors import OptionError, nearest
-from saebench.experiments.base import Property
+from saebench.properties.base import Property
 
 __all__ = ["Property", "find_property", "metric_names", "properties"]
 

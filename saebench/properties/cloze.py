@@ -6,7 +6,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from saebench.errors import NonFiniteValue, NotApplicable
-from saebench.experiments.base import CLOZE, Findings, MetricSpec, Params, Property
+from saebench.experiments.base import ClozePrompts
+from saebench.properties.base import Findings, MetricSpec, Params, Property
 from saebench.records.run import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Table, estimate
 from saebench.statistics.clusters import chosen, firsts
@@ -171,5 +172,5 @@ PROPERTY = Property(
     (*SUMS, *MCNEMAR.values()),
     _interventions,
     _findings,
-    CLOZE,
+    ClozePrompts(),
 )

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from saebench.experiments.base import LONG, Findings, MetricSpec, Params, Property, evaluate
+from saebench.experiments.base import LongTexts
 from saebench.measures.names import in_bin
+from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate
 from saebench.records.run import Direction
 
 if TYPE_CHECKING:
@@ -132,5 +133,5 @@ PROPERTY = Property(
     (*OVERALL, *BY_BIN),
     _interventions,
     _findings,
-    LONG,
+    LongTexts(),
 )

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saebench.experiments.base import (
-    CONTROLS,
-    Among,
+from saebench.experiments.base import CONTROLS
+from saebench.properties import fidelity, kl_gap, shrinkage, sparsity
+from saebench.properties.base import (
     Findings,
     MetricSpec,
     Params,
@@ -15,13 +15,12 @@ from saebench.experiments.base import (
     mean_of,
     size_of,
 )
-from saebench.properties import fidelity, kl_gap, shrinkage, sparsity
 from saebench.records.run import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, Table, estimate
 from saebench.statistics.clusters import chosen, side_by_side
 
 if TYPE_CHECKING:
-    from saebench.substitution.measurement import Measurement
+    from saebench.substitution.measurement import Measurement, WithPeers
 
 NEGATIVE = ("permuted_decoder", "random_init", "l0_matched_random", "scaled")
 IDENTITY = "identity"
@@ -63,7 +62,7 @@ def _interventions(_: Params) -> tuple[str, ...]:
     return ("sae", "zero", "eps_random")
 
 
-def _findings(among: Among, _: Params) -> Findings:
+def _findings(among: "WithPeers", _: Params) -> Findings:
     among.own.need("sae", "zero", "eps_random")
     metrics: list[Metric] = []
     sentences = [

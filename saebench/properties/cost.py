@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from saebench.experiments.base import COST, Findings, MetricSpec, Params, Property
+from saebench.experiments.base import Timing
+from saebench.properties.base import Findings, MetricSpec, Params, Property
 from saebench.records.run import Direction, Metric, SampleSize
 
 if TYPE_CHECKING:
@@ -42,6 +43,6 @@ PROPERTY = Property(
     (*SPEED.values(), PARAMETERS, MEMORY),
     _interventions,
     _findings,
-    source=COST,
+    experiment=Timing(),
     defaults=(("part", "core"),),
 )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import NonFiniteValue
-from saebench.experiments.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
+from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
 from saebench.records.run import Direction
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import MeasurementError, NonFiniteValue
-from saebench.experiments.base import Among, Findings, MetricSpec, Params, Property, estimated
+from saebench.properties.base import Findings, MetricSpec, Params, Property, estimated
 from saebench.records.run import CLUSTER, Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, estimate
 from saebench.statistics.rank import (
@@ -17,7 +17,7 @@ from saebench.statistics.rank import (
 )
 
 if TYPE_CHECKING:
-    from saebench.substitution.measurement import Measurement, TokenMeasurement
+    from saebench.substitution.measurement import Measurement, TokenMeasurement, WithPeers
 
 COVARIATES = ("position", "cosine", "norm", "l0", "frequency")
 KEPT = ("sae.kl", "eps_random.kl", "cosine", "norm", "l0")
@@ -53,7 +53,7 @@ def _interventions(_: Params) -> tuple[str, ...]:
     return ("sae", "eps_random")
 
 
-def _findings(among: Among, _: Params) -> Findings:
+def _findings(among: "WithPeers", _: Params) -> Findings:
     kept = _kept(among.own)
     tokens = _columns(kept, among.own.table().get(CLUSTER))
     found = rank_correlations(tokens.gap, tokens.covariates)
@@ -72,7 +72,7 @@ def _findings(among: Among, _: Params) -> Findings:
 
 
 def _with_others(
-    tokens: _Tokens, among: Among
+    tokens: _Tokens, among: "WithPeers"
 ) -> tuple[dict[str, RankCorrelation], dict[str, str]]:
     """Return the correlation with each other SAE's gap, and why some have none."""
     gaps, left_out = {}, dict(among.left_out)

@@ -7,15 +7,8 @@ import numpy as np
 from scipy.stats import binom, false_discovery_control
 
 from saebench.errors import NonFiniteValue, NotApplicable
-from saebench.experiments.base import (
-    ACTIVE,
-    CLOZE,
-    Findings,
-    MetricSpec,
-    Params,
-    Property,
-    estimated,
-)
+from saebench.experiments.base import ACTIVE, ClozePrompts
+from saebench.properties.base import Findings, MetricSpec, Params, Property, estimated
 from saebench.records.run import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, estimate
 from saebench.statistics.clusters import firsts
@@ -194,6 +187,6 @@ PROPERTY = Property(
     (TESTED, *COUNTS.values(), MEAN_DELTA, MEAN_SCORE),
     _interventions,
     _findings,
-    CLOZE,
+    ClozePrompts(),
     keeps=(ACTIVE,),
 )

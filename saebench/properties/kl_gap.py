@@ -4,20 +4,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, nearest
-from saebench.experiments.base import (
-    SEQUENCES,
+from saebench.experiments.base import SEQUENCES, Experiment, OneToken
+from saebench.measures.names import INTERVENTIONS, check_names
+from saebench.properties.base import (
     Findings,
     MetricSpec,
-    OneToken,
     Params,
     Property,
-    Source,
     evaluate,
     mean_of,
     plain,
     position_of,
 )
-from saebench.measures.names import INTERVENTIONS, check_names
 from saebench.records.run import Direction, Metric, Stand
 
 if TYPE_CHECKING:
@@ -103,7 +101,7 @@ def _is_single(params: Params) -> bool:
     return scope == "single"
 
 
-def _source(params: Params, settings: "Settings") -> Source:
+def _experiment(params: Params, settings: "Settings") -> Experiment:
     """All tokens at once, or one of each sequence: it and the next ones are then scored."""
     return OneToken(position_of(params, settings.position)) if _is_single(params) else SEQUENCES
 
@@ -192,7 +190,7 @@ PROPERTY = Property(
     + (EXPLAINED,),
     _interventions,
     _findings,
-    source=_source,
+    experiment=_experiment,
     defaults=(("scope", "all"),),
     cases=tuple({"scope": scope} for scope in SCOPES),
 )

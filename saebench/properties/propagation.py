@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from saebench.experiments.base import PAIRS, Findings, MetricSpec, Params, Property, evaluate
+from saebench.experiments.base import PAIRS
+from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate
 from saebench.records.run import Direction, Metric
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from saebench.experiments.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
+from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
 from saebench.records.run import Direction
 
 if TYPE_CHECKING:

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import OptionError, nearest
-from saebench.experiments.base import (
+from saebench.experiments.base import Experiment, ManyDraws, OneToken
+from saebench.measures.names import INTERVENTIONS, in_bin
+from saebench.properties.base import (
     Findings,
-    ManyDraws,
     MetricSpec,
-    OneToken,
     Params,
     Property,
-    Source,
     evaluate,
     mean_of,
     plain,
     position_of,
 )
-from saebench.measures.names import INTERVENTIONS, in_bin
 from saebench.properties.kl_gap import BASELINES, FLOOR, chosen_baselines
 from saebench.records.run import Direction, Metric, Stand
 from saebench.statistics.clusters import firsts
@@ -110,7 +108,7 @@ def _interventions(params: Params) -> tuple[str, ...]:
     return ("sae", *chosen_baselines(params)) if _experiment(params) == "offsets" else ()
 
 
-def _source(params: Params, settings: "Settings") -> Source:
+def _tokens(params: Params, settings: "Settings") -> Experiment:
     if _experiment(params) == "offsets":
         return OneToken(position_of(params, settings.position))
     position = position_of(params, settings.draw_position)
@@ -232,7 +230,7 @@ PROPERTY = Property(
     (*OFFSETS, *DRAWS),
     _interventions,
     _findings,
-    source=_source,
+    experiment=_tokens,
     defaults=(("experiment", "offsets"),),
     cases=tuple({"experiment": name} for name in EXPERIMENTS),
     reported=_reported,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saebench.experiments.base import (
+from saebench.properties.base import (
     Findings,
     MetricSpec,
     Params,

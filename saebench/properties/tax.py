@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saebench.experiments.base import TAX, Findings, MetricSpec, Params, Property, evaluate, mean_of
+from saebench.experiments.base import AlignmentTax
+from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
 from saebench.records.run import Direction
 
 if TYPE_CHECKING:
@@ -50,5 +51,5 @@ PROPERTY = Property(
     METRICS,
     _interventions,
     _findings,
-    TAX,
+    AlignmentTax(),
 )

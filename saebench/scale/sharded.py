@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.data.tokens import token_text
 from saebench.errors import StoreError
-from saebench.experiments.base import COST, PAIRS, Source
+from saebench.experiments.base import Experiment, Results, Targets
 from saebench.experiments.codec import decode
-from saebench.experiments.joining import InOrder
+from saebench.experiments.parts import InOrder
 from saebench.options import Rerun
 from saebench.progress import ProgressBar
 from saebench.records.run import CaseResult, Cost
@@ -19,7 +19,6 @@ from saebench.scale.shards import (
     Group,
     groups_of,
     identity,
-    pair_group,
     ranges_of,
     shard_key,
 )
@@ -27,7 +26,7 @@ from saebench.scale.worker import corpus_key, is_needed
 from saebench.scale.workplace import Crew, Workplace
 
 if TYPE_CHECKING:
-    from saebench.experiments.bench import Bench, Keep, Wanted
+    from saebench.experiments.bench import Bench
 
 
 class Sharing:
@@ -46,42 +45,23 @@ class Sharing:
         self._threads = place.recipe.threads
         self._benches = tuple(benches)
         self._corpora: dict[str, Path] = {}
-        self._groups: dict[tuple[str, Source], str] = {}
+        self._groups: dict[tuple[str, Experiment], str] = {}
 
-    def measure(
-        self,
-        bench: "Bench",
-        source: Source,
-        wanted: "Wanted",
-        *,
-        keep: "Keep",
-        progress: ProgressBar,
-    ) -> dict[str, Any]:
-        """Return each SAE's measurement by id, as the bench itself would."""
-        if source == COST:
+    def run(
+        self, bench: "Bench", experiment: Experiment, targets: Targets, *, progress: ProgressBar
+    ) -> Results:
+        """Return each target's measurement, as the bench itself would."""
+        if experiment.is_timed:
             self._place.dismiss()  # nothing else may run while something is timed
         number = self._benches.index(bench)
-        named = [(subject.id, tuple(names)) for subject, names in wanted]
-        by_id = {subject.id: (subject, names) for subject, names in wanted}
-        found: dict[str, Any] = {}
-        for group in groups_of(number, source, named, keep):
-            own = self._group(bench, group, progress)
-            if own is None:
-                some = [by_id[sae] for sae, _ in group.wanted]
-                own = bench.measure(source, some, keep=dict(group.keep), progress=progress)
-            found |= own
-        return found
+        results = Results()
+        for group in groups_of(number, experiment, targets):
+            results |= self._group(bench, group, progress)
+        return results
 
-    def measure_pairs(
-        self, bench: "Bench", pairs: Iterable[tuple[str, ...]], *, progress: ProgressBar
-    ) -> dict[str, Any]:
-        """Return each pair's measurement by its joined name, as the bench itself would."""
-        group = pair_group(self._benches.index(bench), list(pairs))
-        found = self._group(bench, group, progress)
-        assert found is not None
-        return found
-
-    def note(self, case: CaseResult, read: Iterable[tuple[str, Source]], *, failed: bool) -> None:
+    def note(
+        self, case: CaseResult, read: Iterable[tuple[str, Experiment]], *, failed: bool
+    ) -> None:
         """Keep in the run directory how a case ended, for ``--sae-rerun failed``.
 
         Args:
@@ -96,18 +76,22 @@ class Sharing:
         if groups and self._scale.run_dir is not None:
             self._outcomes.note(groups, case.id, case.verdict.value, failed=failed)
 
-    def _group(self, bench: "Bench", group: Group, progress: ProgressBar) -> dict[str, Any] | None:
-        """Return what a group's shards give together; None where it is not divided."""
-        sequences, width, _ = bench.extent(group.source, group.subjects(bench))
-        if sequences == 0:
-            return None
+    def _group(self, bench: "Bench", group: Group, progress: ProgressBar) -> Results:
+        """Return what a group's shards give together; one that is not divided is measured here."""
+        measurer, targets = group.experiment.on(bench), group.targets(bench)
+        extent = measurer.extent(targets)
+        if not extent.is_divided:
+            return measurer.measure(targets, progress=progress)
+        sequences, width = extent.count, extent.width
         own = identity(bench, group, threads=self._threads)
-        self._groups |= dict.fromkeys(group.measures, shard_key(own, (0, sequences)))
+        self._groups |= {
+            (name, group.experiment): shard_key(own, (0, sequences)) for name in group.names
+        }
         ranges = ranges_of(sequences, width, size=self._scale.shard_sequences)
         jobs = [Job(i, group, rows, own) for i, rows in enumerate(ranges)]
         keys = [shard_key(own, rows) for rows in ranges]
         self._discard_failed(bench, group, keys)
-        label = f"{_told(group)} on {bench.host.name}, {len(jobs)} shards"
+        label = f"{measurer.label(targets)} ({group.experiment}), {len(jobs)} shards"
         with progress(label, sequences * width) as advance:
             missing = [job for job, key in zip(jobs, keys, strict=True) if not self._kept(key)]
             first, last = zip(*ranges, strict=True)
@@ -137,7 +121,7 @@ class Sharing:
 
         From then on they are missing: a run that is killed goes on, and does not begin anew.
         """
-        name = self._groups[group.measures[0]]
+        name = self._groups[group.names[0], group.experiment]
         if self._scale.rerun is not Rerun.FAILED or not self._outcomes.failed(name):
             return
         if is_needed(bench, group):
@@ -173,7 +157,7 @@ class Sharing:
         self._corpora[key] = self._directory.file(key)
         return key
 
-    def _together(self, bench: "Bench", jobs: Sequence[Job], keys: Sequence[str]) -> dict[str, Any]:
+    def _together(self, bench: "Bench", jobs: Sequence[Job], keys: Sequence[str]) -> Results:
         """Read the shards in their order, each once, and add them up."""
         parts, costs = InOrder(), list[Cost]()
         for number, key in enumerate(keys):
@@ -181,12 +165,14 @@ class Sharing:
             if payload is None:
                 payload = self._again(bench, jobs[number:], keys)
             shard = decode(payload)
-            parts.add(shard["found"])
+            parts.add(shard["results"])
             bench.data |= shard["data"]
             bench.parts |= shard["parts"]
             costs += shard["costs"]
         bench.costs += _added(costs)
-        return {name: _with_text(found, bench) for name, found in parts.whole().items()}
+        whole = parts.whole()
+        with_text = {n: _with_text(each, bench) for n, each in whole.measurements.items()}
+        return replace(whole, measurements=with_text)
 
     def _again(self, bench: "Bench", jobs: Sequence[Job], keys: Sequence[str]) -> bytes:
         """Measure the damaged shards of these again, all at once; return what the first holds."""
@@ -229,10 +215,3 @@ def _with_text(found: Any, bench: "Bench") -> Any:
         return found
     text = partial(token_text, bench.host.tokenizer)
     return replace(found, per_token=replace(tokens, text=text))
-
-
-def _told(group: Group) -> str:
-    count = len(group.wanted)
-    what = "pairs" if group.source == PAIRS else "SAEs"
-    name = group.wanted[0][0] if count == 1 else f"{count} {what}"
-    return f"{name} ({group.source})"

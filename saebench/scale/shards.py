@@ -2,75 +2,56 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from saebench import __version__
-from saebench.experiments.base import CONTROLS, PAIRS, Source
-from saebench.experiments.control_saes import TOGETHER
+from saebench.experiments.base import Experiment, Target, Targets
 from saebench.options import SAES_TOGETHER, SHARD_TOKENS
-from saebench.records.case import joined as pair_name
+from saebench.records.case import joined
 from saebench.scale.rundir import FORMAT
 
 if TYPE_CHECKING:
     from saebench.experiments.bench import Bench
-    from saebench.subjects.sae import Subject
-
-Keep = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Group:
-    """SAEs, or pairs of them, that are measured together.
+    """SAEs, or pairs of them, that are measured together; ids alone, as workers are sent it.
 
     Attributes:
         bench: which of the run's benches they are on.
-        source: what they are measured on.
-        wanted: the SAEs' ids with the interventions each needs; of pairs, their ids.
-        keep: what is kept of each beyond sums.
+        experiment: what is measured.
+        wanted: of each SAE or pair its ids, the interventions it needs, and what is kept of it.
     """
 
     bench: int
-    source: Source
-    wanted: tuple[tuple[str, tuple[str, ...]], ...]
-    keep: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    experiment: Experiment
+    wanted: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]
 
-    def subjects(self, bench: "Bench") -> "list[tuple[Subject, tuple[str, ...]]]":
-        """Return the SAEs with their interventions; of pairs, every SAE of any."""
+    @property
+    def names(self) -> list[str]:
+        """The SAEs' ids, or the pairs' names."""
+        return [joined(ids) for ids, _, _ in self.wanted]
+
+    def targets(self, bench: "Bench") -> list[Target]:
+        """Return what to measure, with the SAEs of a bench."""
         by_id = {subject.id: subject for subject in bench.subjects}
-        if self.source == PAIRS:
-            ids = dict.fromkeys(sae for pair in self.pairs for sae in pair)
-            return [(by_id[sae], ()) for sae in ids]
-        return [(by_id[sae], names) for sae, names in self.wanted]
-
-    @property
-    def measures(self) -> list[tuple[str, Source]]:
-        """What it gives: whose measurements, and on what."""
-        return [(name, self.source) for name, _ in self.wanted]
-
-    @property
-    def pairs(self) -> list[tuple[str, ...]]:
-        """The pairs."""
-        return [ids for _, ids in self.wanted]
+        return [
+            Target(tuple(by_id[sae] for sae in ids), interventions, keep)
+            for ids, interventions, keep in self.wanted
+        ]
 
 
-def groups_of(
-    bench: int, source: Source, wanted: Sequence[tuple[str, Sequence[str]]], keep: Keep
-) -> Iterator[Group]:
-    """Give groups of at most 32 SAEs, their controls counted."""
-    at_once = SAES_TOGETHER // TOGETHER if source == CONTROLS else SAES_TOGETHER
-    for start in range(0, len(wanted), at_once):
-        some = tuple((sae, tuple(names)) for sae, names in wanted[start : start + at_once])
-        kept = tuple((sae, tuple(keep[sae])) for sae, _ in some if sae in keep)
-        yield Group(bench, source, some, kept)
-
-
-def pair_group(bench: int, pairs: Sequence[tuple[str, ...]]) -> Group:
-    """Return the group of all pairs: those that share a first SAE share its pass."""
-    return Group(bench, PAIRS, tuple((pair_name(pair), pair) for pair in pairs))
+def groups_of(bench: int, experiment: Experiment, targets: Targets) -> Iterator[Group]:
+    """Give groups of at most 32 SAEs, their controls counted; all pairs are one group."""
+    wanted = [(tuple(s.id for s in t.subjects), t.interventions, t.keep) for t in targets]
+    size = len(wanted) if experiment.of_pairs else SAES_TOGETHER // experiment.saes_for_each
+    for start in range(0, len(wanted), size or 1):
+        yield Group(bench, experiment, tuple(wanted[start : start + size]))
 
 
 def ranges_of(sequences: int, width: int, *, size: int | None) -> list[tuple[int, int]]:
@@ -92,19 +73,18 @@ def ranges_of(sequences: int, width: int, *, size: int | None) -> list[tuple[int
 def identity(bench: "Bench", group: Group, *, threads: int) -> str:
     """Return everything that the bits of a group's measurement depend on, as text."""
     settings = bench.settings
-    subjects = group.subjects(bench)
-    _, _, data = bench.extent(group.source, subjects)
-    saes = [bench.describe(s, path="") for s, _ in subjects]
+    targets = group.targets(bench)
+    subjects = dict.fromkeys(subject for target in targets for subject in target.subjects)
+    saes = [bench.describe(subject, path="") for subject in subjects]
     facts: dict[str, Any] = {
         "format": FORMAT,
         "versions": [__version__, torch.__version__],
         "model": [bench.model.weights_sha256, bench.model.dtype],
         "device": bench.host.device.type,
-        "data": data,
+        "data": group.experiment.on(bench).extent(targets).fingerprint,
         "corpus": bench.tokens.fingerprint,
-        "source": str(group.source),
+        "experiment": str(group.experiment),
         "wanted": group.wanted,
-        "keep": group.keep,
         "saes": [[s.weights_sha256, s.config_sha256, s.hook, s.training_context] for s in saes],
         "seed": settings.seed,
         "batch_size": settings.batch_size,

@@ -13,7 +13,6 @@ import torch
 
 from saebench import __version__
 from saebench.errors import HostError
-from saebench.experiments.base import PAIRS
 from saebench.experiments.codec import decode, encode
 from saebench.progress import no_progress
 from saebench.scale.jobs import Job, Recipe
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
 
 def gathered(bench: "Bench", group: "Group") -> bytes:
     """Run the first pass, and return what shards must know: Σ, means, a bank of activations."""
-    wanted = group.subjects(bench)
-    found = [
-        [_arrays(each) for each in bench.statistics(tokens, wanted).values()]
-        for tokens in bench.corpora(group.source, wanted)
+    targets = group.targets(bench)
+    statistics = [
+        [_arrays(each) for each in bench.statistics(tokens, targets).values()]
+        for tokens in group.experiment.on(bench).corpora(targets)
     ]
-    return encode(found)
+    return encode(statistics)
 
 
 def learn(bench: "Bench", group: "Group", data: bytes) -> None:
@@ -41,27 +40,29 @@ def learn(bench: "Bench", group: "Group", data: bytes) -> None:
     Raises:
         StoreError: where these are no such bytes.
     """
-    wanted = group.subjects(bench)
-    sites, device = bench.sites(wanted), bench.host.device
-    for tokens, found in zip(bench.corpora(group.source, wanted), decode(data), strict=True):
-        references = [_reference(each, device) for each in found]
-        bench.learn(tokens, dict(zip(sites, references, strict=True)))
+    targets = group.targets(bench)
+    sites, device = bench.sites(targets), bench.host.device
+    corpora = group.experiment.on(bench).corpora(targets)
+    for tokens, statistics in zip(corpora, decode(data), strict=True):
+        references = [_reference(each, device) for each in statistics]
+        bench.take_statistics(tokens, dict(zip(sites, references, strict=True)))
 
 
 def is_needed(bench: "Bench", group: "Group") -> bool:
     """True where a group's shards need a first pass."""
-    return bool(bench.corpora(group.source, group.subjects(bench)))
+    return bool(group.experiment.on(bench).corpora(group.targets(bench)))
 
 
 def corpus_key(bench: "Bench", group: "Group", *, threads: int) -> str:
     """Name a first pass: the same for all sources of the same sequences and places."""
-    wanted = group.subjects(bench)
+    targets = group.targets(bench)
+    corpora = group.experiment.on(bench).corpora(targets)
     facts = {
         "format": FORMAT,
         "versions": [__version__, torch.__version__],
         "model": [bench.model.weights_sha256, bench.model.dtype, bench.host.device.type],
-        "places": [str(site) for site in bench.sites(wanted)],
-        "data": [tokens.fingerprint for tokens in bench.corpora(group.source, wanted)],
+        "places": [str(site) for site in bench.sites(targets)],
+        "data": [tokens.fingerprint for tokens in corpora],
         "batch_size": bench.settings.batch_size,
         "threads": threads,
     }
@@ -143,11 +144,5 @@ def load_worker(recipe: Recipe) -> Worker:
 def _measured(bench: "Bench", group: Group, rows: slice) -> bytes:
     """Return what is found in a shard, what the data are and what it cost."""
     part = bench.within(rows)
-    found: dict[str, Any]
-    if group.source == PAIRS:
-        found = part.measure_pairs(group.pairs, progress=no_progress)
-    else:
-        found = part.measure(
-            group.source, group.subjects(bench), keep=dict(group.keep), progress=no_progress
-        )
-    return encode({"found": found, "data": part.data, "parts": part.parts, "costs": part.costs})
+    results = group.experiment.on(part).measure(group.targets(part), progress=no_progress)
+    return encode({"results": results, "data": part.data, "parts": part.parts, "costs": part.costs})

@@ -136,7 +136,7 @@ class Gathered:
             per_token=per_token,
             moves=self.spread.moves(),
         )
-        return found if part else found.settled()
+        return found if part else found.finished()
 
 
 def check_first_look(subject: Subject, x: Tensor, x_hat: Tensor) -> None:

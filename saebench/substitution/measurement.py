@@ -1,8 +1,9 @@
 """Squared deviations from the run's own mean, gathered in one pass over it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError, NonFiniteValue
+from saebench.measures.state import State, concatenated, merged, one_path, state, total
 from saebench.measures.sums import TokenSums
 from saebench.records.run import CLUSTER
 
 
 @dataclass(frozen=True)
-class Moves:
+class Moves(State):
     """What turns sums of ‖x - c‖² into those of ‖x - x̄‖², of some of a run's sequences.
 
     Attributes:
@@ -27,8 +29,8 @@ class Moves:
     sums: Float[np.ndarray, "rows d"]
     by_sequence: bool
 
-    @staticmethod
-    def joined(parts: "Sequence[Moves]") -> "Moves":
+    @classmethod
+    def merged(cls, parts: "Sequence[Moves]") -> "Moves":
         """Return those of a run's consecutive parts together."""
         tables = [part.sums for part in parts]
         if parts[0].by_sequence:
@@ -96,9 +98,17 @@ def with_clusters(sums: TokenSums, tokens: TokenSet) -> TokenSums:
     return sums
 
 
+def _by_channel(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Put each channel's rows one behind the other; a part may have none of them."""
+    return {
+        channel: np.concatenate([part[channel] for part in parts if channel in part])
+        for channel in parts[0]
+    }
+
+
 @dataclass(frozen=True)
-class TokenMeasurement:
-    """What was kept token by token, of the run's first sequences.
+class TokenMeasurement(State):
+    """Values token by token, of the run's first sequences.
 
     Attributes:
         values: float32 ``[sequences, positions]`` by channel; 0 where a token does not count.
@@ -107,14 +117,19 @@ class TokenMeasurement:
         text: gives a token's text by its id, for people.
     """
 
-    values: Mapping[str, np.ndarray]
-    ids: np.ndarray
-    counted: np.ndarray
-    text: Callable[[int], str]
+    values: Mapping[str, np.ndarray] = state(_by_channel)
+    ids: np.ndarray = state(concatenated)
+    counted: np.ndarray = state(concatenated)
+    text: Callable[[int], str] = state(default=str, sent=False)
+
+
+def _failures(parts: Sequence[Mapping[str, MeasurementError]]) -> dict[str, MeasurementError]:
+    """Return the first error of each intervention."""
+    return {name: error for part in reversed(parts) for name, error in part.items()}
 
 
 @dataclass
-class Measurement:
+class Measurement(State):
     """One SAE's sums over the run's tokens.
 
     Channels: ``n.scored`` and ``n.targets`` count tokens; ``clean.ce``; for each intervention
@@ -134,15 +149,22 @@ class Measurement:
             None where that was done.
     """
 
-    sums: TokenSums
-    interventions: tuple[str, ...]
-    fired: np.ndarray
-    path: str
-    failures: dict[str, MeasurementError] = field(default_factory=dict)
-    per_token: TokenMeasurement | None = None
-    moves: Moves | None = None
+    sums: TokenSums = state(TokenSums.joined)
+    interventions: tuple[str, ...] = state()
+    fired: np.ndarray = state(total)
+    path: str = state(one_path)
+    failures: dict[str, MeasurementError] = state(_failures, factory=dict)
+    per_token: TokenMeasurement | None = state(merged, default=None)
+    moves: Moves | None = state(merged, default=None)
 
-    def settled(self) -> "Measurement":
+    @classmethod
+    def merged(cls, parts: Sequence[Self]) -> Self:
+        """Return the parts together; an intervention that failed in one of them failed."""
+        whole = super().merged(parts)
+        whole.interventions = tuple(n for n in whole.interventions if n not in whole.failures)
+        return whole
+
+    def finished(self) -> Self:
         """Take the squared deviations from the run's own mean, now that all of it is known."""
         if self.moves is not None:
             table = self.sums.by_sequence
@@ -180,7 +202,7 @@ class Measurement:
 
 
 @dataclass
-class PairMeasurement:
+class PairMeasurement(State):
     """A pair of SAEs' sums over the run's tokens, the first SAE before the second.
 
     Channels: ``n.scored``; for ``clean``, ``sae`` (the first SAE substituted) and ``eps_random``
@@ -195,11 +217,48 @@ class PairMeasurement:
         path: ``resumed``, or ``full`` where the model could not be resumed exactly.
     """
 
-    sums: TokenSums
-    ids: tuple[str, str]
-    hooks: tuple[str, str]
-    path: str
+    sums: TokenSums = state(TokenSums.joined)
+    ids: tuple[str, str] = state()
+    hooks: tuple[str, str] = state()
+    path: str = state(one_path)
 
     def table(self) -> Mapping[str, np.ndarray]:
         """Return the per-sequence sums of every channel."""
         return self.sums.by_sequence
+
+
+def _kept_others(parts: Sequence[Mapping[str, Measurement]]) -> dict[str, Measurement]:
+    """Merge the others that every part has."""
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: merged([part[name] for part in parts]) for name in names}
+
+
+def _reasons(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the first reason of each."""
+    return {name: why for part in reversed(parts) for name, why in part.items()}
+
+
+@dataclass(frozen=True)
+class WithPeers(State):
+    """An SAE's measurement with others that were made on the same tokens.
+
+    Attributes:
+        own: the SAE's.
+        others: the others', by name.
+        left_out: why some of them could not be made, by name.
+    """
+
+    own: Any = state(merged)
+    others: Mapping[str, Any] = state(_kept_others, factory=dict)
+    left_out: Mapping[str, str] = state(_reasons, factory=dict)
+
+    @property
+    def path(self) -> str:
+        """How the model was run."""
+        return self.own.path
+
+    def finished(self) -> Self:
+        """Return it once all parts are in every measurement."""
+        for each in (self.own, *self.others.values()):
+            each.finished()
+        return self

@@ -12,7 +12,7 @@ import torch
 
 from saebench.cli.stored import known_facts
 from saebench.errors import NotApplicable
-from saebench.experiments.base import Findings, MetricSpec, Property
+from saebench.properties.base import Findings, MetricSpec, Property
 from saebench.gates.margins import Against, decide_margin
 from saebench.gates.thresholds import parse_rule
 from saebench.judging import run_baselines as keeping

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saebench.errors import UndefinedDirection
-from saebench.experiments.base import Among
+from saebench.substitution.measurement import WithPeers
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
 from saebench.properties.controls import NEGATIVE, PRIMARY
@@ -39,7 +39,7 @@ def _identity() -> Measurement:
     return found
 
 
-def _among(**changes: Any) -> Among:
+def _among(**changes: Any) -> WithPeers:
     controls = {
         "identity": _identity(),
         "permuted_decoder": _measurement(1, **{"sae.ce": 280, "norm_ratio": 80}),
@@ -47,14 +47,14 @@ def _among(**changes: Any) -> Among:
         "l0_matched_random": _measurement(3, **{"sae.ce": 260, "norm_ratio": 30}),
         "scaled": _measurement(4, **{"sae.ce": 140, "norm_ratio": 31}),
     }
-    return Among(_measurement(), controls | changes)
+    return WithPeers(_measurement(), controls | changes)
 
 
-def _findings(among: Among) -> Any:
+def _findings(among: WithPeers) -> Any:
     return find_property("controls").findings(among, {})
 
 
-def _found(among: Among) -> dict[str, Metric]:
+def _found(among: WithPeers) -> dict[str, Metric]:
     return {m.name.removeprefix("controls."): m for m in _findings(among).metrics}
 
 
@@ -137,7 +137,7 @@ def test_a_ratio_below_the_floor_is_undefined_and_counts_as_not_told_apart():
 def test_controls_that_could_not_be_made_are_named_and_left_out():
     among = _among()
     others = {n: m for n, m in among.others.items() if n != "permuted_decoder"}
-    left = Among(among.own, others, {"permuted_decoder": "no decoder matrix W_dec"})
+    left = WithPeers(among.own, others, {"permuted_decoder": "no decoder matrix W_dec"})
     findings = _findings(left)
     names = {m.name for m in findings.metrics}
     assert not any("permuted_decoder" in name for name in names)
@@ -148,7 +148,7 @@ def test_controls_that_could_not_be_made_are_named_and_left_out():
 
 
 def test_without_any_control_separation_is_undefined_and_the_identity_is_not_reported():
-    found = _found(Among(_measurement(), {}, dict.fromkeys(("identity", *NEGATIVE), "why")))
+    found = _found(WithPeers(_measurement(), {}, dict.fromkeys(("identity", *NEGATIVE), "why")))
     assert found["separated[fidelity]"].value is None
     assert "identity_kl" not in found
 

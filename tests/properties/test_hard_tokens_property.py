@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from saebench.errors import NonFiniteValue, UndefinedDirection
-from saebench.experiments.base import Among
+from saebench.substitution.measurement import WithPeers
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
 from saebench.records.run import Metric
@@ -48,7 +48,7 @@ def _measurement(kept: TokenMeasurement) -> Measurement:
 
 
 def _findings(kept: TokenMeasurement, **others: TokenMeasurement) -> Any:
-    among = Among(_measurement(kept), {name: _measurement(k) for name, k in others.items()})
+    among = WithPeers(_measurement(kept), {name: _measurement(k) for name, k in others.items()})
     return find_property("hard_tokens").findings(among, {})
 
 
@@ -165,7 +165,7 @@ def test_a_failed_substitution_is_the_cases_error():
     measurement = _measurement(_kept())
     measurement.failures["eps_random"] = UndefinedDirection("no direction")
     with pytest.raises(UndefinedDirection):
-        find_property("hard_tokens").findings(Among(measurement, {}), {})
+        find_property("hard_tokens").findings(WithPeers(measurement, {}), {})
 
 
 def test_another_sae_that_cannot_be_compared_is_left_out_and_named():
@@ -173,7 +173,7 @@ def test_another_sae_that_cannot_be_compared_is_left_out_and_named():
     failed.failures["eps_random"] = UndefinedDirection("no direction")
     same.values["sae.kl"][:] = same.values["eps_random.kl"]
     others = {"failed": failed, "same": _measurement(same), "fine": _measurement(_kept(3))}
-    among = Among(_measurement(_kept()), others, {"broken": "NaN"})
+    among = WithPeers(_measurement(_kept()), others, {"broken": "NaN"})
     findings = find_property("hard_tokens").findings(among, {})
     assert set(findings.series["other_layers"]) == {"fine"}
     assert findings.series["left_out"] == {

@@ -8,17 +8,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from saebench.errors import NonFiniteValue, NotApplicable
-from saebench.experiments.base import (
-    CLOZE,
-    CONTROLS,
-    LONG,
-    SEQUENCES,
-    TAX,
-    Among,
-    ManyDraws,
-    OneToken,
-    Source,
-)
+from saebench.substitution.measurement import WithPeers
+from saebench.experiments.base import CLOZE, CONTROLS, LONG, SEQUENCES, TAX, ManyDraws, OneToken, Source
 from saebench.experiments.bench import Bench
 from saebench.experiments.codec import decode, encode
 from saebench.experiments.joining import AT_ONCE, InOrder, joined
@@ -142,7 +133,7 @@ def test_a_control_that_one_part_lacks_is_left_out_of_the_whole(bench: Bench):
     part = bench.within(slice(0, 2)).measure(CONTROLS, wanted, keep={}, progress=no_progress)
     ((name, whole),) = part.items()
     others = {n: m for n, m in whole.others.items() if n != "scaled"}
-    lacking = Among(whole.own, others, {"scaled": "not here"})
+    lacking = WithPeers(whole.own, others, {"scaled": "not here"})
     found = joined([part, {name: lacking}, part])[name]
     assert found.left_out == {"scaled": "not here"}
     assert set(found.others) == set(others)

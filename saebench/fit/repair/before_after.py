@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from saebench.experiments.base import MetricSpec
 from saebench.experiments.bench import Bench
 from saebench.judging.cases import Given, Requests
 from saebench.judging.judge import Judge
 from saebench.options import Settings
 from saebench.progress import ProgressBar
 from saebench.properties import fidelity, kl_gap, shrinkage, sparsity
+from saebench.properties.base import MetricSpec
 from saebench.records.repair import GateChange, Ranged, RepairRow
 from saebench.records.run import CaseResult, Direction
 from saebench.statistics.bootstrap import Formula, Table, estimate
