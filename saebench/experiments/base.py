@@ -9,14 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from saebench.errors import MeasurementError, NotApplicable
+from saebench.measures.state import finished, merged
 from saebench.records.case import joined
 
 if TYPE_CHECKING:
     from saebench.data.tokens import TokenSet
     from saebench.experiments.bench import Bench
+    from saebench.experiments.timing import Workload
     from saebench.measures.state import State
     from saebench.progress import ProgressBar
     from saebench.subjects.sae import Subject
@@ -25,7 +27,7 @@ ACTIVE = "active"
 """Kept of each cloze prompt, where a property asks for it: the features that are active on it."""
 
 Failure = NotApplicable | MeasurementError
-Named = TypeVar("Named", bound="Experiment")
+Measured: TypeAlias = "State | Workload"
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ class Results:
         failures: why there is none, of the others.
     """
 
-    measurements: "dict[str, State]" = field(default_factory=dict)
+    measurements: "dict[str, Measured]" = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
 
     @classmethod
@@ -258,7 +260,7 @@ class Results:
         failed = {n: each for n, each in self.failures.items() if n not in names}
         return Results(measured | other.measurements, failed | other.failures)
 
-    def __getitem__(self, name: str) -> "State | Failure":
+    def __getitem__(self, name: str) -> "Measured | Failure":
         """Return a measurement, or why there is none."""
         return self.failures[name] if name in self.failures else self.measurements[name]
 
@@ -282,12 +284,12 @@ class Results:
             each = [part[name] for part in parts]
             errors = [e for kind in (MeasurementError, NotApplicable) for e in each
                       if isinstance(e, kind)]  # fmt: skip
-            by_name[name] = errors[0] if errors else type(each[0]).merged(each)
+            by_name[name] = errors[0] if errors else merged(each)
         return cls.of(by_name)
 
     def finished(self) -> "Results":
         """Return the results once all parts are in them."""
-        done = {name: each.finished() for name, each in self.measurements.items()}
+        done = {name: finished(each) for name, each in self.measurements.items()}
         return Results(done, self.failures)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class ClozeMeasurement(State):
     clusters: np.ndarray | None = state(concatenated_if_any, default=None)
 
     @classmethod
-    def merged(cls, parts: Sequence[Self]) -> Self:
+    def merged(cls, parts: Sequence[Any]) -> Self:
         """Return the parts together; prompts of a part without options have none."""
         if any(part.options is not None for part in parts):
             parts = [

@@ -94,17 +94,23 @@ class State:
         State.CLASSES[cls.__name__] = cls
 
     @classmethod
-    def merged(cls, parts: Sequence[Self]) -> Self:
+    def merged(cls, parts: Sequence[Any]) -> Self:
         """Return the state of consecutive parts together, given in their order."""
+        whole: Any = parts[0]
         values = {
             each.name: each.metadata.get(MERGE, first)([getattr(p, each.name) for p in parts])
-            for each in fields(cls)
+            for each in fields(whole)
         }
-        return replace(parts[0], **values)
+        return replace(whole, **values)
 
     def finished(self) -> Self:
         """Return the state once all parts are in it: what needs the whole run is computed."""
         return self
+
+
+def finished(measurement: Any) -> Any:
+    """Return a measurement once all parts are in it; what is no state is so from the start."""
+    return measurement.finished() if isinstance(measurement, State) else measurement
 
 
 def sent_fields(value: Any) -> Mapping[str, Any]:

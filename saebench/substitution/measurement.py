@@ -30,12 +30,12 @@ class Moves(State):
     by_sequence: bool
 
     @classmethod
-    def merged(cls, parts: "Sequence[Moves]") -> "Moves":
+    def merged(cls, parts: Sequence[Any]) -> Self:
         """Return those of a run's consecutive parts together."""
         tables = [part.sums for part in parts]
         if parts[0].by_sequence:
-            return Moves(np.concatenate(tables), by_sequence=True)
-        return Moves(sum(tables[1:], tables[0]), by_sequence=False)
+            return cls(np.concatenate(tables), by_sequence=True)
+        return cls(sum(tables[1:], tables[0]), by_sequence=False)
 
     def moved(self, counts: Float[np.ndarray, "sequences"]) -> Float[np.ndarray, "sequences"]:
         """Return what each sequence's sum of squared deviations changes by.
@@ -158,7 +158,7 @@ class Measurement(State):
     moves: Moves | None = state(merged, default=None)
 
     @classmethod
-    def merged(cls, parts: Sequence[Self]) -> Self:
+    def merged(cls, parts: Sequence[Any]) -> Self:
         """Return the parts together; an intervention that failed in one of them failed."""
         whole = super().merged(parts)
         whole.interventions = tuple(n for n in whole.interventions if n not in whole.failures)

@@ -12,12 +12,12 @@ import torch
 
 from saebench.cli.stored import known_facts
 from saebench.errors import NotApplicable
-from saebench.properties.base import Findings, MetricSpec, Property
 from saebench.gates.margins import Against, decide_margin
 from saebench.gates.thresholds import parse_rule
 from saebench.judging import run_baselines as keeping
 from saebench.judging.run_baselines import rerun_noise
 from saebench.properties import find_property
+from saebench.properties.base import Findings, MetricSpec, Property
 from saebench.records.run import Direction, Interval, Metric, SampleSize, Verdict
 from saebench.store.leaderboard import build
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import saebench
 from saebench.errors import NonFiniteValue
-from saebench.experiments.long_texts import bin_edges
+from saebench.experiments.texts import bin_edges
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
 from saebench.properties.context_length import BINS

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from saebench.errors import UndefinedDirection
-from saebench.substitution.measurement import WithPeers
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
 from saebench.properties.controls import NEGATIVE, PRIMARY
 from saebench.records.run import Metric
-from saebench.substitution.measurement import Measurement
+from saebench.substitution.measurement import Measurement, WithPeers
 
 N = 20
 

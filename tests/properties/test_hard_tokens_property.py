@@ -9,11 +9,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from saebench.errors import NonFiniteValue, UndefinedDirection
-from saebench.substitution.measurement import WithPeers
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
 from saebench.records.run import Metric
-from saebench.substitution.measurement import Measurement, TokenMeasurement
+from saebench.substitution.measurement import Measurement, TokenMeasurement, WithPeers
 
 N, T, KINDS = 30, 12, 25
 COVARIATES = ("position", "cosine", "norm", "l0", "frequency")

@@ -165,18 +165,18 @@ def test_an_sae_without_error_has_no_z_and_no_error():
 def test_cases_say_what_they_are_measured_on():
     settings = Settings(position=20, draw_position=21, draws=9, profile="smoke")
     single, gap = find_property("single_token"), find_property("kl_gap")
-    assert gap.measured_on({"scope": "all"}, settings) == SEQUENCES
-    assert gap.measured_on({"scope": "single"}, settings) == OneToken(20)
-    assert single.measured_on({}, settings) == OneToken(20)
-    assert single.measured_on({"position": 7}, settings) == OneToken(7)
-    found = single.measured_on({"experiment": "draws"}, settings)
+    assert gap.experiment_of({"scope": "all"}, settings) == SEQUENCES
+    assert gap.experiment_of({"scope": "single"}, settings) == OneToken(20)
+    assert single.experiment_of({}, settings) == OneToken(20)
+    assert single.experiment_of({"position": 7}, settings) == OneToken(7)
+    found = single.experiment_of({"experiment": "draws"}, settings)
     assert found == ManyDraws(21, 9, 16)
 
 
 @pytest.mark.parametrize("position", [-1, "3", 2.0, True])
 def test_what_is_no_position_is_refused(position):
     with pytest.raises(OptionError, match="whole number from 0 on"):
-        find_property("single_token").measured_on({"position": position}, Settings())
+        find_property("single_token").experiment_of({"position": position}, Settings())
 
 
 def test_an_unknown_experiment_names_the_nearest():

@@ -3,7 +3,7 @@
 import pytest
 
 from saebench.cli import main
-from saebench.experiments.base import SEQUENCES
+from saebench.experiments.base import SEQUENCES, Target
 from saebench.experiments.prepare import benches_of, demo_documents
 from saebench.experiments.texts import Texts
 from saebench.options import Overrides, Packing, Settings
@@ -27,8 +27,8 @@ def _tables(*specs):
     settings = Settings(sequences=256, packing=Packing.PACKED)
     texts = Texts(demo_documents("heldout"))
     (bench,) = benches_of(settings, [(subject, host) for subject in subjects], texts)
-    wanted = [(subject, ("sae",)) for subject in subjects]
-    found = bench.measure(SEQUENCES, wanted, keep={}, progress=no_progress)
+    targets = [Target((subject,), ("sae",)) for subject in subjects]
+    found = SEQUENCES.on(bench).measure(targets, progress=no_progress).measurements
     return [found[subject.id].table() for subject in subjects]
 
 
