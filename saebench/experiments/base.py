@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from saebench.errors import MeasurementError, NotApplicable
+from saebench.measures.names import Probe
 from saebench.measures.state import finished, merged
 from saebench.records.case import joined
 
@@ -190,11 +191,13 @@ class Target:
         subjects: the SAE; of a pair both, the first before the second in the model.
         interventions: which substitutions its metrics need.
         keep: what is kept beyond sums: channels token by token, or ``ACTIVE``.
+        probes: further channels to read out of each pass.
     """
 
     subjects: "tuple[Subject, ...]"
     interventions: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
 
     @property
     def subject(self) -> "Subject":

@@ -40,10 +40,13 @@ class SequencesMeasurer(Measurer):
         edges: dict[str, tuple[int, ...]] | None = None,
     ) -> Results:
         keep = {target.name: target.keep for target in targets}
+        probes = {target.name: target.probes for target in targets}
         wanted = [(target.subject, target.interventions) for target in targets]
         ids = engine.tokens.ids
         with progress(label, ids.numel()) as advance:
-            by_name = engine.measure(wanted, progress=advance, keep=keep, edges=edges or {})
+            by_name = engine.measure(
+                wanted, progress=advance, keep=keep, edges=edges, probes=probes
+            )
         self.bench.count_cost(self.experiment, targets, engine.stages, tokens=ids)
         return Results.of(by_name)
 

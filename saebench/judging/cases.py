@@ -209,7 +209,9 @@ class Needs:
             OptionError: for parameters that the property does not take.
         """
         declared = find_property(request.property_name)
-        return tuple(declared.interventions(self.params(request)))
+        own = declared.interventions(self.params(request))
+        probed = (probe.intervention for probe in declared.probes)
+        return tuple(dict.fromkeys((*own, *probed)))
 
 
 def bench_of(benches: "Sequence[Bench]", request: CaseRequest) -> "Bench":

@@ -12,7 +12,7 @@ from saebench.experiments.base import (
     Target,
     Targets,
 )
-from saebench.experiments.parts import InOrder
+from saebench.experiments.in_order import InOrder
 from saebench.progress import ProgressBar, no_progress
 from saebench.properties import find_property
 from saebench.records.case import CaseRequest
@@ -155,10 +155,10 @@ class Measurements:
             if subject.id in needed:
                 mine = [each for each in alike if subject.id in each.needs]
                 names = dict.fromkeys(n for each in mine for n in self._interventions(each))
-                keep = dict.fromkeys(
-                    c for each in mine for c in find_property(each.property_name).keeps
-                )
-                yield Target((subject,), tuple(names), tuple(keep))
+                declared = [find_property(each.property_name) for each in mine]
+                keep = dict.fromkeys(channel for each in declared for channel in each.keeps)
+                probes = dict.fromkeys(probe for each in declared for probe in each.probes)
+                yield Target((subject,), tuple(names), tuple(keep), tuple(probes))
 
     def _alike(self, request: CaseRequest) -> Iterator[CaseRequest]:
         """Give the cases of this process that read the same experiment."""

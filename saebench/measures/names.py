@@ -1,6 +1,9 @@
-"""Names of channels, for those who must not import torch."""
+"""Names of channels and interventions, and probes: declared without torch."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 from saebench.errors import OptionError, nearest
 
@@ -13,6 +16,59 @@ def in_bin(channel: str, index: int) -> str:
         'sae.kl@2'
     """
     return f"{channel}@{index}"
+
+
+READ_OUT = ("kl", "ce", "tv", "agrees", "exceeded")
+"""What is read out of every intervention: channels such as ``sae.kl``."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A channel that a property asks for: one value for each counted token of a pass.
+
+    Attributes:
+        name: the channel is ``INTERVENTION.NAME``, ``sae.cosine_of_final`` for example.
+        function: as ``module:function``, so that worker processes find it too: a pure function
+            of ``x`` and ``x_hat``, ``Float[Tensor, "tokens d"]``, and of the model's final hidden
+            states without and with the intervention, ``Float[Tensor, "tokens d_model"]``, that
+            returns ``Float[Tensor, "tokens"]``.
+        intervention: whose final hidden states it is given.
+
+    Raises:
+        ValueError: where the channel is one that is read out anyway.
+
+    Example:
+        >>> Probe("final_shift", "my_package.probes:final_shift").channel
+        'sae.final_shift'
+    """
+
+    name: str
+    function: str
+    intervention: str = "sae"
+
+    def __post_init__(self) -> None:
+        """Refuse names of channels that there are."""
+        if self.name in READ_OUT:
+            raise ValueError(
+                f"probe {self.name!r}: {self.channel} is read out of every pass; use it"
+            )
+
+    @property
+    def channel(self) -> str:
+        """The name of its sums."""
+        return f"{self.intervention}.{self.name}"
+
+    def load(self) -> Callable[..., Any]:
+        """Return the function.
+
+        Raises:
+            OptionError: where there is no such function.
+        """
+        module, _, name = self.function.partition(":")
+        try:
+            return getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise OptionError(f"probe {self.name!r}: {self.function}: {error}") from error
 
 
 INTERVENTIONS = (

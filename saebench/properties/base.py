@@ -8,6 +8,7 @@ import numpy as np
 
 from saebench.errors import NonFiniteValue, OptionError
 from saebench.experiments.base import SEQUENCES, Experiment
+from saebench.measures.names import Probe
 from saebench.records.run import Direction, Interval, Metric, SampleSize, Stand
 from saebench.statistics.bootstrap import Estimate, Formula, estimate
 from saebench.statistics.clusters import chosen, independent
@@ -74,6 +75,7 @@ class Property:
         defaults: parameters that it has where none are given; they are part of a case's id.
         keeps: what is kept beyond sums: channels token by token, or ACTIVE, the features that
             are active on each prompt.
+        probes: channels that it needs beyond those of every pass, on whole sequences.
         peers: it reads the measurements of the model's other SAEs too: ``findings`` then takes
             a :class:`~saebench.substitution.measurement.WithPeers`, as those of controls do.
         cases: the parameters of each of its usual cases.
@@ -88,6 +90,7 @@ class Property:
     experiment: "Experiment | Callable[[Params, Settings], Experiment]" = SEQUENCES
     defaults: tuple[tuple[str, Any], ...] = ()
     keeps: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
     peers: bool = False
     cases: tuple[Params, ...] = ({},)
     reported: Callable[[Params], Iterable[MetricSpec]] | None = None

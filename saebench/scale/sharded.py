@@ -10,7 +10,7 @@ from saebench.data.tokens import token_text
 from saebench.errors import StoreError
 from saebench.experiments.base import Experiment, Results, Targets
 from saebench.experiments.codec import decode
-from saebench.experiments.parts import InOrder
+from saebench.experiments.in_order import InOrder
 from saebench.options import Rerun
 from saebench.progress import ProgressBar
 from saebench.records.run import CaseResult, Cost

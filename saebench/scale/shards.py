@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,30 +25,30 @@ class Group:
     Attributes:
         bench: which of the run's benches they are on.
         experiment: what is measured.
-        wanted: of each SAE or pair its ids, the interventions it needs, and what is kept of it.
+        wanted: of each SAE or pair its ids, and the target's interventions, channels to keep and
+            probes.
     """
 
     bench: int
     experiment: Experiment
-    wanted: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...]
+    wanted: tuple[tuple[tuple[str, ...], tuple[Any, ...]], ...]
 
     @property
     def names(self) -> list[str]:
         """The SAEs' ids, or the pairs' names."""
-        return [joined(ids) for ids, _, _ in self.wanted]
+        return [joined(ids) for ids, _ in self.wanted]
 
     def targets(self, bench: "Bench") -> list[Target]:
         """Return what to measure, with the SAEs of a bench."""
         by_id = {subject.id: subject for subject in bench.subjects}
-        return [
-            Target(tuple(by_id[sae] for sae in ids), interventions, keep)
-            for ids, interventions, keep in self.wanted
-        ]
+        return [Target(tuple(by_id[sae] for sae in ids), *needs) for ids, needs in self.wanted]
 
 
 def groups_of(bench: int, experiment: Experiment, targets: Targets) -> Iterator[Group]:
     """Give groups of at most 32 SAEs, their controls counted; all pairs are one group."""
-    wanted = [(tuple(s.id for s in t.subjects), t.interventions, t.keep) for t in targets]
+    wanted = [
+        (tuple(s.id for s in t.subjects), (t.interventions, t.keep, t.probes)) for t in targets
+    ]
     size = len(wanted) if experiment.of_pairs else SAES_TOGETHER // experiment.saes_for_each
     for start in range(0, len(wanted), size or 1):
         yield Group(bench, experiment, tuple(wanted[start : start + size]))
@@ -91,7 +91,7 @@ def identity(bench: "Bench", group: Group, *, threads: int) -> str:
         "score_bos": settings.score_bos,
         "threads": threads,
     }
-    return json.dumps(facts, sort_keys=True)
+    return json.dumps(facts, sort_keys=True, default=asdict)  # of probes
 
 
 def shard_key(identity: str, rows: tuple[int, int]) -> str:

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saebench.data.tokens import TokenSet, token_text
-from saebench.errors import HookError, MeasurementError, UndefinedDirection
+from saebench.errors import HookError, MeasurementError, OptionError, UndefinedDirection
 from saebench.measures.divergence import RowReadout
-from saebench.measures.names import INDEPENDENT_OF_SAE, INTERVENTIONS, OF_THE_CORPUS
+from saebench.measures.names import INDEPENDENT_OF_SAE, INTERVENTIONS, OF_THE_CORPUS, Probe
 from saebench.measures.resources import (
     CLEAN,
     FOLD,
@@ -43,13 +43,14 @@ from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement, Spread, TokenMeasurement, with_clusters
 from saebench.substitution.passes import CleanPass, Passes
 from saebench.substitution.reading import reading_site
-from saebench.substitution.readout import Changed, Readout, Repeated
+from saebench.substitution.readout import Changed, Readout, Repeated, every_row
 from saebench.substitution.reference import Reference, ReferenceSums
 
 REFERENCE_SEQUENCES = 512
 
 Progress = Callable[[int], object]
 Here = Sequence[tuple[Gathered, tuple[Tensor, Reconstruction]]]
+Probed = Mapping[str, Mapping[Probe, Tensor]]
 
 
 def site_of(host: Host, subject: Subject) -> Site:
@@ -115,6 +116,7 @@ class Engine:
         progress: Progress,
         edges: Mapping[str, tuple[int, ...]] | None = None,
         keep: Mapping[str, Sequence[str]] | None = None,
+        probes: Mapping[str, Sequence[Probe]] | None = None,
     ) -> dict[str, Measurement | MeasurementError]:
         """Return each SAE's measurement by its id, or why it cannot be measured.
 
@@ -123,6 +125,7 @@ class Engine:
             progress: called with the number of tokens just finished.
             edges: for SAEs by id, the positions between which sums are kept apart.
             keep: for SAEs by id, the channels whose values are kept token by token.
+            probes: for SAEs by id, further channels to read out of each pass.
         """
         self.stages = Stages(self.host.device)
         sequences, context = self.tokens.ids.shape
@@ -134,7 +137,8 @@ class Engine:
             with_clusters(sums, self.tokens)
             site = site_of(self.host, subject)
             reads = reading_site(self.host, subject, writes=site)
-            gathering.append(Gathered(subject, site, reads, list(names), sums))
+            mine = tuple((probes or {}).get(subject.id, ()))
+            gathering.append(Gathered(subject, site, reads, list(names), sums, probes=mine))
         needed = [g for g in gathering if self._needs_reference(g)]
         self._gather_references(site for g in needed for site in (g.site, g.reads))
         for g in gathering:
@@ -216,14 +220,15 @@ class Engine:
         made = {g.subject.id: self._reconstructed(g, batch, clean) for g in gathering}
         failed = self._first_look(batch, made, gathering)
         doubts = Doubts(later=self.host.device.type != "cpu")
-        ce, readouts = self._substituted(batch, clean, made, gathering, doubts)
+        ce, readouts, probed = self._substituted(batch, clean, made, gathering, doubts)
         if doubts.any():
-            ce, readouts = self._substituted(batch, clean, made, gathering, AT_ONCE)
+            ce, readouts, probed = self._substituted(batch, clean, made, gathering, AT_ONCE)
         with self.stages(FOLD):
             for g in gathering:
                 g.fold_reconstruction(batch, *made[g.subject.id])
                 mine = {name: readouts[_key(g, name)] for name in g.interventions}
                 g.fold_readouts(batch, ce, mine)
+                g.fold_probes(batch, probed[g.subject.id])
         return failed
 
     def _substituted(
@@ -233,8 +238,8 @@ class Engine:
         made: Mapping[str, tuple[Tensor, Reconstruction]],
         gathering: list[Gathered],
         doubts: Doubts,
-    ) -> tuple[Float[Tensor, "tokens"], dict[str, RowReadout]]:
-        """Return the clean cross-entropy, and what every intervention on every SAE does."""
+    ) -> tuple[Float[Tensor, "tokens"], dict[str, RowReadout], Probed]:
+        """Return the clean cross-entropy, what every intervention does, and what probes read."""
         assert clean.final is not None
         hidden: dict[str, Changed] = {}
         for site in dict.fromkeys(g.site for g in gathering):
@@ -242,7 +247,9 @@ class Engine:
             hidden |= self._resumed(site, batch, clean, here, doubts)
         with self.stages(READOUT):
             final = clean.final[batch.at]
-            return self._read_out(final, hidden, targets=batch.targets, doubts=doubts)
+            ce, readouts = self._read_out(final, hidden, targets=batch.targets, doubts=doubts)
+            probed = {g.subject.id: _probed(g, made, final, hidden) for g in gathering}
+        return ce, readouts, probed
 
     def _reconstructed(
         self, g: Gathered, batch: Batch, clean: CleanPass
@@ -351,3 +358,31 @@ def _key(g: Gathered, name: str) -> str:
     """Name a substitution; those that do not depend on the SAE are shared at their site."""
     owner = str(g.site) if name in INDEPENDENT_OF_SAE else g.subject.id
     return f"{owner}/{name}"
+
+
+def _probed(
+    g: Gathered,
+    made: Mapping[str, tuple[Tensor, Reconstruction]],
+    final: Float[Tensor, "tokens d"],
+    hidden: Mapping[str, Changed],
+) -> dict[Probe, Float[Tensor, "tokens"]]:
+    """Return what an SAE's probes read of a batch, one value for each counted token.
+
+    Raises:
+        OptionError: where a probe gives anything else.
+    """
+    x, found = made[g.subject.id]
+    values: dict[Probe, Tensor] = {}
+    for probe in g.probes:
+        if probe.intervention in g.failures:
+            continue
+        changed = every_row(hidden[_key(g, probe.intervention)])
+        value = probe.load()(x, found.x_hat, final, changed)
+        if not isinstance(value, Tensor) or value.shape != (len(x),):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise OptionError(
+                f"probe {probe.name!r} ({probe.function}): expected one value for each of "
+                f"{len(x)} tokens, found {got}"
+            )
+        values[probe] = value
+    return values

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saebench.errors import MeasurementError, NonFiniteValue, UndefinedDirection
 from saebench.measures.divergence import RowReadout
+from saebench.measures.names import Probe
 from saebench.measures.reconstruction import reconstruction
 from saebench.measures.sums import TokenSums
 from saebench.subjects.hooks import Site
@@ -88,6 +89,7 @@ class Gathered:
         bank_errors: the SAE's errors at the reference's bank; empty where nothing needs them.
         fired: tokens at which each feature fired.
         failures: interventions that could not be made, and why.
+        probes: further channels to read out of each pass.
     """
 
     subject: Subject
@@ -99,6 +101,7 @@ class Gathered:
     bank_errors: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32))
     fired: Tensor | None = None
     failures: dict[str, UndefinedDirection] = field(default_factory=dict)
+    probes: tuple[Probe, ...] = ()
 
     def drop(self, name: str, error: UndefinedDirection) -> None:
         """Measure an intervention no longer."""
@@ -120,6 +123,11 @@ class Gathered:
     def fold_readouts(self, batch: Batch, ce: Tensor, readouts: dict[str, RowReadout]) -> None:
         """Add what became of the model's predictions."""
         fold(self.sums, ce, readouts, at=batch)
+
+    def fold_probes(self, batch: Batch, values: Mapping[Probe, Tensor]) -> None:
+        """Add what the probes read."""
+        for probe, value in values.items():
+            self.sums.add(probe.channel, batch.spread(value), mask=batch.counted, rows=batch.rows)
 
     def finished(
         self, path: str, *, per_token: TokenMeasurement | None = None, part: bool = False

@@ -35,6 +35,13 @@ class Repeated:
 Changed = Float[Tensor, "rows d"] | Repeated
 
 
+def every_row(changed: Changed) -> Float[Tensor, "rows d"]:
+    """Return the final hidden state of every row."""
+    if isinstance(changed, Repeated):
+        return changed.hidden.repeat_interleave(changed.times, dim=0)
+    return changed
+
+
 class Readout:
     """Reads out one batch after another, in memory that is kept in between.
 

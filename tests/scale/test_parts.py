@@ -24,7 +24,7 @@ from saebench.experiments.base import (
 )
 from saebench.experiments.bench import Bench
 from saebench.experiments.codec import decode, encode
-from saebench.experiments.parts import AT_ONCE, InOrder
+from saebench.experiments.in_order import AT_ONCE, InOrder
 from saebench.experiments.prepare import prepare
 from saebench.measures.names import INTERVENTIONS
 from saebench.options import Overrides, Settings

@@ -21,7 +21,7 @@ from saebench.subjects.references import find_subjects
 if TYPE_CHECKING:
     from tiny import TinyWorld
 
-GROUP = Group(0, SEQUENCES, ((("good",), ("sae",), ()),))
+GROUP = Group(0, SEQUENCES, ((("good",), (("sae",), (), ())),))
 
 
 def _workers() -> list[psutil.Process]:
