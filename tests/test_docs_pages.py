@@ -1,0 +1,82 @@
+"""The pages of docs/: metrics as the properties declare them, links that lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from saebench.properties import metric_names, properties
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "perf" / "README.md"]
+CITING = [*PAGES, *ROOT.glob("baselines/*.toml"), *ROOT.glob("benchmarks/*.py")]
+CITING += [*ROOT.glob("perf/**/*.py")]
+
+
+def _section(name):
+    """A property's section: from its heading to the next one."""
+    found = re.search(rf"^## {name}\n(.*?)^## ", METRICS, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/metrics.md has no section {name}"
+    return found[1]
+
+
+def _family(name):
+    """As the tables write it: what is in brackets is said in words."""
+    return re.sub(r"\[.*\]", "[…]", name)
+
+
+@pytest.mark.parametrize("name", sorted(properties()))
+def test_each_metric_is_defined_with_its_unit_direction_and_version(name):
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \| (.+?) \| (.+?) \| (\d+) \|$", _section(name), re.M)
+    defined = {family: (unit, best, version) for family, _, unit, best, version in rows}
+    for spec in properties()[name].metrics:
+        unit, best, version = defined[_family(spec.name)]
+        assert unit.replace("\\|", "|") in (spec.unit, "that metric's")
+        assert best == (spec.direction.value if spec.target is None else f"{spec.target:g}")
+        assert int(version) == spec.version
+    assert set(defined) == {_family(spec.name) for spec in properties()[name].metrics}
+
+
+def test_the_page_names_every_metric_in_full_and_no_other():
+    named = set(re.findall(r"`((?:%s)\.[^`*]+)`" % "|".join(properties()), METRICS))
+    families = {name for name in named if name.endswith("[…]")}
+    assert named - families == metric_names()
+    assert families <= {_family(name) for name in metric_names()}
+
+
+def _anchor(heading):
+    """GitHub's: lower case, no punctuation, hyphens for spaces."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if path.startswith(("http://", "https://", "mailto:")):
+            continue
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(_anchor, headings), f"{page.name} links to {target}"
+
+
+def test_every_page_that_a_text_names_in_capitals_is_in_the_repository():
+    for file in CITING:
+        named = re.findall(r"\b[A-Z]{3,}\.md\b", file.read_text(encoding="utf-8"))
+        missing = [name for name in named if not list(ROOT.glob(f"**/{name}"))]
+        assert not missing, f"{file.relative_to(ROOT)} names {missing}"
+
+
+def test_works_are_cited_by_author_and_not_by_number():
+    for file in CITING:
+        assert not re.search(r"\bseeds? 0\d\d\b", file.read_text(encoding="utf-8").lower()), file
+
+
+def test_the_index_lists_every_page_of_docs():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"]({page.name})" in index
