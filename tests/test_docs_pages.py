@@ -3,9 +3,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
+from runs import make_case, make_run
 
+from saebench import __version__
 from saebench.properties import metric_names, properties
+from saebench.records.run import Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -39,7 +44,7 @@ def test_each_metric_is_defined_with_its_unit_direction_and_version(name):
 
 
 def test_the_page_names_every_metric_in_full_and_no_other():
-    named = set(re.findall(r"`((?:%s)\.[^`*]+)`" % "|".join(properties()), METRICS))
+    named = set(re.findall(rf"`((?:{'|'.join(properties())})\.[^`*]+)`", METRICS))
     families = {name for name in named if name.endswith("[…]")}
     assert named - families == metric_names()
     assert families <= {_family(name) for name in metric_names()}
@@ -80,3 +85,54 @@ def test_the_index_lists_every_page_of_docs():
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "index.md" or f"]({page.name})" in index
+
+
+def _examples():
+    """What docs/extending.md's complete Python examples define."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    defined = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "docs/extending.md", "exec"), defined)
+    return defined
+
+
+class _Measurement:
+    def table(self):
+        n = np.full(8, 10.0)
+        return {"squared_error": 0.5 * n, "squared_output": 2.0 * n, "n.scored": n}
+
+
+def test_the_example_property_measures_what_its_page_says():
+    declared = _examples()["PROPERTY"]
+    assert declared.interventions({}) == ()
+    (metric,) = declared.findings(_Measurement(), {}).metrics
+    assert (metric.name, metric.value, metric.n.sequences) == ("noise.ratio", 0.25, 8)
+
+
+def test_the_example_format_reads_its_directory(tmp_path):
+    format_ = _examples()["MyLab"]()
+    assert not format_.matches(tmp_path)
+    (tmp_path / "mylab.json").write_text('{"d_in": 4}')
+    assert format_.matches(tmp_path)
+    assert format_.config(tmp_path) == {"d_in": 4}
+
+
+def test_the_example_renderer_gives_a_line_for_each_case():
+    cases = [make_case("one", about, Verdict.PASS) for about in ("fidelity", "sparsity")]
+    judged = make_run(*cases)
+    lines = _examples()["verdict_lines"](judged).splitlines()
+    assert lines == [f"{case.id}\t{case.verdict}" for case in judged.cases]
+
+
+def test_the_citation_has_what_its_format_requires_and_the_version_of_the_package():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["message"]
+    assert cited["title"]
+    assert all({"name"} <= set(author) for author in cited["authors"])
+    assert cited["version"] == __version__
+
+
+def test_the_licence_of_the_package_is_in_the_repository():
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert text.startswith("MIT License\n\nCopyright (c) 2026 saebench contributors\n")
