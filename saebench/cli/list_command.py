@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 
 from saebench.errors import OptionError
 from saebench.formats.metadata import metadata_of
@@ -55,6 +56,8 @@ def sae_rows(specs: Sequence[str]) -> list[tuple[str, ...]]:
 def metric_rows(patterns: Sequence[str]) -> list[tuple[str, ...]]:
     """Return name, unit, best value, version and page of each metric, below a header.
 
+    A metric of another distribution has no page here.
+
     Raises:
         OptionError: for a pattern that fits no metric.
     """
@@ -62,11 +65,12 @@ def metric_rows(patterns: Sequence[str]) -> list[tuple[str, ...]]:
 
     rows: list[tuple[str, ...]] = [("metric", "unit", "best", "version", "defined in")]
     for name, declared in properties().items():
+        page = f"{METRICS_PAGE}#{name}" if find_spec(f"saebench.properties.{name}") else ""
         for spec in declared.metrics:
             if patterns and not any(_fits(spec.name, pattern) for pattern in patterns):
                 continue
             best = spec.direction.value if spec.target is None else f"{spec.target:g}"
-            rows.append((spec.name, spec.unit, best, f"v{spec.version}", f"{METRICS_PAGE}#{name}"))
+            rows.append((spec.name, spec.unit, best, f"v{spec.version}", page))
     if len(rows) == 1:
         raise OptionError(
             f"no metric fits {', '.join(patterns)}; saebench list --metrics lists all"

@@ -163,11 +163,10 @@ def _gate_lines(card: Card) -> list[str]:
             for name, row in card.gate.items()
         ),
         "",
-        "What the literature reports is visible here: errors worse than random ones of their size, "
-        "loss that grows with the distance beyond the training context and is worst at the first "
-        "layer, shrinkage under a strong L1. What is barely visible: the shrunken SAE costs "
-        "accuracy on cloze prompts (0.017, McNemar's p 1e-7), but it takes thousands of prompts to "
-        "see it.",
+        "What the seeds describe shows: errors worse than random ones of their size, loss that "
+        "grows with the distance beyond the training context and is worst at the first layer, "
+        "shrinkage under a strong L1. What barely shows: the shrunken SAE costs accuracy on cloze "
+        "prompts (0.017, McNemar's p 1e-7), but it takes thousands of prompts to see it.",
     ]
 
 
