@@ -87,13 +87,14 @@ def test_the_index_lists_every_page_of_docs():
         assert page.name == "index.md" or f"]({page.name})" in index
 
 
-def _examples():
-    """What docs/extending.md's complete Python examples define."""
+def _example(name):
+    """What the Python block of docs/extending.md that defines a name makes of it."""
     text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (block,) = [b for b in blocks if re.search(rf"^(class |def )?{name}\b", b, re.MULTILINE)]
     defined = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        exec(compile(block, "docs/extending.md", "exec"), defined)
-    return defined
+    exec(compile(block, "docs/extending.md", "exec"), defined)
+    return defined[name]
 
 
 class _Measurement:
@@ -103,14 +104,14 @@ class _Measurement:
 
 
 def test_the_example_property_measures_what_its_page_says():
-    declared = _examples()["PROPERTY"]
+    declared = _example("PROPERTY")
     assert declared.interventions({}) == ()
     (metric,) = declared.findings(_Measurement(), {}).metrics
     assert (metric.name, metric.value, metric.n.sequences) == ("noise.ratio", 0.25, 8)
 
 
 def test_the_example_format_reads_its_directory(tmp_path):
-    format_ = _examples()["MyLab"]()
+    format_ = _example("MyLab")()
     assert not format_.matches(tmp_path)
     (tmp_path / "mylab.json").write_text('{"d_in": 4}')
     assert format_.matches(tmp_path)
@@ -120,7 +121,7 @@ def test_the_example_format_reads_its_directory(tmp_path):
 def test_the_example_renderer_gives_a_line_for_each_case():
     cases = [make_case("one", about, Verdict.PASS) for about in ("fidelity", "sparsity")]
     judged = make_run(*cases)
-    lines = _examples()["verdict_lines"](judged).splitlines()
+    lines = _example("verdict_lines")(judged).splitlines()
     assert lines == [f"{case.id}\t{case.verdict}" for case in judged.cases]
 
 
