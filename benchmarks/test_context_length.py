@@ -1,4 +1,4 @@
-"""Does the SAE still work beyond the context that it was trained on?"""
+"""Does the SAE still work beyond its training context?"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How fast are the SAE and the whole judging, and how large?"""
+"""How fast are the SAE and the gate's core, and how large?"""
 
 import pytest
 
@@ -6,7 +6,7 @@ import pytest
 @pytest.mark.property(name="cost")
 @pytest.mark.parametrize("part", ["reconstruct", "core"])
 def test_cost(benchmark, workload, measure, gate, part) -> None:
-    """Tokens a second of encode and decode alone, and of clean pass, SAE and zero ablation."""
+    """Encode and decode alone are timed, and clean pass, SAE and zero ablation together."""
     benchmark.pedantic(workload(part), rounds=3, warmup_rounds=1)
     case = measure("cost", part=part)
     benchmark.extra_info.update({metric.name: metric.value for metric in case.metrics})

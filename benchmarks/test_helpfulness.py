@@ -5,5 +5,5 @@ import pytest
 
 @pytest.mark.property(name="helpfulness")
 def test_helpfulness(measure, gate) -> None:
-    """Features are tested prompt by prompt, and what stands after correction is reported."""
+    """Each feature is tested over its prompts; what is significant after correction is reported."""
     gate(measure("helpfulness"))

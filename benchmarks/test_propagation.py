@@ -5,5 +5,5 @@ import pytest
 
 @pytest.mark.property(name="propagation")
 def test_propagation(measure, gate) -> None:
-    """A later SAE works on what an earlier one leaves; how errors add up is reported."""
+    """How a later SAE's error changes, and how the errors of both compound, is reported."""
     gate(measure("propagation"))

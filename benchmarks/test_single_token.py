@@ -1,4 +1,4 @@
-"""Does one substituted token show the gap, and how far out is it among random errors?"""
+"""Is one token's substitution worse than random errors of the same size at that token?"""
 
 import pytest
 

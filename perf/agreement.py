@@ -19,7 +19,7 @@ DIFFERENT_BY_DESIGN = {
 
 
 class Agreement(Enum):
-    """How a peer's number stands to ours."""
+    """How a peer's number compares with ours."""
 
     EQUAL = "equal"
     LIKE_NOISE = "equal up to noise"

@@ -21,7 +21,7 @@ def our_runner(
     *,
     batch: int | None,
 ) -> Runner:
-    """Return a call that measures the SAEs from scratch; nothing is kept from call to call.
+    """Return a call that measures the SAEs from scratch; nothing is cached between calls.
 
     Raises:
         MeasurementError: by the call, where an SAE or an intervention cannot be measured.

@@ -1,4 +1,4 @@
-"""What a case found: rows of a table, numbers held against each other, peers left out."""
+"""The outcome of a case: rows of a table, numbers compared with each other, peers left out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ def row(
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that one case found.
+    """Everything that one case measured.
 
     Attributes:
         seconds: every timed call, by runner.

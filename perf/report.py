@@ -1,4 +1,4 @@
-"""What a run found, as a table for the terminal, as JSON, and in perf/README.md."""
+"""A run's outcomes: as a table for the terminal, as JSON, and in perf/README.md."""
 
 import json
 import re
@@ -24,7 +24,7 @@ QUIET_LOAD = 0.3
 
 @dataclass(frozen=True)
 class Report:
-    """All outcomes, and what they were found with.
+    """All outcomes, and what they were measured with.
 
     Attributes:
         load: the machine's load average of a minute before the run began.
@@ -145,7 +145,7 @@ def _agreement_lines(outcome: Outcome) -> list[str]:
 
 
 def _intervention(compared: Compared) -> str:
-    """Name what was done to the model, so that one remark stands for KL, CE and all SAEs."""
+    """Name what was done to the model, so that one remark serves KL, CE and all SAEs."""
     return compared.quantity.rpartition("/")[2].partition(".")[2]
 
 

@@ -23,12 +23,12 @@ from saebench.subjects.sae import Subject
 
 MODEL, SAE, IDS = "model", "sae", "ids.pt"
 BOS = "<|endoftext|>"
-SCALED_ON = 8  # sequences, that an SAE's threshold and scale are found on
+SCALED_ON = 8  # sequences on which an SAE's threshold and scale are fitted
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A directory with a model, an SAE and tokens, and what is made of them in memory.
+    """A directory with a model, an SAE and tokens, and the objects loaded from it.
 
     Attributes:
         settings: the run's options.

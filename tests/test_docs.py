@@ -1,58 +1,79 @@
-"""The chapter on CI: its workflow is well formed, its commands run."""
+"""The pages' commands: the CI chapter's run, and every other one is understood."""
 
 import os
 import re
+import shlex
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from string import Template
 
 import pytest
 import yaml
 
+from saebench.cli import COMMANDS, main, make_parser
+
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = ROOT / "docs" / "gate-a-release.md"
+PAGES = [ROOT / "README.md", ROOT / "perf" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICK = {"SAE": "demo:l2-topk", "OPTIONS": "--sae-sequences 16 -k shrinkage -p no:cacheprovider"}
+SHELLS = ("", "text")
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def _blocks(language):
-    text = CHAPTER.read_text(encoding="utf-8")
+def _blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
     found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [block for named, block in found if named == language]
 
 
+def _commands(page: Path) -> Iterator[list[str]]:
+    """Each command line of a page's blocks as words; indented blocks count too."""
+    text = page.read_text(encoding="utf-8")
+    indented = re.findall(r"^    ((?:saebench|pytest|make) (?:.*\\\n)*.*)", text, re.MULTILINE)
+    for block in [b for shell in SHELLS for b in _blocks(page, shell)] + indented:
+        for line in block.replace("\\\n", " ").splitlines():
+            if re.match(r"\s*(saebench|pytest|make) ", line):
+                yield shlex.split(line.replace("…", ""), comments=True)
+
+
 @pytest.fixture(scope="module")
 def workflow():
-    (text,) = _blocks("yaml")
+    (text,) = _blocks(CHAPTER, "yaml")
     return yaml.safe_load(text)
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A directory as the job would have it, with the command on the path."""
-    shutil.copytree(ROOT / "baselines", tmp_path / "baselines")
-    command = tmp_path / "bin" / "saebench"
-    command.parent.mkdir()
-    code = "import sys; from saebench.cli import main; sys.exit(main())"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
-    command.chmod(0o755)
-    for name in [name for name in os.environ if name.startswith("SAEBENCH_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return tmp_path
 
 
 def _steps(workflow):
     return workflow["jobs"]["gate"]["steps"]
 
 
-def _shell(script, cwd, **environment):
-    """Run as GitHub does: bash that ends at the first error."""
-    return subprocess.run(
-        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
-        cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def _run(step):
+    return step.get("run", "")
+
+
+@pytest.fixture(scope="module")
+def job(workflow, tmp_path_factory):
+    """The directory in which the workflow's steps ran, and what each command returned."""
+    here = tmp_path_factory.mktemp("job")
+    shutil.copytree(ROOT / "baselines", here / "baselines")
+    scripts = [_run(step) for step in _steps(workflow) if step.get("name") != "Install"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("SAEBENCH_")]:
+            patch.delenv(name)
+        patch.chdir(here)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("GITHUB_STEP_SUMMARY", str(here / "page"))
+        lines = [line for script in scripts for line in script.splitlines()]
+        yield here, {line: _saebench(Template(line).substitute(QUICK)) for line in lines}
+
+
+def _saebench(line: str) -> int:
+    """Run a command of saebench in this process; return its exit code."""
+    program, *arguments = shlex.split(line)
+    assert program == "saebench", line
+    return main(arguments)
 
 
 def test_the_workflow_is_well_formed(workflow):
@@ -68,34 +89,48 @@ def test_every_variable_of_the_workflow_is_declared(workflow):
     assert used == {*workflow["env"], "PWD", "GITHUB_PATH"}
 
 
-def _run(step):
-    return step.get("run", "")
-
-
 def test_install_is_a_target_of_the_makefile(workflow):
     (install,) = [step for step in _steps(workflow) if step.get("name") == "Install"]
     assert "make install" in install["run"]
-    assert "\ninstall:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "install" in TARGETS
 
 
-def test_the_steps_of_the_workflow_run_one_after_the_other(workflow, here):
-    page = here / "page"
-    environment = QUICK | {"GITHUB_STEP_SUMMARY": str(page), "OMP_NUM_THREADS": "1"}
-    scripts = [_run(step) for step in _steps(workflow) if step.get("name") != "Install"]
-    for script in filter(None, scripts):
-        done = _shell(script, here, **environment)
-        assert done.returncode == 0, script + done.stdout + done.stderr
+def test_every_step_of_the_workflow_succeeds(job):
+    _, codes = job
+    assert codes == dict.fromkeys(codes, 0)
+    assert len(codes) == 5
+
+
+def test_the_workflow_leaves_the_files_that_it_uploads_and_the_jobs_page(workflow, job):
+    here, _ = job
     (upload,) = [s for s in _steps(workflow) if "upload-artifact" in s.get("uses", "")]
-    kept = upload["with"]["path"].split()
-    assert all((here / name).stat().st_size for name in kept)
-    assert page.read_text(encoding="utf-8").startswith("## saebench: ✅ PASS")
+    assert all((here / name).stat().st_size for name in upload["with"]["path"].split())
+    page = (here / "page").read_text(encoding="utf-8")
+    assert page.startswith("## saebench: ✅ PASS")
 
 
-def test_the_other_commands_of_the_chapter_run(here):
-    judge = f"saebench run --sae demo:l2-topk {QUICK['OPTIONS']} --sae-json run.json"
-    assert _shell(judge, here).returncode == 0
-    commands = [line for block in _blocks("") for line in block.splitlines()]
+def test_the_other_commands_of_the_chapter_run(job, monkeypatch):
+    here, _ = job
+    monkeypatch.chdir(here)
+    commands = [line for block in _blocks(CHAPTER, "") for line in block.splitlines()]
     assert len(commands) == 6
     for command in commands:
-        done = _shell(command, here)
-        assert done.returncode == 0, command + done.stdout + done.stderr
+        assert _saebench(command) == 0, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_of_a_page_is_understood(page, pytestconfig):
+    for program, *arguments in _commands(page):
+        if program == "make":
+            assert arguments[0] in TARGETS
+        elif program == "pytest" or arguments[0] == "run":
+            for word in arguments:
+                if word.startswith("--sae"):
+                    pytestconfig.getoption(word.partition("=")[0])  # raises for an unknown one
+        else:
+            name, *rest = arguments
+            make_parser(name, import_module(COMMANDS[name].module)).parse_args(rest)
+
+
+def test_the_pages_have_commands():
+    assert sum(len(list(_commands(page))) for page in PAGES) > 30

@@ -1,4 +1,4 @@
-"""All of METRICS.md 2: eleven interventions, against one full pass for each."""
+"""All eleven interventions of docs/metrics.md, against one full pass for each."""
 
 from contextlib import AbstractContextManager
 

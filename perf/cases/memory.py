@@ -34,7 +34,7 @@ def run(workload: Workload) -> Outcome:
 
 
 def _peak_mb(workload: Workload, of: str) -> float:
-    """Return the peak of a process that measures once, above what it held before."""
+    """Return the peak of a process that measures once, above what it used before."""
     command = [sys.executable, "-W", "ignore", "-m", "perf.memory_probe", of,
                str(workload.directory), "--sequences", str(workload.size.memory_sequences),
                "--size", workload.settings.size,

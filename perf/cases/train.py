@@ -53,7 +53,7 @@ def _our_step(workload: Workload) -> Runner:
         sae, passes, objective=Objective.FROZEN, loss=Loss.KL, held=ids[:1],
         weights=Weights(),
     )  # fmt: skip
-    # A rate of zero: each step does the same, and its loss can be held against the peers'.
+    # A rate of zero: each step does the same, and its loss can be compared with the peers'.
     plan = Plan(tokens=ids.numel(), learning_rate=0.0, clip=CLIP)
     optimiser = optimiser_of(task.module, plan)
 

@@ -53,7 +53,7 @@ class HuggingFacePasses:
 
 @dataclass(frozen=True)
 class HookedPasses:
-    """TransformerLens' HookedTransformer with its own hooks, as seed 002 ran it."""
+    """TransformerLens' HookedTransformer with its own hooks, as Gurnee 2024 ran it."""
 
     model: Any
     layer: int

@@ -1,4 +1,4 @@
-"""Seed 002's protocol written the plain way: one full pass of the model for each intervention.
+"""The protocol of Gurnee 2024 written the plain way: one full pass for each intervention.
 
 KL is the sum over log-softmaxes of whole logits.
 """

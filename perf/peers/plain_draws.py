@@ -1,4 +1,4 @@
-"""Seed 002's distribution at one token, the plain way: a full pass for every draw, in batches."""
+"""Gurnee 2024's distribution at one token, the plain way: a full pass for each batch of draws."""
 
 from typing import Any
 

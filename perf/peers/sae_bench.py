@@ -18,7 +18,7 @@ VENV = ROOT / ".venv-perf"
 CONSTRAINTS = ROOT / "constraints.txt"
 # sae_bench asks for numpy below 2 and datasets below 4, which its core evaluation does not need:
 # installed without its dependencies, it runs on our own torch, SAELens and TransformerLens, so
-# that the two are told apart by their own code alone.
+# that the two differ by their own code alone.
 NEEDED = ("torch", "sae-lens", "transformer-lens", "tabulate")
 PEER = "sae-bench==0.6.0"
 SECONDS_TO_END = 30
@@ -93,7 +93,7 @@ def _environment() -> dict[str, str]:
 
 
 def installed(venv: Path = VENV) -> Path:
-    """Return the interpreter of sae_bench's environment, which is made where it is missing.
+    """Return the interpreter of sae_bench's environment, which is created if it is missing.
 
     Raises:
         PeerUnavailable: where pip cannot install it.

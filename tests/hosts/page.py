@@ -23,7 +23,7 @@ INTRODUCTION = """\
 Which hooks of which language models saebench can judge SAEs at. `make hosts` writes this page.
 
 For each family of causal language models that transformers {transformers} knows, a tiny model
-with random weights is built and each hook is held against the same model in float64, run in
+with random weights is built and each hook is compared with the same model in float64, run in
 full with plain torch hooks: the activation is what the hook's name means (the block's input plus
 the outputs of its attention and its MLP is its output); putting it back unchanged changes
 nothing; zeros and random values give the logits that the plain model gives; a resumed pass gives
@@ -37,9 +37,9 @@ is refused with one sentence and exit code 4. Architectures' module names are Tr
 
 The first letter says how whole sequences are run after a substitution: `r`, resumed at the hooked
 block, or `f`, in full, where resuming would not give the same. The second says how a single
-token's are: `p`, from that token on, with keys and values kept of what precedes it; `r` or `f` as
-above. A number is the reason of a refusal, listed below the table. A model with several kinds of
-blocks has a row for each kind.
+token's are: `p`, from that token on, with the cached keys and values of the tokens before it; `r`
+or `f` as above. A number is the reason of a refusal, listed below the table. A model with several
+kinds of blocks has a row for each kind.
 
 | column | hook |
 |---|---|
