@@ -28,8 +28,8 @@ class Probe:
 
     Attributes:
         name: the channel is ``INTERVENTION.NAME``, ``sae.cosine_of_final`` for example.
-        function: as ``module:function``, so that worker processes find it too: a pure function
-            of ``x`` and ``x_hat``, ``Float[Tensor, "tokens d"]``, and of the model's final hidden
+        function: a function of a module, or its name as ``module:function``, by which worker
+            processes find it too. It is pure: of ``x`` and ``x_hat``, ``Float[Tensor, "tokens d"]``, and of the model's final hidden
             states without and with the intervention, ``Float[Tensor, "tokens d_model"]``, that
             returns ``Float[Tensor, "tokens"]``.
         intervention: whose final hidden states it is given.
@@ -43,11 +43,14 @@ class Probe:
     """
 
     name: str
-    function: str
+    function: str | Callable[..., Any]
     intervention: str = "sae"
 
     def __post_init__(self) -> None:
-        """Refuse names of channels that there are."""
+        """Refuse names of channels that there are, and name the function."""
+        if callable(self.function):
+            named = f"{self.function.__module__}:{self.function.__qualname__}"
+            object.__setattr__(self, "function", named)
         if self.name in READ_OUT:
             raise ValueError(
                 f"probe {self.name!r}: {self.channel} is read out of every pass; use it"
@@ -64,7 +67,7 @@ class Probe:
         Raises:
             OptionError: where there is no such function.
         """
-        module, _, name = self.function.partition(":")
+        module, _, name = str(self.function).partition(":")
         try:
             return getattr(import_module(module), name)
         except (ImportError, AttributeError) as error:
