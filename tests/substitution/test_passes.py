@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, HEADS, LAYERS, WIDTH, make_host, random_ids
+from families import FAMILIES, HEADS, LAYERS, WIDTH, host_of, make_host, random_ids
 from torch import Tensor, nn
 
 from saebench.errors import HookError, HostError
@@ -42,11 +41,6 @@ BLOCKS = {
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_hook = pytest.mark.parametrize("hook", HOOKS)
 with_middle = pytest.mark.parametrize("family", [f for f in FAMILIES if f != "gpt_neox"])
-
-
-@cache
-def host_of(family: str) -> Any:
-    return make_host(family)
 
 
 def _ids() -> Tensor:
