@@ -1,8 +1,6 @@
-"""Every kind of SAE end to end: saved, found, loaded, judged by the benchmarks."""
+"""Every kind of SAE end to end: saved, found, loaded, judged."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,23 +92,15 @@ def _sparsify_transcoder(path: Path, model: str) -> None:
 
 @pytest.fixture(scope="module")
 def judged(zoo, tiny) -> dict[str, dict[str, Any]]:
-    """What the benchmarks report of every SAE, in one run of pytest in a process of its own."""
-    result = zoo / "result.json"
-    benchmarks = Path(__file__).resolve().parents[1] / "benchmarks"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(benchmarks), "-q", "-p", "no:cacheprovider",
-         "--rootdir", str(zoo), "-c", "/dev/null", "-k", "fidelity or kl_gap",
-         "--sae", f"{zoo}/*", "--sae-dataset", tiny.texts, "--sae-sequences", "8",
-         "--sae-json", str(result)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    run = json.loads(result.read_text())
+    """What one run reports of every SAE."""
+    run = saebench.judge(
+        f"{zoo}/*", data=tiny.texts, sequences=8, properties=["fidelity", "kl_gap"]
+    )
     # Folders named after their hook alone have the one above in their id.
-    found: dict[str, dict[str, Any]] = {_folder(sae["id"]): {"sae": sae} for sae in run["saes"]}
-    for case in run["cases"]:
-        found[_folder(case["sae"])] |= {m["name"]: m["value"] for m in case["metrics"]}
-        found[_folder(case["sae"])][case["property"]] = case["verdict"]
+    found: dict[str, dict[str, Any]] = {_folder(sae.id): {"sae": sae} for sae in run.saes}
+    for case in run.cases:
+        found[_folder(case.sae)] |= {m.name: m.value for m in case.metrics}
+        found[_folder(case.sae)][case.property] = case.verdict
     return found
 
 
@@ -130,7 +120,7 @@ def test_a_nearly_perfect_sae_hardly_changes_the_model_wherever_it_is(name: str,
     assert found["fidelity.ce_score"] > 0.95
     assert found["fidelity"] == "PASS"
     assert 0 < found["fidelity.kl"] < 0.01
-    assert found["sae"]["hook"] == SAES[name][0]
+    assert found["sae"].hook == SAES[name][0]
 
 
 def test_one_head_changes_less_than_all_heads(judged):
@@ -152,8 +142,8 @@ def test_a_path_and_a_hook_name_of_one_place_are_one_place(judged):
 def test_a_transcoder_is_judged_at_its_output(name: str, judged):
     found = judged[name]
     hook = "blocks.0.hook_mlp_out" if name in TRANSCODERS else name
-    assert found["sae"]["hook"] == hook
-    assert any("a transcoder: reads" in note for note in found["sae"]["notes"])
+    assert found["sae"].hook == hook
+    assert any("a transcoder: reads" in note for note in found["sae"].notes)
     # It was not trained: what it predicts is worse than the mean, and has nothing to do with x.
     assert found["fidelity.explained_variance"] < 0.5
     assert found["kl_gap.ratio[eps_random]"] > 0

@@ -94,7 +94,7 @@ def test_one_text_over_and_over_decides_nothing(tiny, tmp_path):
 
 
 def test_rounds_and_shards_give_the_intervals_of_a_run_in_one_go(tiny, both, tmp_path):
-    options = {"properties": ["fidelity", "kl_gap"]}
+    options = {"properties": ["fidelity"]}
     shards = _judged(tiny, tmp_path, TIMES, run_dir=tmp_path / "run", shard_sequences=7, **options)
     rounds = _judged(tiny, tmp_path, TIMES, stop_early=True, fail_on="fidelity.kl<=0", **options)
     expected = {k: w for k, w in _widths(both[1]).items() if k[0].startswith("fidelity@bad")}
