@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -126,3 +127,22 @@ def make_subject(
 
     metadata = SubjectMetadata(hook, None, context, True, head, False, False, None)
     return Subject(sae, id=id, source=id, metadata=metadata)
+
+
+def hooks_on(model: nn.Module) -> int:
+    """Count the hooks and the replaced forwards of a model's modules."""
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__)
+        for m in model.modules()
+    )
+
+
+def assert_same_sums(found: Any, expected: Any, *, rtol: float, atol: float = 0.0) -> None:
+    """Compare two measurements' per-sequence sums, channel by channel.
+
+    Other batches and stacks take other matrix kernels: some roundings of fp32.
+    """
+    table = expected.table()
+    assert found.table().keys() == table.keys()
+    for channel, values in found.table().items():
+        np.testing.assert_allclose(values, table[channel], rtol=rtol, atol=atol, err_msg=channel)

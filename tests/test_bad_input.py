@@ -292,9 +292,9 @@ def test_a_pickle_under_the_name_of_safetensors_is_refused(gate_run, tiny, tmp_p
 
 
 def test_a_pickle_in_dictionary_learnings_place_is_refused_and_does_not_run(gate_run, tmp_path):
-    told = {"dict_class": "AutoEncoder", "activation_dim": 16, "dict_size": 32,
+    stated = {"dict_class": "AutoEncoder", "activation_dim": 16, "dict_size": 32,
             "submodule_name": "resid_post_layer_0"}  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps({"trainer": told}))
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": stated}))
     (tmp_path / "ae.pt").write_bytes(pickle.dumps({"bias": _Bomb()}))
     assert "could run code, so it is refused" in gate_run.refused("--sae", str(tmp_path))
     assert not (gate_run.pytester.path / "exploded").exists()

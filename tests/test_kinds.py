@@ -66,13 +66,13 @@ def _transcoder(kind: str, metadata: dict[str, Any]) -> Any:
 def zoo(tiny, tmp_path_factory) -> Path:
     """A directory with an SAE of every kind on the tiny model."""
     root = tmp_path_factory.mktemp("kinds")
-    told = {"model_name": tiny.model, "context_size": TRAINING_CONTEXT, "prepend_bos": True}
+    stated = {"model_name": tiny.model, "context_size": TRAINING_CONTEXT, "prepend_bos": True}
     for name, (hook, width, metadata, options) in SAES.items():
-        sae = _near_identity(width, told | {"hook_name": hook} | metadata, **options)
+        sae = _near_identity(width, stated | {"hook_name": hook} | metadata, **options)
         sae.save_model(root / name)
     hooks = {"hook_name": "blocks.0.mlp.hook_in", "hook_name_out": "blocks.0.hook_mlp_out"}
     for kind in TRANSCODERS:
-        _transcoder(kind, told | hooks).save_model(root / kind)
+        _transcoder(kind, stated | hooks).save_model(root / kind)
     _sparsify_transcoder(root / "layers.1.mlp", tiny.model)
     return root
 
@@ -83,8 +83,8 @@ def _sparsify_transcoder(path: Path, model: str) -> None:
     shapes = {"encoder.weight": (24, D), "encoder.bias": (24,), "W_dec": (24, D), "b_dec": (D,)}
     tensors = {n: torch.randn(s, generator=generator) / 8 for n, s in shapes.items()}
     save_file(tensors, path / "sae.safetensors")
-    told = {"d_in": D, "num_latents": 24, "k": 5, "activation": "topk", "transcode": True}
-    (path / "cfg.json").write_text(json.dumps(told))
+    stated = {"d_in": D, "num_latents": 24, "k": 5, "activation": "topk", "transcode": True}
+    (path / "cfg.json").write_text(json.dumps(stated))
     (path.parent / "config.json").write_text(
         json.dumps({"model": model, "ctx_len": TRAINING_CONTEXT})
     )
@@ -153,8 +153,8 @@ def test_a_transcoder_is_judged_at_its_output(name: str, judged):
 @pytest.mark.parametrize("head", [None, 3])
 def test_attention_saes_of_other_architectures_with_fewer_key_heads(family: str, head: int | None):
     width = WIDTH if head is None else WIDTH // 4
-    told = {"hook_name": "blocks.1.attn.hook_z", "context_size": 12, "prepend_bos": True}
-    sae = _near_identity(width, told | {"hook_head_index": head})
+    stated = {"hook_name": "blocks.1.attn.hook_z", "context_size": 12, "prepend_bos": True}
+    sae = _near_identity(width, stated | {"hook_head_index": head})
     texts = [" ".join(f"w{(7 * i + j) % 40}" for j in range(15)) for i in range(6)]
     run = saebench.judge(
         sae, make_model(family), texts, tokenizer=make_tokenizer(), properties=["fidelity"]

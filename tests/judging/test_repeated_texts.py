@@ -116,9 +116,9 @@ def test_a_baseline_keeps_the_clusters_and_one_without_is_read_too(gate_run, tin
     assert len(np.unique(arrays[name])) == DISTINCT
     gate_run.run(*asked, "--sae-baseline", "baselines", "--sae-fail-on", "fidelity.kl:+5%")
     gates = gate_run.result()["cases"][0]["gates"]
-    held = next(gate for gate in gates if gate["baseline"] is not None)
-    assert held["worse_by"] == pytest.approx(0, abs=1e-6)
-    assert "over the 20 that differ" in held["worse_ci"]["method"] or held["worse_ci"]
+    compared = next(gate for gate in gates if gate["baseline"] is not None)
+    assert compared["worse_by"] == pytest.approx(0, abs=1e-6)
+    assert "over the 20 that differ" in compared["worse_ci"]["method"] or compared["worse_ci"]
 
 
 def test_stored_sums_keep_them():

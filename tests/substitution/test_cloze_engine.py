@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import hook_module
-from families import BOS, EOS, VOCAB, host_of, make_host, make_sae, make_subject
+from families import BOS, EOS, VOCAB, assert_same_sums, host_of, make_host, make_sae, make_subject
 from scipy.special import log_softmax
 from torch import Tensor
 
@@ -20,6 +20,7 @@ CONTEXT = 64
 PROMPTS = 24
 HOOK = "blocks.1.hook_resid_pre"
 BLOCKS = {"gpt2": "transformer.h", "llama": "model.layers"}
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 both_families = pytest.mark.parametrize("family", BLOCKS)
 
 
@@ -158,18 +159,11 @@ def test_error_and_l0_are_means_over_each_prompts_counted_tokens(family):
         assert found.l0[i] == pytest.approx(float((e["f"] != 0).sum(dim=-1).double().mean()))
 
 
-def _assert_same(one: ClozeMeasurement, other: ClozeMeasurement) -> None:
-    table = other.table()
-    for channel, values in one.table().items():
-        # Another batch takes other matrix kernels: some roundings of fp32.
-        np.testing.assert_allclose(values, table[channel], rtol=1e-5, atol=1e-5, err_msg=channel)
-
-
 @both_families
 @pytest.mark.parametrize("tokens", [1, 60, 200])
 def test_how_prompts_are_batched_changes_nothing(family, tokens, monkeypatch):
     monkeypatch.setattr("saebench.experiments.cloze_prompts.tokens_a_pass", lambda _: tokens)
-    _assert_same(_measure(family, _subject())["sae"], _measured(family))
+    assert_same_sums(_measure(family, _subject())["sae"], _measured(family), **CLOSE)
 
 
 @both_families
@@ -178,7 +172,7 @@ def test_the_order_of_prompts_changes_nothing_but_their_order(family):
     rows = [_rows(family)[i] for i in order]
     table = _measure(family, _subject(), prompts=_prompts(rows))["sae"].table()
     for channel, values in _measured(family).table().items():
-        np.testing.assert_allclose(table[channel], values[order], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(table[channel], values[order], **CLOSE)
 
 
 @both_families
@@ -190,7 +184,7 @@ def test_saes_measured_together_are_measured_as_alone(family):
     ]
     together = _measure(family, *subjects)
     for subject in subjects:
-        _assert_same(together[subject.id], _measure(family, subject)[subject.id])
+        assert_same_sums(together[subject.id], _measure(family, subject)[subject.id], **CLOSE)
     deltas = {round(float(m.table()["delta"].sum()), 6) for m in together.values()}
     assert len(deltas) == 3
 
@@ -200,7 +194,7 @@ def test_what_stands_in_the_padding_changes_nothing(family):
     prompts = _prompts(_rows(family))
     padding = torch.arange(prompts.ids.shape[1])[None] >= prompts.length[:, None]
     other = replace(prompts, ids=prompts.ids.masked_fill(padding, 50))
-    _assert_same(_measure(family, _subject(), prompts=other)["sae"], _measured(family))
+    assert_same_sums(_measure(family, _subject(), prompts=other)["sae"], _measured(family), **CLOSE)
 
 
 @both_families
@@ -223,15 +217,15 @@ def test_features_are_active_where_they_fire_in_the_prompts_last_tokens(family, 
 def test_asking_for_active_features_changes_no_answer(family):
     engine = ClozeEngine(host_of(family), _prompts(_rows(family)))
     found = engine.measure([_subject()], progress=lambda _: None, active=["sae"])["sae"]
-    _assert_same(found, _measured(family))
+    assert_same_sums(found, _measured(family), **CLOSE)
 
 
 @both_families
 def test_progress_tells_every_token_of_every_batch(family, monkeypatch):
     monkeypatch.setattr("saebench.experiments.cloze_prompts.tokens_a_pass", lambda _: 60)
-    told: list[int] = []
+    heard: list[int] = []
     prompts = _prompts(_rows(family))
-    ClozeEngine(host_of(family), prompts).measure([_subject()], progress=told.append)
-    assert len(told) > 1
-    assert int(prompts.length.sum()) <= sum(told) <= prompts.ids.numel()
+    ClozeEngine(host_of(family), prompts).measure([_subject()], progress=heard.append)
+    assert len(heard) > 1
+    assert int(prompts.length.sum()) <= sum(heard) <= prompts.ids.numel()
     assert _measured(family).cut == 7

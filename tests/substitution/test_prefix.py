@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, LAYERS, host_of, make_host, random_ids
-from torch import Tensor, nn
+from families import FAMILIES, LAYERS, hooks_on, host_of, make_host, random_ids
+from torch import Tensor
 
 from saebench.errors import HookError, HostError
 from saebench.subjects.hooks import Site, find_site
@@ -110,27 +110,20 @@ def test_only_layers_that_are_run_keep_their_prefix():
     assert {keys.shape[-2] for keys, _ in window.kept.values()} == {30}
 
 
-def _hooks_left(model: nn.Module) -> int:
-    return sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__)
-        for m in model.modules()
-    )
-
-
 @every_family
 @every_hook
 def test_after_a_window_the_model_is_as_it_was(family, hook):
     site, host = _site(family, hook), host_of(family)
-    held = _hooks_left(host.model)
+    count = hooks_on(host.model)
     passes = PrefixPasses(host, position=30)
     window = passes.clean(random_ids(BATCH, LENGTH), [site])
     passes.resume(window, site, _changed(window, site))
-    assert _hooks_left(host.model) == held
+    assert hooks_on(host.model) == count
 
 
 def test_after_an_exception_the_model_is_as_it_was():
     site, host = _site("llama", HOOKS[1]), host_of("llama")
-    held = _hooks_left(host.model)
+    count = hooks_on(host.model)
     passes = PrefixPasses(host, position=30)
     window = passes.clean(random_ids(BATCH, LENGTH), [site])
     changed = _changed(window, site)
@@ -141,7 +134,7 @@ def test_after_an_exception_the_model_is_as_it_was():
         with pytest.raises(HostError, match="on purpose"):
             attempt()
     handle.remove()
-    assert _hooks_left(host.model) == held
+    assert hooks_on(host.model) == count
 
 
 def _raise(*_: Any) -> None:

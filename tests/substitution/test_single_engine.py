@@ -14,6 +14,7 @@ from families import (
     EOS,
     WIDTH,
     Identity,
+    assert_same_sums,
     host_of,
     make_sae,
     make_subject,
@@ -57,6 +58,8 @@ SITES = [
 ]  # fmt: skip
 every_site = pytest.mark.parametrize("site", SITES, ids=lambda s: f"{s.family}-{s.hook}")
 RESID = SITES[4]
+# Where KL and TV are small the logits' roundings are not: some 1e-7 for each token.
+CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 
 
 def _tokens() -> TokenSet:
@@ -191,19 +194,10 @@ def test_exceeded_counts_the_tokens_at_which_the_saes_kl_is_larger():
     assert found.sums.total("eps_random.exceeded") == above.sum()
 
 
-def _assert_same(one: Any, other: Any, *, rtol: float) -> None:
-    assert one.table().keys() == other.table().keys()
-    for channel, values in one.table().items():
-        # Where KL and TV are small the logits' roundings are not: some 1e-7 for each token.
-        np.testing.assert_allclose(
-            values, other.table()[channel], rtol=rtol, atol=2e-6, err_msg=channel
-        )
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4])
 def test_the_batch_size_changes_nothing(batch_size):
     found = _measure(RESID, _subject(make_sae(), RESID), batch_size=batch_size)["sae"]
-    _assert_same(found, _measured(RESID), rtol=1e-5)  # other batches take other kernels
+    assert_same_sums(found, _measured(RESID), **CLOSE)  # other batches take other kernels
     drawn = _draw(RESID, _subject(make_sae(), RESID), batch_size=batch_size)["sae"]
     np.testing.assert_allclose(drawn.draws, _drawn(RESID).draws, rtol=1e-5)
 
@@ -216,7 +210,7 @@ def test_saes_measured_together_are_measured_as_alone():
     ]
     together, drawn = _measure(RESID, *some), _draw(RESID, *some)
     for subject in some:
-        _assert_same(together[subject.id], _measure(RESID, subject)[subject.id], rtol=1e-5)
+        assert_same_sums(together[subject.id], _measure(RESID, subject)[subject.id], **CLOSE)
         alone = _draw(RESID, subject)[subject.id]
         np.testing.assert_allclose(drawn[subject.id].draws, alone.draws, rtol=1e-5)
     assert together["0"].sums.total("sae.kl") != together["1"].sums.total("sae.kl")
