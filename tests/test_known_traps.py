@@ -1,4 +1,4 @@
-"""Traps that other evaluators fell into (METRICS.md 5), where no module's own tests spring them."""
+"""Traps of other evaluators (docs/metrics.md), where no module's own tests spring them."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Each intervention satisfies its definition in METRICS.md 2, checked by numpy alone."""
+"""Each intervention satisfies its definition in docs/metrics.md, checked by numpy alone."""
 
 import copy
 from dataclasses import replace
