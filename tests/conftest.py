@@ -91,6 +91,31 @@ class Gate:
         assert "Traceback" not in done.stderr.str() + done.stdout.str()
         return " ".join(done.stderr.str().split())
 
+    def prepare(self, *args: str) -> None:
+        """Read the options, announce the cases and load what they need: a run's first half.
+
+        Raises:
+            UsageError: what the run would end with, as exit code 4.
+        """
+        from saebench.judging.session import BenchmarkSession
+        from saebench.options import given_options
+
+        config = self.pytester.parseconfig(*args)
+        session = BenchmarkSession(given_options(config), argv=())
+        session.announce(
+            session.request(sae, name, {}) for name in JUDGED for sae in session.subjects(name)
+        )
+        session.prepare(self.pytester.path)
+
+    def refusal(self, *args: str) -> str:
+        """Return the message that ends a run of these options; nothing is run."""
+        from saebench.errors import UsageError
+        from saebench.text import plain_lines
+
+        with pytest.raises(UsageError) as caught:
+            self.prepare(*self.tiny.options(), *args)
+        return " ".join(plain_lines(str(caught.value)).split())
+
     def result(self) -> dict[str, Any]:
         return json.loads(self.json.read_text(encoding="utf-8"), parse_constant=_no_constant)
 

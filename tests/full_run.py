@@ -76,8 +76,8 @@ def full_run(*saes):
 
 def _case(sae, about, params, metric, series):
     case = make_case(sae, about, Verdict.FAIL if about == "kl_gap" else Verdict.PASS, name=metric)
-    told = ",".join(f"{key}={value}" for key, value in params.items())
-    id = f"{about}[{told}]@{sae}" if told else f"{about}@{sae}"
+    listed = ",".join(f"{key}={value}" for key, value in params.items())
+    id = f"{about}[{listed}]@{sae}" if listed else f"{about}@{sae}"
     return replace(case, id=id, params=params, series=series)
 
 

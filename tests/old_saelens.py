@@ -49,8 +49,8 @@ def gated_tensors() -> dict[str, torch.Tensor]:
 def save(path: Path, tensors: dict[str, torch.Tensor], **changes: Any) -> Path:
     """Write a directory of SAELens 5; a change of ``...`` leaves the key out."""
     path.mkdir(parents=True, exist_ok=True)
-    told = {k: v for k, v in (RUNNER_5 | changes).items() if v is not ...}
-    (path / "cfg.json").write_text(json.dumps(told))
+    config = {k: v for k, v in (RUNNER_5 | changes).items() if v is not ...}
+    (path / "cfg.json").write_text(json.dumps(config))
     save_file(tensors, path / "sae_weights.safetensors")
     return path
 
@@ -58,13 +58,13 @@ def save(path: Path, tensors: dict[str, torch.Tensor], **changes: Any) -> Path:
 def save_6(path: Path, tensors: dict[str, torch.Tensor], **changes: Any) -> Path:
     """Write a directory of SAELens 6."""
     path.mkdir(parents=True, exist_ok=True)
-    told = {
+    config = {
         "d_in": D, "d_sae": FEATURES, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": True, "normalize_activations": "none",
         "reshape_activations": "none", "architecture": "standard",
         "metadata": {"sae_lens_version": "6.54.0", "hook_name": "blocks.1.hook_resid_pre"},
     }  # fmt: skip
-    (path / "cfg.json").write_text(json.dumps(told | changes))
+    (path / "cfg.json").write_text(json.dumps(config | changes))
     save_file(tensors, path / "sae_weights.safetensors")
     return path
 

@@ -1,8 +1,6 @@
-"""Every kind of SAE end to end: saved, found, loaded, judged by the benchmarks."""
+"""Every kind of SAE end to end: saved, found, loaded, judged."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +66,13 @@ def _transcoder(kind: str, metadata: dict[str, Any]) -> Any:
 def zoo(tiny, tmp_path_factory) -> Path:
     """A directory with an SAE of every kind on the tiny model."""
     root = tmp_path_factory.mktemp("kinds")
-    told = {"model_name": tiny.model, "context_size": TRAINING_CONTEXT, "prepend_bos": True}
+    stated = {"model_name": tiny.model, "context_size": TRAINING_CONTEXT, "prepend_bos": True}
     for name, (hook, width, metadata, options) in SAES.items():
-        sae = _near_identity(width, told | {"hook_name": hook} | metadata, **options)
+        sae = _near_identity(width, stated | {"hook_name": hook} | metadata, **options)
         sae.save_model(root / name)
     hooks = {"hook_name": "blocks.0.mlp.hook_in", "hook_name_out": "blocks.0.hook_mlp_out"}
     for kind in TRANSCODERS:
-        _transcoder(kind, told | hooks).save_model(root / kind)
+        _transcoder(kind, stated | hooks).save_model(root / kind)
     _sparsify_transcoder(root / "layers.1.mlp", tiny.model)
     return root
 
@@ -85,8 +83,8 @@ def _sparsify_transcoder(path: Path, model: str) -> None:
     shapes = {"encoder.weight": (24, D), "encoder.bias": (24,), "W_dec": (24, D), "b_dec": (D,)}
     tensors = {n: torch.randn(s, generator=generator) / 8 for n, s in shapes.items()}
     save_file(tensors, path / "sae.safetensors")
-    told = {"d_in": D, "num_latents": 24, "k": 5, "activation": "topk", "transcode": True}
-    (path / "cfg.json").write_text(json.dumps(told))
+    stated = {"d_in": D, "num_latents": 24, "k": 5, "activation": "topk", "transcode": True}
+    (path / "cfg.json").write_text(json.dumps(stated))
     (path.parent / "config.json").write_text(
         json.dumps({"model": model, "ctx_len": TRAINING_CONTEXT})
     )
@@ -94,23 +92,15 @@ def _sparsify_transcoder(path: Path, model: str) -> None:
 
 @pytest.fixture(scope="module")
 def judged(zoo, tiny) -> dict[str, dict[str, Any]]:
-    """What the benchmarks report of every SAE, in one run of pytest in a process of its own."""
-    result = zoo / "result.json"
-    benchmarks = Path(__file__).resolve().parents[1] / "benchmarks"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(benchmarks), "-q", "-p", "no:cacheprovider",
-         "--rootdir", str(zoo), "-c", "/dev/null", "-k", "fidelity or kl_gap",
-         "--sae", f"{zoo}/*", "--sae-dataset", tiny.texts, "--sae-sequences", "8",
-         "--sae-json", str(result)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    run = json.loads(result.read_text())
+    """What one run reports of every SAE."""
+    run = saebench.judge(
+        f"{zoo}/*", data=tiny.texts, sequences=8, properties=["fidelity", "kl_gap"]
+    )
     # Folders named after their hook alone have the one above in their id.
-    found: dict[str, dict[str, Any]] = {_folder(sae["id"]): {"sae": sae} for sae in run["saes"]}
-    for case in run["cases"]:
-        found[_folder(case["sae"])] |= {m["name"]: m["value"] for m in case["metrics"]}
-        found[_folder(case["sae"])][case["property"]] = case["verdict"]
+    found: dict[str, dict[str, Any]] = {_folder(sae.id): {"sae": sae} for sae in run.saes}
+    for case in run.cases:
+        found[_folder(case.sae)] |= {m.name: m.value for m in case.metrics}
+        found[_folder(case.sae)][case.property] = case.verdict
     return found
 
 
@@ -130,7 +120,7 @@ def test_a_nearly_perfect_sae_hardly_changes_the_model_wherever_it_is(name: str,
     assert found["fidelity.ce_score"] > 0.95
     assert found["fidelity"] == "PASS"
     assert 0 < found["fidelity.kl"] < 0.01
-    assert found["sae"]["hook"] == SAES[name][0]
+    assert found["sae"].hook == SAES[name][0]
 
 
 def test_one_head_changes_less_than_all_heads(judged):
@@ -152,8 +142,8 @@ def test_a_path_and_a_hook_name_of_one_place_are_one_place(judged):
 def test_a_transcoder_is_judged_at_its_output(name: str, judged):
     found = judged[name]
     hook = "blocks.0.hook_mlp_out" if name in TRANSCODERS else name
-    assert found["sae"]["hook"] == hook
-    assert any("a transcoder: reads" in note for note in found["sae"]["notes"])
+    assert found["sae"].hook == hook
+    assert any("a transcoder: reads" in note for note in found["sae"].notes)
     # It was not trained: what it predicts is worse than the mean, and has nothing to do with x.
     assert found["fidelity.explained_variance"] < 0.5
     assert found["kl_gap.ratio[eps_random]"] > 0
@@ -163,8 +153,8 @@ def test_a_transcoder_is_judged_at_its_output(name: str, judged):
 @pytest.mark.parametrize("head", [None, 3])
 def test_attention_saes_of_other_architectures_with_fewer_key_heads(family: str, head: int | None):
     width = WIDTH if head is None else WIDTH // 4
-    told = {"hook_name": "blocks.1.attn.hook_z", "context_size": 12, "prepend_bos": True}
-    sae = _near_identity(width, told | {"hook_head_index": head})
+    stated = {"hook_name": "blocks.1.attn.hook_z", "context_size": 12, "prepend_bos": True}
+    sae = _near_identity(width, stated | {"hook_head_index": head})
     texts = [" ".join(f"w{(7 * i + j) % 40}" for j in range(15)) for i in range(6)]
     run = saebench.judge(
         sae, make_model(family), texts, tokenizer=make_tokenizer(), properties=["fidelity"]

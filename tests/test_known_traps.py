@@ -1,4 +1,4 @@
-"""Traps that other evaluators fell into (METRICS.md 5), where no module's own tests spring them."""
+"""Traps of other evaluators (docs/metrics.md), where no module's own tests spring them."""
 
 import copy
 import json
@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from families import WIDTH, make_host, make_model, random_ids
+from families import WIDTH, make_host, make_model, make_tokens, random_ids
 from safetensors.torch import load_file, save_file
 from tiny import make_tokenizer
 from torch import Tensor, nn
 
 import saebench
-from saebench.data.tokens import TokenSet
 from saebench.errors import HostError, MeasurementError, OptionError, SubjectError
-from saebench.options import Overrides, Packing
+from saebench.options import Overrides
 from saebench.subjects.hub import expected_explained_variance
 from saebench.subjects.loading import load_subject, wrap_sae
 from saebench.subjects.references import SubjectReference, find_subjects
@@ -35,10 +34,10 @@ def _made(architecture: str, *, metadata: dict[str, Any] | None = None, **option
     from sae_lens.registry import get_sae_class
     from sae_lens.saes.sae import SAEMetadata
 
-    told = {"hook_name": HOOK, "model_name": "m", "context_size": 16, "prepend_bos": True}
+    stated = {"hook_name": HOOK, "model_name": "m", "context_size": 16, "prepend_bos": True}
     made, config = get_sae_class(architecture)
     sizes = {"d_in": D, "d_sae": FEATURES} | options
-    sae = made(config(**sizes, metadata=SAEMetadata(**(told if metadata is None else metadata))))
+    sae = made(config(**sizes, metadata=SAEMetadata(**(stated if metadata is None else metadata))))
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
@@ -78,7 +77,7 @@ def test_an_architecture_without_encoder_bias_is_judged(tmp_path: Path):
 def test_jumprelu_thresholds_stay_in_fp32_whatever_the_models_dtype(dtype, tmp_path: Path):
     _made("jumprelu").save_model(tmp_path / "sae")
     subject = _load(tmp_path / "sae")
-    tokens = TokenSet(random_ids(2, 8), torch.ones(2, 8, dtype=torch.bool), Packing.DOCUMENTS, 2, 0)
+    tokens = make_tokens(random_ids(2, 8), torch.ones(2, 8, dtype=torch.bool))
     sae = wrap_sae(_made("jumprelu", d_in=WIDTH), id="sae", overrides=Overrides())
     host = make_host("llama")
     host.model.to(dtype)
@@ -216,8 +215,7 @@ def test_the_old_flag_of_a_normalisation_that_is_not_folded_is_refused_too(tmp_p
 def test_an_sae_far_below_its_releases_explained_variance_is_stopped():
     sae = wrap_sae(_made("standard", d_in=WIDTH), id="sae", overrides=Overrides())
     sae.expected_explained_variance = 0.98
-    counted = torch.ones(2, 8, dtype=torch.bool)
-    tokens = TokenSet(random_ids(2, 8), counted, Packing.DOCUMENTS, 2, 0)
+    tokens = make_tokens(random_ids(2, 8), torch.ones(2, 8, dtype=torch.bool))
     found = Engine(make_host("llama"), tokens, seed=0).measure(
         [(sae, ("sae",))], progress=lambda _: None
     )["sae"]
@@ -240,9 +238,9 @@ def test_a_releases_explained_variance_is_the_registrys_and_1_means_none():
 @pytest.mark.parametrize("as_none", [True, False])
 def test_metadata_that_are_none_are_missing(key: str, as_none: bool, tiny):
     """SAELens' metadata gives None for any key, with no error."""
-    told = {"hook_name": HOOK, "model_name": tiny.model, "context_size": 12, "prepend_bos": True}
-    told = told | {key: None} if as_none else {k: v for k, v in told.items() if k != key}
-    sae = _made("standard", metadata=told)
+    stated = {"hook_name": HOOK, "model_name": tiny.model, "context_size": 12, "prepend_bos": True}
+    stated = stated | {key: None} if as_none else {k: v for k, v in stated.items() if k != key}
+    sae = _made("standard", metadata=stated)
 
     def judged() -> Any:
         return saebench.judge(sae, None, tiny.texts, properties=["sparsity"], sequences=2)
@@ -271,10 +269,10 @@ def test_an_sae_on_a_plain_model_reads_its_modules_output():
     """model.layers.0 is that layer's output, which is the next one's input."""
     model = make_model("llama")
     texts = [" ".join(f"w{(3 * i + j) % 40}" for j in range(14)) for i in range(4)]
-    told = {"context_size": 10, "prepend_bos": True}
-    path = told | {"hook_name": "model.layers.0", "model_class_name": "AutoModelForCausalLM"}
+    stated = {"context_size": 10, "prepend_bos": True}
+    path = stated | {"hook_name": "model.layers.0", "model_class_name": "AutoModelForCausalLM"}
     values = []
-    for metadata in (path, told | {"hook_name": "blocks.1.hook_resid_pre"}):
+    for metadata in (path, stated | {"hook_name": "blocks.1.hook_resid_pre"}):
         sae = _made("standard", d_in=WIDTH, metadata=metadata)
         run = saebench.judge(sae, model, texts, tokenizer=make_tokenizer(), properties=["fidelity"])
         values.append({m.name: m.value for m in run.cases[0].metrics})

@@ -120,7 +120,7 @@ def test_shrinkage_is_felt_in_every_later_layer(crossed):
 def test_two_saes_errors_add_up_to_more_than_their_sum_from_the_first_layer_on(crossed):
     first = _pair(crossed, "l0", "l1", "compounding_difference")
     later = _pair(crossed, "l2", "l3", "compounding_difference")
-    assert first.ci.low > 0  # as seed 000 supposed
+    assert first.ci.low > 0  # as Gurnee 2024 supposed
     assert later.ci.high < 0  # and not, here, between later layers
 
 

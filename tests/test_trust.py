@@ -78,8 +78,8 @@ def _laid_out(root: Path, layout: str) -> Path:
     folder, configs, weights = LAYOUTS[layout]
     directory = root / folder
     (directory / weights).parent.mkdir(parents=True)
-    for name, told in configs.items():
-        (directory / name).write_text(json.dumps(told))
+    for name, stated in configs.items():
+        (directory / name).write_text(json.dumps(stated))
     return directory
 
 
@@ -178,9 +178,9 @@ def test_a_model_that_brings_code_is_refused_without_asking(tiny, tmp_path, monk
     config = json.loads((model / "config.json").read_text())
     auto = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     (model / "config.json").write_text(json.dumps(config | {"model_type": "e", "auto_map": auto}))
-    told = json.loads((model / "tokenizer_config.json").read_text())
-    told["auto_map"] = {"AutoTokenizer": ["evil.Tok", None]}
-    (model / "tokenizer_config.json").write_text(json.dumps(told))
+    stated = json.loads((model / "tokenizer_config.json").read_text())
+    stated["auto_map"] = {"AutoTokenizer": ["evil.Tok", None]}
+    (model / "tokenizer_config.json").write_text(json.dumps(stated))
     (model / "evil.py").write_text("from pathlib import Path\nPath('exploded').touch()\n")
     with pytest.raises(HostError, match="cannot be loaded"):
         load_host(str(model), device="cpu", dtype="float32", asked_by="--sae-model")
@@ -209,8 +209,8 @@ WEIGHTS = {
 @pytest.mark.parametrize("layout", CLAIMS)
 def test_a_claim_of_two_billion_features_takes_no_memory(layout, tmp_path):
     directory = _laid_out(tmp_path, layout)
-    file, told = CLAIMS[layout]
-    (directory / file).write_text(json.dumps(told))
+    file, stated = CLAIMS[layout]
+    (directory / file).write_text(json.dumps(stated))
     tensors = {name: torch.zeros(shape) for name, shape in WEIGHTS[layout].items()}
     weights = directory / LAYOUTS[layout][2]
     if weights.suffix == ".pt":
@@ -236,8 +236,8 @@ def test_a_claim_of_two_billion_features_takes_no_memory(layout, tmp_path):
 )  # fmt: skip
 def test_a_safetensors_header_that_lies_is_refused(header, data, tmp_path):
     directory = _laid_out(tmp_path, "SAELens")
-    told = json.dumps(header).encode()
-    content = len(told).to_bytes(8, "little") + told + bytes(data)
+    stated = json.dumps(header).encode()
+    content = len(stated).to_bytes(8, "little") + stated + bytes(data)
     (directory / "sae_weights.safetensors").write_bytes(content)
     with pytest.raises(SubjectError, match=r"sae_weights\.safetensors"):
         _load(directory)
@@ -247,8 +247,8 @@ def test_an_npz_that_claims_more_than_it_holds_is_refused(tmp_path):
     import zipfile
 
     directory = _laid_out(tmp_path, "Gemma Scope")
-    told = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**12}, 8), }}".encode()
-    head = b"\x93NUMPY\x01\x00" + (len(told) + 1).to_bytes(2, "little") + told + b"\n"
+    stated = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**12}, 8), }}".encode()
+    head = b"\x93NUMPY\x01\x00" + (len(stated) + 1).to_bytes(2, "little") + stated + b"\n"
     with zipfile.ZipFile(directory / "params.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("w_enc.npy", head + bytes(64))
     with pytest.raises(SubjectError, match="not the size of its header"):
@@ -285,10 +285,10 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_not_waited_for(file, tmp_path)
 )  # fmt: skip
 def test_a_value_that_no_sae_has_is_refused(change, said, tmp_path):
     directory = _laid_out(tmp_path, "SAELens")
-    told = CONFIG | change
+    stated = CONFIG | change
     if "apply_b_dec_to_inpuu" in change:
-        del told["apply_b_dec_to_input"]
-    (directory / "cfg.json").write_text(json.dumps(told))
+        del stated["apply_b_dec_to_input"]
+    (directory / "cfg.json").write_text(json.dumps(stated))
     shapes = {"W_enc": (4, 8), "W_dec": (8, 4), "b_enc": (8,), "b_dec": (4,)}
     save_file({n: torch.zeros(s) for n, s in shapes.items()}, directory / "sae_weights.safetensors")
     with pytest.raises(SaebenchError, match=re.escape(said)):

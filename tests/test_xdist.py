@@ -60,11 +60,18 @@ def pytest_sessionstart(session):
 """
 
 
+SCHEDULER = """
+def pytest_terminal_summary(terminalreporter, config):
+    scheduler = type(config.pluginmanager.getplugin("dsession").sched).__name__
+    terminalreporter.write_line(f"SCHEDULER {scheduler}")
+"""
+
+
 @pytest.fixture(scope="module")
 def shared(tiny, tmp_path_factory):
     """One run in two processes and one in one: their directories."""
     saes = [*_saes(tiny), *tiny.options(), "--sae-json", "out.json", "--sae-md", "out.md"]
-    two = _project(tmp_path_factory.mktemp("two"), conftest=WATCHING)
+    two = _project(tmp_path_factory.mktemp("two"), conftest=WATCHING + SCHEDULER)
     done = _pytest(two, *saes, "--junitxml", "out.xml", "-n", "2")
     assert done.returncode == 1, done.stdout + done.stderr
     (two / "stdout").write_text(done.stdout)
@@ -150,22 +157,27 @@ def test_a_tests_share_is_that_of_the_longest_name_in_its_id(test, expected):
     assert share_of(f"benchmarks/test_a.py::{test}", shares) == expected
 
 
-SCHEDULER = """
-def pytest_terminal_summary(terminalreporter, config):
-    scheduler = type(config.pluginmanager.getplugin("dsession").sched).__name__
-    terminalreporter.write_line(f"SCHEDULER {scheduler}")
-"""
+def test_without_dist_the_cases_are_distributed_by_sae(shared):
+    assert "SCHEDULER BySae\n" in (shared[0] / "stdout").read_text()
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [((), "BySae"), (("--dist", "load"), "LoadScheduling"), (("--dist", "each"), "EachScheduling")],
-)
-def test_a_dist_that_was_asked_for_is_kept(tiny, tmp_path, options, expected):
-    project = _project(tmp_path / "p", conftest=SCHEDULER)
-    done = _pytest(project, "--sae", tiny.good, "-k", "nothing", "-n", "1", *options)
-    assert f"SCHEDULER {expected}\n" in done.stdout
-    assert done.returncode == 5
+@pytest.fixture
+def in_workers(gate_run):
+    """Run the benchmarks with -n: the controller in this process, the workers in their own."""
+
+    def run(processes, *options, conftest=""):
+        (gate_run.pytester.path / "conftest.py").write_text(conftest)
+        return gate_run.judge("-n", str(processes), *options)
+
+    return run
+
+
+@pytest.mark.parametrize(("dist", "expected"), [("load", "Load"), ("each", "Each")])
+def test_a_dist_that_was_asked_for_is_kept(in_workers, tiny, dist, expected):
+    options = ("--sae", tiny.good, "-k", "nothing", "--dist", dist)
+    done = in_workers(1, *options, conftest=SCHEDULER)
+    assert f"SCHEDULER {expected}Scheduling" in done.outlines
+    assert done.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def test_runs_that_judge_no_sae_are_distributed_as_ever(tmp_path):
@@ -187,12 +199,12 @@ def test_runs_that_judge_no_sae_are_distributed_as_ever(tmp_path):
         (("--sae-md", "."), "--sae-md .: cannot be written"),
     ],
 )
-def test_wrong_usage_in_several_processes_is_4_as_in_one(tiny, tmp_path, option, expected):
-    project = _project(tmp_path / "p")
-    done = _pytest(project, "--sae", tiny.good, *tiny.options(), "-n", "2", *option)
-    assert done.returncode == 4
-    assert expected in done.stdout + done.stderr
-    assert "INTERNALERROR" not in done.stdout + done.stderr
+def test_wrong_usage_in_a_worker_is_4_as_in_one_process(in_workers, tiny, option, expected):
+    done = in_workers(1, "--sae", tiny.good, *option)
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    said = done.stdout.str() + done.stderr.str()
+    assert expected in said
+    assert "INTERNALERROR" not in said
 
 
 CRASH = """
@@ -210,7 +222,7 @@ def test_a_process_that_dies_leaves_a_run_that_is_not_complete(tiny, tmp_path):
     options = ("--sae", tiny.good, "--sae", tiny.bad, *tiny.options(), "-n", "2")
     options = (*options, "--max-worker-restart", "0", "--sae-json", "out.json")
     done = _pytest(project, *options, "-k", "shrinkage")
-    assert done.returncode != 0
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
     found = json.loads((project / "out.json").read_text())
     assert found["run"]["complete"] is False
     assert [case["id"] for case in found["cases"]] == ["shrinkage@good"]

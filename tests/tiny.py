@@ -68,10 +68,10 @@ def save_sae(path: Path, *, error: float, width: int, model: str) -> None:
     from sae_lens import StandardSAE, StandardSAEConfig
     from sae_lens.saes.sae import SAEMetadata
 
-    told = SAEMetadata(
+    stated = SAEMetadata(
         model_name=model, hook_name=HOOK, context_size=TRAINING_CONTEXT, prepend_bos=True
     )
-    sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=2 * width, metadata=told))
+    sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=2 * width, metadata=stated))
     both = torch.cat([torch.eye(width), -torch.eye(width)])
     noise = torch.randn(both.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -144,10 +144,10 @@ def _topk() -> dict[str, bytes]:
 
 
 def _sparsify() -> dict[str, bytes]:
-    told = {"d_in": 4, "num_latents": 8, "expansion_factor": 2, "k": 2, "signed": False,
+    config = {"d_in": 4, "num_latents": 8, "expansion_factor": 2, "k": 2, "signed": False,
             "activation": "topk", "transcode": False, "skip_connection": False}  # fmt: skip
     shapes = {"encoder.weight": (8, 4), "W_dec": (8, 4), "encoder.bias": (8,), "b_dec": (4,)}
-    return {"cfg.json": json.dumps(told).encode(), "sae.safetensors": _saved(_weights(**shapes))}
+    return {"cfg.json": json.dumps(config).encode(), "sae.safetensors": _saved(_weights(**shapes))}
 
 
 def _dictionary() -> dict[str, bytes]:
@@ -156,8 +156,8 @@ def _dictionary() -> dict[str, bytes]:
     shapes = {"encoder.weight": (8, 4), "decoder.weight": (4, 8), "encoder.bias": (8,)}
     data = io.BytesIO()
     torch.save(_weights(**shapes, bias=(4,)), data)
-    told = {"trainer": trainer, "buffer": {"ctx_len": 16}}
-    return {"config.json": json.dumps(told).encode(), "ae.pt": data.getvalue()}
+    config = {"trainer": trainer, "buffer": {"ctx_len": 16}}
+    return {"config.json": json.dumps(config).encode(), "ae.pt": data.getvalue()}
 
 
 def _gemma() -> dict[str, bytes]:
@@ -168,12 +168,15 @@ def _gemma() -> dict[str, bytes]:
 
 
 def _llama() -> dict[str, bytes]:
-    told = {"d_model": 4, "d_sae": 8, "jump_relu_threshold": 0.1,
+    config = {"d_model": 4, "d_sae": 8, "jump_relu_threshold": 0.1,
             "dataset_average_activation_norm": {"in": 2.0},
             "hook_point_in": "blocks.0.hook_resid_post"}  # fmt: skip
     shapes = {"encoder.weight": (8, 4), "decoder.weight": (4, 8), "encoder.bias": (8,)}
     weights = _saved(_weights(**shapes, **{"decoder.bias": (4,)}))
-    return {"hyperparams.json": json.dumps(told).encode(), "checkpoints/final.safetensors": weights}
+    return {
+        "hyperparams.json": json.dumps(config).encode(),
+        "checkpoints/final.safetensors": weights,
+    }
 
 
 # What a run writes, and others read.
@@ -201,18 +204,18 @@ def _read_baseline(content: bytes) -> None:
 def _with_its_digest(content: bytes) -> bytes:
     """Return a baseline's JSON whose digest is right: an altered one is refused for that alone."""
     try:
-        told = json.loads(content)
-        digest = hashlib.sha256(json.dumps(told["cases"], sort_keys=True).encode()).hexdigest()
-        told["cases_sha256"] = digest
-        return json.dumps(told).encode()
+        config = json.loads(content)
+        digest = hashlib.sha256(json.dumps(config["cases"], sort_keys=True).encode()).hexdigest()
+        config["cases_sha256"] = digest
+        return json.dumps(config).encode()
     except (ValueError, KeyError, TypeError, RecursionError):
         return content
 
 
 def _read_sums(content: bytes) -> None:
-    told = json.loads(baseline_files()[0])
-    told["arrays"]["sha256"] = hashlib.sha256(content).hexdigest()
-    sides_of_file(_stored(json.dumps(told).encode(), sums=content))
+    config = json.loads(baseline_files()[0])
+    config["arrays"]["sha256"] = hashlib.sha256(content).hexdigest()
+    sides_of_file(_stored(json.dumps(config).encode(), sums=content))
 
 
 def _stored(content: bytes, *, sums: bytes | None = None) -> Path:

@@ -15,17 +15,17 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     header = json.loads(content[8 : 8 + length])
     data = content[8 + length :]
     found = {}
-    for name, told in header.items():
+    for name, stated in header.items():
         if name == "__metadata__":
             continue
-        start, end = told["data_offsets"]
+        start, end = stated["data_offsets"]
         raw = data[start:end]
-        if told["dtype"] == "BF16":
+        if stated["dtype"] == "BF16":
             wide = np.frombuffer(raw, "<u2").astype("<u4") << 16
             values = wide.view("<f4")
         else:
-            values = np.frombuffer(raw, KINDS[told["dtype"]])
-        found[name] = values.reshape(told["shape"]).astype(np.float32)
+            values = np.frombuffer(raw, KINDS[stated["dtype"]])
+        found[name] = values.reshape(stated["shape"]).astype(np.float32)
     return found
 
 

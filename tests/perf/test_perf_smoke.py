@@ -1,29 +1,32 @@
 """The whole command on a tiny model: every case runs and every number agrees."""
 
+import io
 import json
-import os
-import subprocess
-import sys
+import warnings
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from perf.__main__ import main
+
 SHORT = ("core", "interventions", "context", "sweep", "one_hook", "single_token", "train")
 
 
 def _perf(directory: Path, *cases: str) -> tuple[str, dict[str, Any]]:
-    output = directory / "out.json"
-    command = [sys.executable, "-W", "ignore", "-m", "perf", "--smoke", "--no-sae-bench",
-               "--threads", "1", "--repeats", "1", "-o", str(output),
-               "--cases", *cases]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, json.loads(output.read_text(encoding="utf-8"))
+    """Run the command in this process; return what it prints and what it writes."""
+    output, printed, threads = directory / "out.json", io.StringIO(), torch.get_num_threads()
+    options = ["--smoke", "--no-sae-bench", "--threads", "1", "--repeats", "1", "-o", str(output)]
+    with ExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setenv("COLUMNS", "120")
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # the peers' own
+        stack.enter_context(redirect_stdout(printed))
+        stack.callback(torch.set_num_threads, threads)
+        assert main([*options, "--cases", *cases]) == 0
+    return printed.getvalue(), json.loads(output.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def test_a_bin_without_any_target_is_left_out_and_spares_the_others(context):
 
 
 def test_an_sae_without_error_has_no_ratio_of_errors_and_still_its_degradation():
-    """The identity must pass every gate (METRICS.md 3, controls): 0/0 is undefined, no ERROR."""
+    """The identity must pass every gate (docs/metrics.md): 0/0 is undefined, no ERROR."""
     tokens = _made_up(3, 24)
     tokens.values["squared_error"][:] = 0
     found = _metrics(tokens.measurement())

@@ -96,8 +96,8 @@ def test_separated_is_the_share_of_controls_that_the_trained_sae_is_clearly_bett
     found = _found(_among())
     for about in PRIMARY:
         margins = [found[f"margin[{about}:{control}]"] for control in NEGATIVE]
-        told = sum(margin.ci.low > 0 for margin in margins)
-        assert found[f"separated[{about}]"].value == told / 4
+        separated = sum(margin.ci.low > 0 for margin in margins)
+        assert found[f"separated[{about}]"].value == separated / 4
     assert found["separated[fidelity]"].value == 1
     assert found["separated[sparsity]"].value < 1
 

@@ -205,5 +205,5 @@ def test_whole_texts_are_shown_from_the_largest_mean_gap_to_the_smallest():
         assert text["tokens"] == [f" w{i}" for i in kept.ids[row]]
         assert [gap is not None for gap in text["gap"]] == kept.counted[row].tolist()
         gap = kept.values["sae.kl"][row].astype(float) - kept.values["eps_random.kl"][row]
-        told = [value for value in text["gap"] if value is not None]
-        assert told == pytest.approx(gap[kept.counted[row]])
+        defined = [value for value in text["gap"] if value is not None]
+        assert defined == pytest.approx(gap[kept.counted[row]])

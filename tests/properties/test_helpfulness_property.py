@@ -118,7 +118,7 @@ def test_an_sae_that_changes_nothing_has_no_helpful_feature():
     """A difference of exactly zero has no sign: 150 of them are no evidence of help."""
     found = _found(_world()[0], np.zeros(PROMPTS))
     assert (found["helpful"].value, found["harmful"].value) == (0, 0)
-    assert found["mean_score"].value == 1  # as METRICS.md scores Δ ≥ 0
+    assert found["mean_score"].value == 1  # as docs/metrics.md scores Δ ≥ 0
 
 
 @given(seed=st.integers(0, 2**32 - 1))

@@ -1,4 +1,4 @@
-"""Each metric against its formula in METRICS.md 3, on a measurement with made-up sums."""
+"""Each metric against its formula in docs/metrics.md, on a measurement with made-up sums."""
 
 from typing import Any
 

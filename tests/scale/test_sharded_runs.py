@@ -98,17 +98,12 @@ def test_never_refuses_what_is_missing(gate_run: "Gate", in_shards: Any):
     _, directory = in_shards
     for file in (directory / "shards").iterdir():
         file.unlink()
-    done = gate_run.judge(
-        "--sae",
-        gate_run.tiny.good,
-        *SHARDS,
-        "--sae-run-dir",
-        str(directory),
-        "--sae-rerun",
-        "never",
-    )
-    assert done.ret == pytest.ExitCode.INTERNAL_ERROR or done.ret == pytest.ExitCode.USAGE_ERROR
+    gate_run.json.unlink(missing_ok=True)
+    options = ("--sae-run-dir", str(directory), "--sae-rerun", "never")
+    done = gate_run.judge("--sae", gate_run.tiny.good, *SHARDS, *options)
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
     assert "--sae-rerun never:" in done.stdout.str()
+    assert not gate_run.json.exists()
 
 
 def test_a_run_that_goes_on_opens_each_kept_shard_once(

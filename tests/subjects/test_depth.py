@@ -1,11 +1,10 @@
 """The order of hooks in a model, told from their names alone."""
 
 import itertools
-from functools import cache
 
 import pytest
 import torch
-from families import FAMILIES, make_host
+from families import FAMILIES, host_of
 
 from saebench.subjects.depth import depth
 from saebench.subjects.hooks import find_site
@@ -18,11 +17,6 @@ INSIDE = (
 )  # fmt: skip
 
 
-@cache
-def _host(family):
-    return make_host(family)
-
-
 def test_the_order_is_that_in_which_a_model_computes():
     order = [f"blocks.{layer}.{name}" for layer in (0, 1, 10) for name in INSIDE[:-1]]
     depths = [depth(hook) for hook in order]
@@ -33,7 +27,7 @@ def test_the_order_is_that_in_which_a_model_computes():
 @pytest.mark.parametrize("family", SEQUENTIAL)
 @pytest.mark.parametrize("pair", list(itertools.pairwise(INSIDE)), ids="-".join)
 def test_what_is_substituted_at_one_place_reaches_the_next(family, pair):
-    host = _host(family)
+    host = host_of(family)
     passes, ids = Passes(host), torch.arange(12)[None]
     first, second = (find_site(host, f"blocks.1.{name}") for name in pair)
     clean = passes.clean(ids, [first, second])

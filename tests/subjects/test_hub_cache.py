@@ -108,8 +108,8 @@ def _sparsify(root: Path) -> tuple[Path, Path]:
     (root / "layers.1").mkdir(parents=True)
     shapes = {"encoder.weight": (24, 16), "encoder.bias": (24,), "W_dec": (24, 16), "b_dec": (16,)}
     save_file({n: torch.ones(s) for n, s in shapes.items()}, root / "layers.1" / "sae.safetensors")
-    told = {"d_in": 16, "num_latents": 24, "k": 4, "activation": "topk"}
-    (root / "layers.1" / "cfg.json").write_text(json.dumps(told))
+    config = {"d_in": 16, "num_latents": 24, "k": 4, "activation": "topk"}
+    (root / "layers.1" / "cfg.json").write_text(json.dumps(config))
     (root / "config.json").write_text(json.dumps({"model": "tiny/llama", "ctx_len": 12}))
     return root / "layers.1", root / "config.json"
 

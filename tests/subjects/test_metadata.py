@@ -168,7 +168,7 @@ JSON = st.recursive(
 KEYS = st.sampled_from(["architecture", "d_in", "d_sae", "metadata", *FULL, "hook_name_out"])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.dictionaries(KEYS, JSON), st.dictionaries(KEYS, JSON) | st.none())
 def test_any_json_object_is_an_sae_or_an_error_of_ours(config, metadata):
     if metadata is not None:

@@ -49,8 +49,8 @@ def _plain(tensors: dict[str, torch.Tensor]) -> np.ndarray:
 
 def _store(path: Path, **more: torch.Tensor) -> None:
     """Write what SAELens 5.2 on puts beside a checkpoint."""
-    told = {"n_dataset_processed": torch.tensor(3), "storage_buffer_activations": torch.ones(4, D)}
-    save_file(told | more, path / "activations_store_state.safetensors")
+    state = {"n_dataset_processed": torch.tensor(3), "storage_buffer_activations": torch.ones(4, D)}
+    save_file(state | more, path / "activations_store_state.safetensors")
 
 
 def test_a_checkpoint_of_saelens_5_is_folded_by_the_factor_beside_it(tmp_path: Path):
@@ -70,8 +70,8 @@ def test_the_last_checkpoint_of_saelens_5_is_folded_already(tmp_path: Path):
 
 @pytest.mark.parametrize("version", ["3.22.2", "4.4.5", "5.1.0", "2.1.3"])
 def test_without_a_store_an_older_sae_is_refused_with_what_to_say(version: str, tmp_path: Path):
-    told = {"sae_lens_version": version, "sae_lens_training_version": version}
-    path = save(tmp_path / "final_5", random_tensors(), **SCALED, **told)
+    config = {"sae_lens_version": version, "sae_lens_training_version": version}
+    path = save(tmp_path / "final_5", random_tensors(), **SCALED, **config)
     with pytest.raises(SubjectError, match=rf"SAELens {version}, .*final_.*--sae-norm-factor fold"):
         load(path)
 
@@ -116,8 +116,8 @@ def test_the_users_word_goes_over_the_files(tmp_path: Path):
 
 
 def test_a_fold_that_left_the_bias_out_is_noted(tmp_path: Path):
-    told = {"sae_lens_version": "4.0.0", "sae_lens_training_version": "3.9.0"}
-    path = save(tmp_path / "sae", random_tensors(), **SCALED, **told)
+    config = {"sae_lens_version": "4.0.0", "sae_lens_training_version": "3.9.0"}
+    path = save(tmp_path / "sae", random_tensors(), **SCALED, **config)
     notes = load(path, norm_factor="folded").metadata.notes
     assert any("SAELens 3.9.0 left b_dec out when it folded" in note for note in notes)
 
@@ -167,8 +167,8 @@ def test_a_whitening_beside_a_checkpoint_is_folded(architecture, centres: bool, 
     if architecture == "jumprelu":
         tensors |= {"threshold": random_tensors("threshold")["threshold"]}
     k = {"k": K} if architecture == "topk" else {}
-    told = {"architecture": architecture, "apply_b_dec_to_input": centres, **k}
-    path = save_6(tmp_path / "sae", tensors, normalize_activations="covariance_whitening", **told)
+    config = {"architecture": architecture, "apply_b_dec_to_input": centres, **k}
+    path = save_6(tmp_path / "sae", tensors, normalize_activations="covariance_whitening", **config)
     m, w = doubles(_whitening(path)), doubles(tensors)
     white = (activations().double().numpy() - m["mean"]) @ m["matrix"]
     found = features_by_hand(white, w, centres=centres, **k) @ w["W_dec"] + w["b_dec"]
@@ -178,8 +178,8 @@ def test_a_whitening_beside_a_checkpoint_is_folded(architecture, centres: bool, 
 
 def test_a_topk_that_selects_by_decoder_norm_is_whitened_too(tmp_path: Path):
     tensors = random_tensors()
-    told = {"architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True}
-    path = save_6(tmp_path / "sae", tensors, normalize_activations="covariance_whitening", **told)
+    config = {"architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True}
+    path = save_6(tmp_path / "sae", tensors, normalize_activations="covariance_whitening", **config)
     m, w = doubles(_whitening(path)), doubles(tensors)
     norm = np.linalg.norm(w["W_dec"], axis=-1)
     white = (activations().double().numpy() - m["mean"]) @ m["matrix"]
@@ -208,9 +208,9 @@ def test_a_whitening_that_does_not_fit_is_refused(missing: str, tmp_path: Path):
 
 
 def test_a_scaled_transcoder_is_refused(tmp_path: Path):
-    told = {"architecture": "transcoder", "d_out": D, "apply_b_dec_to_input": False}
+    config = {"architecture": "transcoder", "d_out": D, "apply_b_dec_to_input": False}
     hooks = {"hook_name": "blocks.0.mlp.hook_in", "hook_name_out": "blocks.0.hook_mlp_out"}
-    path = save_6(tmp_path / "sae", random_tensors(), **SCALED, **told, metadata=hooks)
+    path = save_6(tmp_path / "sae", random_tensors(), **SCALED, **config, metadata=hooks)
     with pytest.raises(SubjectError, match="a transcoder with normalize_activations"):
         load(path, norm_factor=FACTOR)
     assert load(path, norm_factor="folded").metadata.input_hook == "blocks.0.mlp.hook_in"
@@ -228,10 +228,12 @@ def test_every_architecture_folds_to_what_it_gives_on_scaled_activations(
     if architecture == "matching_pursuit":
         tensors = {n: tensors[n] for n in ("W_dec", "b_dec")}
         tensors["W_dec"] /= tensors["W_dec"].norm(dim=-1, keepdim=True)
-    told = {"architecture": architecture, **more}
-    trained = load(save_6(tmp_path / "trained", tensors, **told)).sae
+    config = {"architecture": architecture, **more}
+    trained = load(save_6(tmp_path / "trained", tensors, **config)).sae
     expected = (trained.decode(trained.encode(FACTOR * activations())) / FACTOR).detach()
-    _same(save_6(tmp_path / "sae", tensors, **SCALED, **told), expected.numpy(), norm_factor=FACTOR)
+    _same(
+        save_6(tmp_path / "sae", tensors, **SCALED, **config), expected.numpy(), norm_factor=FACTOR
+    )
 
 
 @pytest.mark.parametrize(

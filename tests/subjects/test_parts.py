@@ -51,13 +51,13 @@ def test_what_the_parts_add_sums_to_what_the_block_adds(family: str, layer: int)
 
 @pytest.mark.parametrize("family", FORMS)
 def test_without_an_adapter_the_parts_add_the_same(family: str):
-    told, plain = make_host(family), Host(make_model(family), None, name=family)
+    adapted, plain = make_host(family), Host(make_model(family), None, name=family)
     plain.__dict__["adapter"] = None
     for hook in ("hook_attn_out", "hook_mlp_out"):
         activations = []
-        for host in (told, plain):
+        for host in (adapted, plain):
             site = find_site(host, f"blocks.1.{hook}")
-            activations.append(Passes(host).clean(told.trial_ids, [site]).activations[site])
+            activations.append(Passes(host).clean(adapted.trial_ids, [site]).activations[site])
         assert torch.equal(*activations)
 
 

@@ -35,8 +35,8 @@ def _x(rows: int = 300, seed: int = 0) -> Tensor:
 def _metadata(**changes: Any) -> Any:
     from sae_lens.saes.sae import SAEMetadata
 
-    told = {"hook_name": HOOK, "model_name": "m", "context_size": 16, "prepend_bos": True}
-    return SAEMetadata(**(told | changes))
+    config = {"hook_name": HOOK, "model_name": "m", "context_size": 16, "prepend_bos": True}
+    return SAEMetadata(**(config | changes))
 
 
 def _made(name: str, *, metadata: Any = None, **options: Any) -> Any:

@@ -18,8 +18,8 @@ def _without_adapter(model: nn.Module) -> Host:
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2"])
 def test_without_an_adapter_the_same_blocks_are_found(family: str):
-    told, found = make_host(family).stack, _without_adapter(make_model(family)).stack
-    assert (found.path, found.width) == (told.path, told.width)
+    adapted, found = make_host(family).stack, _without_adapter(make_model(family)).stack
+    assert (found.path, found.width) == (adapted.path, adapted.width)
 
 
 def test_blocks_that_return_tuples_are_handed_on_as_tuples():

@@ -47,7 +47,7 @@ def test_the_masks_are_equal(found):
 
 
 def test_kl_ce_l0_and_l2_ratio_are_saelens(found):
-    """Pooled over all tokens by both; 1e-4 relative is the issue's bound."""
+    """Pooled over all tokens by both; they may differ by 1e-4 relative."""
     mine, theirs = found
     sums = mine.sums
 
@@ -101,7 +101,7 @@ def test_reconstruction_bias_differs_by_saelens_averaging_of_batches(found):
 def test_zero_ablation_differs_because_saelens_ablates_position_0_too(found):
     """SAELens sets the BOS position to zero in its ablation, but keeps it under the SAE.
 
-    Ours uses one mask for both (METRICS.md 3), so kl_score and ce_score are not comparable.
+    Ours uses one mask for both (docs/metrics.md), so kl_score and ce_score are not comparable.
     """
     mine, theirs = found
     ours = mine.sums.total("zero.kl") / mine.sums.total("n.scored")

@@ -7,25 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import VOCAB, WIDTH, make_host
+from by_hand import hook_module
+from families import BOS, EOS, VOCAB, assert_same_sums, host_of, make_host, make_sae, make_subject
 from scipy.special import log_softmax
 from torch import Tensor
 
 from saebench.data.cloze_tokens import ClozeTokens
 from saebench.experiments.cloze_prompts import ClozeEngine, ClozeMeasurement
-from saebench.formats.metadata import SubjectMetadata
 from saebench.subjects.sae import Subject
 
-BOS, EOS, CONTEXT = 0, 1, 64
+CONTEXT = 64
 PROMPTS = 24
 HOOK = "blocks.1.hook_resid_pre"
 BLOCKS = {"gpt2": "transformer.h", "llama": "model.layers"}
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 both_families = pytest.mark.parametrize("family", BLOCKS)
-
-
-@cache
-def _host(family: str) -> Any:
-    return make_host(family)
 
 
 def _greedy(model: Any, prompt: list[int], tokens: int) -> list[int]:
@@ -44,7 +40,7 @@ def _rows(family: str) -> list[tuple[list[int], list[int]]]:
     rows = []
     for i in range(PROMPTS):
         prompt = [BOS, *torch.randint(3, VOCAB, (2 + 5 * i % 23,), generator=generator).tolist()]
-        answer = _greedy(_host(family).model, prompt, 1 + i % 3)
+        answer = _greedy(host_of(family).model, prompt, 1 + i % 3)
         if i % 4 in (1, 2):
             wrong = 0 if i % 4 == 1 else -1
             answer[wrong] = 3 + (answer[wrong] + 1) % (VOCAB - 3)
@@ -66,27 +62,12 @@ def _prompts(rows: list[tuple[list[int], list[int]]]) -> ClozeTokens:
     return ClozeTokens(ids, length, answer, counted, cut=7)
 
 
-def _sae(seed: int) -> Any:
-    from sae_lens import StandardSAE, StandardSAEConfig
-
-    generator = torch.Generator().manual_seed(seed)
-    sae = StandardSAE(StandardSAEConfig(d_in=WIDTH, d_sae=2 * WIDTH))
-    both = torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH)])
-    noise = torch.randn(both.shape, generator=generator)
-    with torch.no_grad():
-        sae.W_enc.copy_(both.T)
-        sae.W_dec.copy_(both + 0.3 * noise / WIDTH**0.5)
-        sae.b_enc.fill_(-0.1)
-    return sae
-
-
 def _subject(*, seed: int = 0, hook: str = HOOK, id: str = "sae") -> Subject:
-    metadata = SubjectMetadata(hook, None, 16, True, None, False, False, None)
-    return Subject(_sae(seed), id=id, source=id, metadata=metadata)
+    return make_subject(make_sae(seed=seed), hook, id=id)
 
 
 def _measure(family: str, *subjects: Subject, prompts: ClozeTokens | None = None) -> Any:
-    engine = ClozeEngine(_host(family), prompts or _prompts(_rows(family)))
+    engine = ClozeEngine(host_of(family), prompts or _prompts(_rows(family)))
     return engine.measure(subjects, progress=lambda _: None)
 
 
@@ -98,21 +79,21 @@ def _measured(family: str) -> ClozeMeasurement:
 @cache
 def _by_hand(family: str, *, substituted: bool) -> list[dict[str, Any]]:
     """Run each prompt alone through the model in float64, hooked by hand."""
-    model, sae, found = make_host(family).model.double(), _sae(0).double(), []
+    model, sae, found = make_host(family).model.double(), make_sae().double(), []
     module = model.get_submodule(f"{BLOCKS[family]}.1")
     for prompt, answer in _rows(family):
         places = [t for t in range(1, len(prompt)) if prompt[t] not in (BOS, EOS)]
         seen: dict[str, Tensor] = {}
 
-        def change(_: Any, args: tuple, places=places, seen=seen) -> Any:
-            x = args[0].clone()
+        def change(value: Tensor, places=places, seen=seen) -> Tensor:
+            x = value.clone()
             seen |= {"x": x[0, places], "f": sae.encode(x[0, places])}
             seen["x_hat"] = sae.decode(seen["f"])
             if substituted:
                 x[0, places] = seen["x_hat"]
-            return (x, *args[1:])
+            return x
 
-        with torch.no_grad(), module.register_forward_pre_hook(change):
+        with torch.no_grad(), hook_module(module, change, output=False):
             logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0]
         found.append(_told(logits.numpy(), prompt, answer) | seen)
     return found
@@ -128,7 +109,7 @@ def _told(logits: np.ndarray, prompt: list[int], answer: list[int]) -> dict[str,
 
 @both_families
 def test_clean_answers_are_right_where_greedy_decoding_gives_them(family):
-    model, clean = _host(family).model, _measured(family).clean
+    model, clean = host_of(family).model, _measured(family).clean
     for i, (prompt, answer) in enumerate(_rows(family)):
         greedy = _greedy(model, prompt, len(answer))
         assert clean.first[i] == (greedy[0] == answer[0])
@@ -138,7 +119,7 @@ def test_clean_answers_are_right_where_greedy_decoding_gives_them(family):
 
 @both_families
 def test_clean_answers_are_right_where_transformers_generate_gives_them(family):
-    model, clean = _host(family).model, _measured(family).clean
+    model, clean = host_of(family).model, _measured(family).clean
     for i, (prompt, answer) in enumerate(_rows(family)[:8]):
         ids = torch.tensor([prompt])
         made = model.generate(
@@ -178,18 +159,11 @@ def test_error_and_l0_are_means_over_each_prompts_counted_tokens(family):
         assert found.l0[i] == pytest.approx(float((e["f"] != 0).sum(dim=-1).double().mean()))
 
 
-def _assert_same(one: ClozeMeasurement, other: ClozeMeasurement) -> None:
-    table = other.table()
-    for channel, values in one.table().items():
-        # Another batch takes other matrix kernels: some roundings of fp32.
-        np.testing.assert_allclose(values, table[channel], rtol=1e-5, atol=1e-5, err_msg=channel)
-
-
 @both_families
 @pytest.mark.parametrize("tokens", [1, 60, 200])
 def test_how_prompts_are_batched_changes_nothing(family, tokens, monkeypatch):
     monkeypatch.setattr("saebench.experiments.cloze_prompts.tokens_a_pass", lambda _: tokens)
-    _assert_same(_measure(family, _subject())["sae"], _measured(family))
+    assert_same_sums(_measure(family, _subject())["sae"], _measured(family), **CLOSE)
 
 
 @both_families
@@ -198,7 +172,7 @@ def test_the_order_of_prompts_changes_nothing_but_their_order(family):
     rows = [_rows(family)[i] for i in order]
     table = _measure(family, _subject(), prompts=_prompts(rows))["sae"].table()
     for channel, values in _measured(family).table().items():
-        np.testing.assert_allclose(table[channel], values[order], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(table[channel], values[order], **CLOSE)
 
 
 @both_families
@@ -210,7 +184,7 @@ def test_saes_measured_together_are_measured_as_alone(family):
     ]
     together = _measure(family, *subjects)
     for subject in subjects:
-        _assert_same(together[subject.id], _measure(family, subject)[subject.id])
+        assert_same_sums(together[subject.id], _measure(family, subject)[subject.id], **CLOSE)
     deltas = {round(float(m.table()["delta"].sum()), 6) for m in together.values()}
     assert len(deltas) == 3
 
@@ -220,14 +194,14 @@ def test_what_stands_in_the_padding_changes_nothing(family):
     prompts = _prompts(_rows(family))
     padding = torch.arange(prompts.ids.shape[1])[None] >= prompts.length[:, None]
     other = replace(prompts, ids=prompts.ids.masked_fill(padding, 50))
-    _assert_same(_measure(family, _subject(), prompts=other)["sae"], _measured(family))
+    assert_same_sums(_measure(family, _subject(), prompts=other)["sae"], _measured(family), **CLOSE)
 
 
 @both_families
 @pytest.mark.parametrize("last", [32, 5, 1])
 def test_features_are_active_where_they_fire_in_the_prompts_last_tokens(family, last, monkeypatch):
     monkeypatch.setattr("saebench.experiments.cloze_prompts.LAST_TOKENS", last)
-    engine = ClozeEngine(_host(family), _prompts(_rows(family)))
+    engine = ClozeEngine(host_of(family), _prompts(_rows(family)))
     subjects = [_subject(), _subject(id="other", seed=4)]
     found = engine.measure(subjects, progress=lambda _: None, active=["sae"])
     assert found["other"].active is None
@@ -241,17 +215,17 @@ def test_features_are_active_where_they_fire_in_the_prompts_last_tokens(family, 
 
 @both_families
 def test_asking_for_active_features_changes_no_answer(family):
-    engine = ClozeEngine(_host(family), _prompts(_rows(family)))
+    engine = ClozeEngine(host_of(family), _prompts(_rows(family)))
     found = engine.measure([_subject()], progress=lambda _: None, active=["sae"])["sae"]
-    _assert_same(found, _measured(family))
+    assert_same_sums(found, _measured(family), **CLOSE)
 
 
 @both_families
 def test_progress_tells_every_token_of_every_batch(family, monkeypatch):
     monkeypatch.setattr("saebench.experiments.cloze_prompts.tokens_a_pass", lambda _: 60)
-    told: list[int] = []
+    heard: list[int] = []
     prompts = _prompts(_rows(family))
-    ClozeEngine(_host(family), prompts).measure([_subject()], progress=told.append)
-    assert len(told) > 1
-    assert int(prompts.length.sum()) <= sum(told) <= prompts.ids.numel()
+    ClozeEngine(host_of(family), prompts).measure([_subject()], progress=heard.append)
+    assert len(heard) > 1
+    assert int(prompts.length.sum()) <= sum(heard) <= prompts.ids.numel()
     assert _measured(family).cut == 7

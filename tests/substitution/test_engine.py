@@ -8,191 +8,107 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import HEADS, WIDTH, make_host, make_model, random_ids
+from by_hand import D_HEAD, ByHand, Place
+from families import (
+    BOS,
+    EOS,
+    WIDTH,
+    Identity,
+    host_of,
+    make_host,
+    make_sae,
+    make_subject,
+    make_tokens,
+    random_ids,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import log_softmax, rel_entr
+from scipy.special import rel_entr
 from torch import Tensor, nn
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError
-from saebench.formats.metadata import SubjectMetadata
 from saebench.measures.names import INTERVENTIONS
-from saebench.options import Packing
 from saebench.subjects.sae import Subject
 from saebench.substitution import engine as engine_module
 from saebench.substitution.batches import Doubts
 from saebench.substitution.engine import Engine, site_of
-from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement
 from saebench.substitution.passes import Passes
-from saebench.substitution.reference import ReferenceSums
 
-N, T, BOS, EOS = 6, 16, 0, 1
-D_HEAD = WIDTH // HEADS
+N, T, SEED = 6, 16, 11
 SITES = [
-    ("llama", "blocks.1.hook_resid_pre", None, "model.layers.1", "input"),
-    ("llama", "blocks.2.hook_resid_post", None, "model.layers.2", "output"),
-    ("llama", "blocks.1.attn.hook_z", 2, "model.layers.1.self_attn.o_proj", "input"),
-    ("gpt2", "blocks.0.hook_resid_pre", None, "transformer.h.0", "input"),
-    ("gpt2", "blocks.1.hook_mlp_out", None, "transformer.h.1.mlp", "output"),
+    Place("llama", "blocks.1.hook_resid_pre", None, "model.layers.1", "input"),
+    Place("llama", "blocks.2.hook_resid_post", None, "model.layers.2", "output"),
+    Place("llama", "blocks.1.attn.hook_z", 2, "model.layers.1.self_attn.o_proj", "input"),
+    Place("gpt2", "blocks.0.hook_resid_pre", None, "transformer.h.0", "input"),
+    Place("gpt2", "blocks.1.hook_mlp_out", None, "transformer.h.1.mlp", "output"),
 ]
-every_site = pytest.mark.parametrize("site", SITES, ids=lambda s: f"{s[0]}-{s[1]}")
+every_site = pytest.mark.parametrize("site", SITES, ids=lambda s: f"{s.family}-{s.hook}")
 RESID = SITES[0]
 
 
 def _tokens() -> TokenSet:
     ids = random_ids(N, T)
     ids[1, 7], ids[2, 3], ids[3, T - 1] = BOS, EOS, BOS
-    counted = torch.ones(N, T, dtype=torch.bool)
-    for s in range(N):
-        for t in range(T):
-            counted[s, t] = t > 0 and int(ids[s, t]) not in (BOS, EOS)
-    return TokenSet(ids, counted, Packing.DOCUMENTS, N, 0)
+    return make_tokens(ids)
 
 
-def _sae(d: int, *, seed: int = 0, copies: int = 1) -> Any:
-    """Return a StandardSAE that reconstructs roughly, with features that fire sparsely."""
-    from sae_lens import StandardSAE, StandardSAEConfig
-
-    generator = torch.Generator().manual_seed(seed)
-    sae = StandardSAE(StandardSAEConfig(d_in=d, d_sae=2 * d * copies))
-    turned = torch.linalg.qr(torch.randn(d, d, generator=generator))[0]
-    both = torch.cat([turned, -turned]).repeat(copies, 1)
-    noise = torch.randn(both.shape, generator=generator)
-    with torch.no_grad():
-        sae.W_enc.copy_(both.T + 0.1 * noise.T / d**0.5)
-        sae.W_dec.copy_((0.9 * both + 0.5 * noise / d**0.5) / copies)
-        sae.b_enc.fill_(-0.2)
-        sae.b_dec.copy_(0.1 * noise[0])
-    return sae
+def _subject(sae: nn.Module, site: Place, *, id: str = "sae") -> Subject:
+    return make_subject(sae, site.hook, id=id, head=site.head)
 
 
-def _subject(sae: nn.Module, site: Sequence, *, id: str = "sae") -> Subject:
-    metadata = SubjectMetadata(site[1], None, T, True, site[2], False, False, None)
-    return Subject(sae, id=id, source=id, metadata=metadata)
-
-
-def _width(site: Sequence) -> int:
-    return WIDTH if site[2] is None else D_HEAD
-
-
-@cache
-def _host(family: str) -> Any:
-    return make_host(family)
+def _sae(site: Place) -> Any:
+    return make_sae(WIDTH if site.head is None else D_HEAD)
 
 
 def _measure(
-    site: Sequence, *subjects: Subject, names: Sequence[str] = INTERVENTIONS,
+    site: Place, *subjects: Subject, names: Sequence[str] = INTERVENTIONS,
     tokens: TokenSet | None = None, batch_size: int | None = 4,
 ) -> dict[str, Measurement]:  # fmt: skip
-    engine = Engine(_host(site[0]), tokens or _tokens(), seed=11, batch_size=batch_size)
+    engine = Engine(host_of(site.family), tokens or _tokens(), seed=SEED, batch_size=batch_size)
     return engine.measure([(s, names) for s in subjects], progress=lambda _: None)
 
 
 @cache
-def _measured(site: tuple) -> Measurement:
-    return _measure(site, _subject(_sae(_width(site)), site))["sae"]
+def _measured(site: Place) -> Measurement:
+    return _measure(site, _subject(_sae(site), site))["sae"]
 
 
-class _Wide(Tokens):
-    """Tokens in float64 with the engine's fp32 noise."""
-
-    def noise(self, name: str) -> Tensor:
-        return super().noise(name).double()
-
-
-class _BruteForce:
-    """Full plain passes in float64, one for each sequence and intervention."""
-
-    def __init__(self, site: Sequence) -> None:
-        self.site = site
-        self.model = make_model(site[0]).double()
-        self.sae = _sae(_width(site)).double()
-        self.tokens = _tokens()
-        self.x = torch.cat([self._activation(s)[self.tokens.counted[s]] for s in range(N)])
-        with torch.no_grad():
-            self.features = self.sae.encode(self.x)
-            self.x_hat = self.sae.decode(self.features)
-
-    def _columns(self) -> slice:
-        head = self.site[2]
-        return slice(None) if head is None else slice(head * D_HEAD, (head + 1) * D_HEAD)
-
-    @torch.no_grad()
-    def _activation(self, s: int) -> Tensor:
-        seen: list[Tensor] = []
-        self._run(s, lambda x: seen.append(x) or x)
-        return seen[0][0][:, self._columns()]
-
-    @torch.no_grad()
-    def _run(self, s: int, change: Any) -> np.ndarray:
-        module = self.model.get_submodule(self.site[3])
-
-        def before(_: Any, args: tuple, kwargs: dict) -> Any:
-            return (change(args[0]), *args[1:]), kwargs
-
-        def after(_: Any, __: Any, out: Any) -> Any:
-            return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
-
-        handle = (
-            module.register_forward_pre_hook(before, with_kwargs=True)
-            if self.site[4] == "input"
-            else module.register_forward_hook(after)
-        )
-        logits = self.model(input_ids=self.tokens.ids[s][None], use_cache=False).logits[0]
-        handle.remove()
-        return log_softmax(logits.numpy(), axis=-1)
-
-    def changed(self, name: str) -> Tensor:
-        """Return x' of every counted token; the noise is the engine's, the rest float64."""
-        sequence, position = self.tokens.counted.nonzero(as_tuple=True)
-        sums = ReferenceSums(self.x.shape[1], tokens=len(self.x))
-        sums.update(self.x, sequence, position)
-        errors = self.x - self.x_hat
-        reference = sums.compute(torch.device("cpu"))
-        return substitute(
-            name, _Wide(self.x, self.x_hat, sequence, position, reference, errors, seed=11)
-        )
-
-    def readout(self, name: str) -> dict[str, np.ndarray]:
-        """Return per-sequence sums of KL, CE, TV and agreement, by loops over tokens."""
-        sums = {c: np.zeros(N) for c in ("kl", "ce", "tv", "agrees")}
-        rows = self.changed(name).split(self.tokens.counted.sum(dim=1).tolist())
-        for s in range(N):
-            log_p = self._run(s, lambda x: x)
-            log_q = self._run(s, lambda x, s=s: self._replaced(x, s, rows[s]))
-            for t in np.flatnonzero(self.tokens.counted[s]):
-                p, q = np.exp(log_p[t]), np.exp(log_q[t])
-                sums["kl"][s] += rel_entr(p, q).sum()
-                sums["tv"][s] += 0.5 * np.abs(p - q).sum()
-                sums["agrees"][s] += p.argmax() == q.argmax()
-                if t + 1 < T:
-                    sums["ce"][s] -= log_q[t, self.tokens.ids[s, t + 1]]
-        return sums
-
-    def _replaced(self, x: Tensor, s: int, rows: Tensor) -> Tensor:
-        out = x.clone()
-        for row, t in zip(rows, np.flatnonzero(self.tokens.counted[s]), strict=True):
-            out[0, t, self._columns()] = row
-        return out
+def _readout(brute: ByHand, name: str) -> dict[str, np.ndarray]:
+    """Return per-sequence sums of KL, CE, TV and agreement, by loops over tokens."""
+    sums = {c: np.zeros(N) for c in ("kl", "ce", "tv", "agrees")}
+    tokens = brute.tokens
+    rows = brute.changed(name).split(tokens.counted.sum(dim=1).tolist())
+    for s in range(N):
+        counted = np.flatnonzero(tokens.counted[s]).tolist()
+        log_p = brute.run(s)
+        log_q = brute.run_with(s, dict(zip(counted, rows[s], strict=True)))
+        for t in counted:
+            p, q = np.exp(log_p[t]), np.exp(log_q[t])
+            sums["kl"][s] += rel_entr(p, q).sum()
+            sums["tv"][s] += 0.5 * np.abs(p - q).sum()
+            sums["agrees"][s] += p.argmax() == q.argmax()
+            if t + 1 < T:
+                sums["ce"][s] -= log_q[t, tokens.ids[s, t + 1]]
+    return sums
 
 
 @cache
-def _brute_force(site: tuple) -> _BruteForce:
-    return _BruteForce(site)
+def _brute_force(site: Place) -> ByHand:
+    return ByHand(site, _sae(site), _tokens(), seed=SEED)
 
 
 @every_site
 @pytest.mark.parametrize("name", INTERVENTIONS)
 def test_every_channel_is_that_of_full_plain_passes_in_float64(site, name):
-    expected = _brute_force(site).readout(name)
+    expected = _readout(_brute_force(site), name)
     table = _measured(site).table()
     # A final RMSNorm undoes a change of length: sae_norm after the last block is the identity.
-    nothing = name == "sae_norm" and site[1] == "blocks.2.hook_resid_post"
+    nothing = name == "sae_norm" and site.hook == "blocks.2.hook_resid_post"
     assert (expected["kl"].sum() < 1e-9) if nothing else (expected["kl"].sum() > 0.1)
     for channel in ("kl", "ce", "tv", "agrees"):
-        # The issue's bound for fp32 against float64, on each sequence's sum; 1e-6 of KL is zero.
+        # The bound for fp32 against float64, on each sequence's sum; 1e-6 of KL is zero.
         np.testing.assert_allclose(
             table[f"{name}.{channel}"], expected[channel], rtol=1e-4, atol=2e-5 if nothing else 0
         )
@@ -249,20 +165,12 @@ def test_sums_by_position_and_by_sequence_are_sums_of_the_same_tokens(site):
             assert sums.by_position[channel].sum() == pytest.approx(values.sum(), rel=1e-10)
 
 
-class _Identity(nn.Module):
-    def encode(self, x: Tensor) -> Tensor:
-        return x
-
-    def decode(self, features: Tensor) -> Tensor:
-        return features
-
-
 @every_site
 def test_the_identity_changes_nothing(site):
     names = [n for n in INTERVENTIONS if n not in ("zero", "mean")]
-    found = _measure(site, _subject(_Identity(), site), names=names)["sae"]
+    found = _measure(site, _subject(Identity(), site), names=names)["sae"]
     for name in names:
-        # METRICS.md: KL ≤ 1e-6 on the mean. norm_corrected and the angles round x.
+        # docs/metrics.md: KL ≤ 1e-6 on the mean. norm_corrected and the angles round x.
         mean = found.sums.total(f"{name}.kl") / found.sums.total("n.scored")
         assert mean <= 1e-6, name
     assert found.sums.total("sae.kl") == 0
@@ -281,7 +189,7 @@ def _assert_same(one: Measurement, other: Measurement, *, rtol: float) -> None:
 @given(batch_size=st.integers(1, N))
 @settings(deadline=None, max_examples=6)
 def test_the_batch_size_changes_nothing(batch_size):
-    found = _measure(RESID, _subject(_sae(WIDTH), RESID), batch_size=batch_size)["sae"]
+    found = _measure(RESID, _subject(make_sae(), RESID), batch_size=batch_size)["sae"]
     # Other batch sizes take other matrix kernels: 1e-6 is some roundings of fp32.
     _assert_same(found, _measured(RESID), rtol=1e-6)
 
@@ -295,7 +203,7 @@ def _permuted(tokens: TokenSet, order: Sequence[int]) -> TokenSet:
 def test_the_order_of_sequences_changes_nothing_but_their_order(order, batch_size):
     names = ("sae", "norm_corrected", "sae_norm", "zero", "mean")
     found = _measure(
-        RESID, _subject(_sae(WIDTH), RESID), names=names,
+        RESID, _subject(make_sae(), RESID), names=names,
         tokens=_permuted(_tokens(), order), batch_size=batch_size,
     )["sae"]  # fmt: skip
     for name in names:
@@ -306,11 +214,11 @@ def test_the_order_of_sequences_changes_nothing_but_their_order(order, batch_siz
 
 def test_saes_measured_together_are_measured_as_alone():
     one, two = (
-        _subject(_sae(WIDTH), RESID, id="one"),
-        _subject(_sae(WIDTH, seed=5), RESID, id="two"),
+        _subject(make_sae(), RESID, id="one"),
+        _subject(make_sae(seed=5), RESID, id="two"),
     )
     site = SITES[1]
-    third = _subject(_sae(WIDTH, seed=6), site, id="three")
+    third = _subject(make_sae(seed=6), site, id="three")
     together = _measure(RESID, one, two, third)
     for subject in (one, two, third):
         alone = _measure(RESID, subject)[subject.id]
@@ -320,7 +228,7 @@ def test_saes_measured_together_are_measured_as_alone():
 
 def test_fewer_interventions_give_the_same_values():
     names = ("sae", "cov_random", "mean")
-    few = _measure(RESID, _subject(_sae(WIDTH), RESID), names=names)["sae"]
+    few = _measure(RESID, _subject(make_sae(), RESID), names=names)["sae"]
     every = _measured(RESID)
     assert few.interventions == names
     for name in names:
@@ -330,7 +238,7 @@ def test_fewer_interventions_give_the_same_values():
 
 
 def test_a_failed_intervention_is_named_and_spares_the_others():
-    class Silent(_Identity):
+    class Silent(Identity):
         def decode(self, features: Tensor) -> Tensor:
             return torch.zeros_like(features)
 
@@ -342,12 +250,12 @@ def test_a_failed_intervention_is_named_and_spares_the_others():
 
 @pytest.mark.parametrize("made", ["silent", "huge", "usual"])
 def test_doubts_put_off_to_the_end_of_a_batch_give_what_looking_at_once_gives(made, monkeypatch):
-    class Silent(_Identity):
+    class Silent(Identity):
         def decode(self, features: Tensor) -> Tensor:
             return torch.zeros_like(features)
 
     # On a GPU doubts are put off; here they are made to be.
-    sae = Silent() if made == "silent" else _sae(WIDTH)
+    sae = Silent() if made == "silent" else make_sae()
     host = make_host("llama")
     if made == "huge":
         host.model.model.norm.weight.data.mul_(1000)  # logits that fp32 cannot compare
@@ -360,7 +268,7 @@ def test_doubts_put_off_to_the_end_of_a_batch_give_what_looking_at_once_gives(ma
 
     for later in (False, True):
         monkeypatch.setattr(engine_module, "Doubts", lambda **_: Noted(later=later))  # noqa: B023
-        engine = Engine(host, _tokens(), seed=11, batch_size=4)
+        engine = Engine(host, _tokens(), seed=SEED, batch_size=4)
         jobs = [(_subject(sae, RESID), INTERVENTIONS)]
         runs.append(engine.measure(jobs, progress=lambda _: None)["sae"])
     assert any(seen) == (made != "usual")
@@ -377,7 +285,7 @@ def test_masked_tokens_are_neither_substituted_nor_scored():
     tokens = _tokens()
     counted = tokens.counted.clone()
     counted[:, 5:] = False
-    found = _measure(RESID, _subject(_sae(WIDTH), RESID), tokens=replace(tokens, counted=counted))[
+    found = _measure(RESID, _subject(make_sae(), RESID), tokens=replace(tokens, counted=counted))[
         "sae"
     ]
     every = _measured(RESID)
@@ -390,10 +298,10 @@ def test_masked_tokens_are_neither_substituted_nor_scored():
 
 
 def test_the_sparse_decode_gives_what_the_dense_decode_gives():
-    subject = _subject(_sae(WIDTH, copies=64), RESID)
+    subject = _subject(make_sae(copies=64), RESID)
     assert subject.d_sae == 4096
     assert subject._sparse
-    dense = _subject(_sae(WIDTH, copies=64), RESID)
+    dense = _subject(make_sae(copies=64), RESID)
     dense._sparse = False
     found, expected = _measure(RESID, subject)["sae"], _measure(RESID, dense)["sae"]
     _assert_same(found, expected, rtol=1e-5)  # 2000 fp32 additions in another order
@@ -401,14 +309,14 @@ def test_the_sparse_decode_gives_what_the_dense_decode_gives():
 
 def test_more_sequences_than_the_reference_set_centre_on_their_own_mean(monkeypatch):
     monkeypatch.setattr("saebench.substitution.engine.REFERENCE_SEQUENCES", 2)
-    found = _measure(RESID, _subject(_sae(WIDTH), RESID), names=("sae",))["sae"]
+    found = _measure(RESID, _subject(make_sae(), RESID), names=("sae",))["sae"]
     x = _brute_force(RESID).x.numpy()
     deviation = ((x - x.mean(axis=0)) ** 2).sum()
     assert found.sums.total("squared_deviation") == pytest.approx(deviation, rel=1e-5)
 
 
 def test_each_sequences_deviations_are_from_the_runs_own_mean():
-    found = _measure(RESID, _subject(_sae(WIDTH), RESID), names=("sae",))["sae"]
+    found = _measure(RESID, _subject(make_sae(), RESID), names=("sae",))["sae"]
     x = _brute_force(RESID).x.numpy()
     by_token = ((x - x.mean(axis=0)) ** 2).sum(axis=1)
     counts = _tokens().counted.sum(dim=1).numpy()
@@ -418,16 +326,13 @@ def test_each_sequences_deviations_are_from_the_runs_own_mean():
 
 def _alike() -> TokenSet:
     """Sequences of which every token but the first, the same in all, counts."""
-    ids = random_ids(N, T, seed=3)
-    counted = torch.ones(N, T, dtype=torch.bool)
-    counted[:, 0] = False
-    return TokenSet(ids, counted, Packing.DOCUMENTS, N, 0)
+    return make_tokens(random_ids(N, T, seed=3))
 
 
-@pytest.mark.parametrize("site", [RESID, SITES[3]], ids=lambda s: s[1])
+@pytest.mark.parametrize("site", [RESID, SITES[3]], ids=lambda s: s.hook)
 def test_what_is_the_same_in_every_sequence_is_run_once_and_gives_the_same(site, monkeypatch):
     names = ("zero", "mean", "sae", "cov_random", "real_difference")
-    subject = _subject(_sae(WIDTH), site)
+    subject = _subject(make_sae(), site)
     once = _measure(site, subject, names=names, tokens=_alike())["sae"]
     monkeypatch.setattr(Passes, "is_all", lambda *_: False)
     each = _measure(site, subject, names=names, tokens=_alike())["sae"]
@@ -439,30 +344,30 @@ def test_what_is_the_same_in_every_sequence_is_run_once_and_gives_the_same(site,
 def test_sequences_that_begin_otherwise_do_not_share_a_pass():
     tokens = _alike()
     tokens.ids[1, 0] = 7
-    subject = _subject(_sae(WIDTH), RESID)
+    subject = _subject(make_sae(), RESID)
     found = _measure(RESID, subject, names=("zero",), tokens=tokens)["sae"]
     for s in range(2):
-        alone = TokenSet(tokens.ids[[s]], tokens.counted[[s]], Packing.DOCUMENTS, 1, 0)
+        alone = make_tokens(tokens.ids[[s]], tokens.counted[[s]])
         expected = _measure(RESID, subject, names=("zero",), tokens=alone)["sae"]
         kl = expected.sums.total("zero.kl")
         assert found.table()["zero.kl"][s] == pytest.approx(kl, rel=1e-5)
 
 
 def test_a_shared_pass_runs_one_sequence(monkeypatch):
-    host, seen = _host("llama"), []
+    host, seen = host_of("llama"), []
     inner = host.final_hidden
     monkeypatch.setattr(host, "final_hidden", lambda ids: seen.append(len(ids)) or inner(ids))
     engine = Engine(host, _alike(), seed=0, batch_size=N)
-    engine._passes.is_all(site_of(host, _subject(_sae(WIDTH), RESID)))
+    engine._passes.is_all(site_of(host, _subject(make_sae(), RESID)))
     seen.clear()
-    engine.measure([(_subject(_sae(WIDTH), RESID), ("sae", "zero"))], progress=lambda _: None)
+    engine.measure([(_subject(make_sae(), RESID), ("sae", "zero"))], progress=lambda _: None)
     assert seen == [N, N, 1]  # clean, sae, zero
 
 
 def test_progress_hears_of_every_token():
     heard: list[int] = []
-    engine = Engine(_host("llama"), _tokens(), seed=0, batch_size=4)
-    engine.measure([(_subject(_sae(WIDTH), RESID), ("sae",))], progress=heard.append)
+    engine = Engine(host_of("llama"), _tokens(), seed=0, batch_size=4)
+    engine.measure([(_subject(make_sae(), RESID), ("sae",))], progress=heard.append)
     assert sum(heard) == N * T
 
 
@@ -470,8 +375,8 @@ KEPT = ("sae.kl", "eps_random.kl", "cosine", "norm", "l0")
 
 
 def _kept(batch_size: int = 4) -> Measurement:
-    engine = Engine(_host("llama"), _tokens(), seed=11, batch_size=batch_size)
-    wanted = [(_subject(_sae(WIDTH), RESID), ("sae", "eps_random"))]
+    engine = Engine(host_of("llama"), _tokens(), seed=SEED, batch_size=batch_size)
+    wanted = [(_subject(make_sae(), RESID), ("sae", "eps_random"))]
     return engine.measure(wanted, progress=lambda _: None, keep={"sae": KEPT})["sae"]
 
 
@@ -503,7 +408,7 @@ def test_a_batch_whose_tokens_do_not_count_leaves_nothing():
     tokens = _tokens()
     counted = tokens.counted.clone()
     counted[:4] = False
-    subject = _subject(_sae(WIDTH), RESID)
+    subject = _subject(make_sae(), RESID)
     found = _measure(RESID, subject, tokens=replace(tokens, counted=counted), names=("sae",))["sae"]
     every = _measured(RESID).sums.by_sequence["sae.kl"]
     np.testing.assert_allclose(found.sums.by_sequence["sae.kl"][4:], every[4:], rtol=1e-5)
@@ -512,5 +417,5 @@ def test_a_batch_whose_tokens_do_not_count_leaves_nothing():
 
 def test_where_no_token_counts_there_is_nothing_to_measure():
     tokens = replace(_tokens(), counted=torch.zeros(N, T, dtype=torch.bool))
-    found = _measure(RESID, _subject(_sae(WIDTH), RESID), tokens=tokens, names=("sae",))["sae"]
+    found = _measure(RESID, _subject(make_sae(), RESID), tokens=tokens, names=("sae",))["sae"]
     assert isinstance(found, MeasurementError)

@@ -1,4 +1,4 @@
-"""Each intervention satisfies its definition in METRICS.md 2, checked by numpy alone."""
+"""Each intervention satisfies its definition in docs/metrics.md, checked by numpy alone."""
 
 import copy
 from dataclasses import replace
@@ -206,8 +206,8 @@ def test_inputs_are_left_as_they_are(name: str):
     for field in ("x", "x_hat", "bank_errors"):
         assert torch.equal(getattr(tokens, field), getattr(before, field)), field
     for field in ("mean", "factor", "bank"):
-        held = getattr(tokens.reference, field), getattr(before.reference, field)
-        assert torch.equal(*held), field
+        pair = getattr(tokens.reference, field), getattr(before.reference, field)
+        assert torch.equal(*pair), field
 
 
 @pytest.mark.parametrize(

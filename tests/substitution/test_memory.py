@@ -4,14 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from families import make_host
+from families import assert_same_sums, make_host, make_subject, make_tokens
 
-from saebench.data.tokens import TokenSet
 from saebench.errors import SubjectError
-from saebench.formats.metadata import SubjectMetadata
 from saebench.measures.names import INTERVENTIONS
-from saebench.options import Packing
-from saebench.subjects.sae import Subject
 from saebench.substitution import batches as memory
 from saebench.substitution.engine import Engine
 from saebench.substitution.measurement import Measurement
@@ -42,24 +38,16 @@ class _Halving(torch.nn.Module):
 def _engine(**options: Any) -> Engine:
     host = make_host("llama")
     ids = torch.randint(2, host.config.vocab_size, (N, T), generator=torch.manual_seed(0))
-    counted = torch.ones(N, T, dtype=torch.bool)
-    counted[:, 0] = False
-    return Engine(host, TokenSet(ids, counted, Packing.DOCUMENTS, N, 0), seed=3, **options)
+    counted = (torch.arange(T) > 0).expand(N, T)
+    return Engine(host, make_tokens(ids, counted), seed=3, **options)
 
 
 def _measure(sae: _Halving, *, names: tuple[str, ...] = ("sae", "eps_random"), **options: Any):
-    metadata = SubjectMetadata(HOOK, None, T, True, None, False, False, None)
-    subject = Subject(sae, id="sae", source="sae", metadata=metadata)
+    subject = make_subject(sae, HOOK, context=T)
     heard: list[int] = []
     found = _engine(**options).measure([(subject, names)], progress=heard.append)["sae"]
     assert isinstance(found, Measurement)
     return found, heard
-
-
-def _assert_same(found: Measurement, expected: Measurement) -> None:
-    assert found.table().keys() == expected.table().keys()
-    for channel, values in expected.table().items():
-        assert found.table()[channel] == pytest.approx(values, rel=1e-5, abs=1e-9), channel
 
 
 def test_a_batch_that_runs_out_of_memory_is_halved_and_gives_the_same_sums():
@@ -68,7 +56,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_gives_the_same_sums():
     found, heard = _measure(sae)
     assert max(sae.seen) > sae.most
     assert sum(heard) == N * T
-    _assert_same(found, expected)
+    assert_same_sums(found, expected, rtol=1e-5, atol=1e-9)
 
 
 def test_once_halved_the_run_does_not_try_the_larger_batch_again():
@@ -92,7 +80,7 @@ def test_little_free_memory_makes_batches_small_and_changes_nothing(monkeypatch)
     monkeypatch.setattr(memory, "_to_use", lambda _: 4096)
     found, heard = _measure(_Halving(), names=INTERVENTIONS)
     assert len(heard) == N
-    _assert_same(found, expected)
+    assert_same_sums(found, expected, rtol=1e-5, atol=1e-9)
 
 
 def test_the_chosen_batch_never_exceeds_what_a_pass_takes():

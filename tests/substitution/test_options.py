@@ -1,23 +1,21 @@
 """The choice between options, against full plain passes in float64, option by option."""
 
-import copy
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families import VOCAB, WIDTH, make_host, make_model
+from by_hand import hook_module
+from families import FAMILIES, VOCAB, host_of, make_host, make_model, make_sae, make_subject
 from scipy.special import log_softmax
 from torch import Tensor
 
 from saebench.data.cloze_tokens import Choice, ClozeTokens
 from saebench.experiments.cloze_options import OptionEngine
 from saebench.experiments.cloze_prompts import ClozeEngine
-from saebench.formats.metadata import SubjectMetadata
 from saebench.subjects.sae import Subject
 
-FAMILIES = ("gpt2", "llama", "gpt_neox", "gemma2", "qwen2")
 PROMPTS, OPTIONS = 6, 4
 HOOKS = ("blocks.1.hook_resid_pre", "blocks.0.attn.hook_z", "blocks.2.hook_mlp_out")
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -51,28 +49,8 @@ def _prompts() -> ClozeTokens:
     return ClozeTokens(ids, length, answer, counted, 0, tuple(c for _, c in _rows()))
 
 
-@cache
-def _host(family: str) -> Any:
-    return make_host(family)
-
-
-@cache
-def _sae() -> Any:
-    from sae_lens import StandardSAE, StandardSAEConfig
-
-    sae = StandardSAE(StandardSAEConfig(d_in=WIDTH, d_sae=2 * WIDTH))
-    both = torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH)])
-    noise = torch.randn(both.shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        sae.W_enc.copy_(both.T)
-        sae.W_dec.copy_(both + 0.5 * noise / WIDTH**0.5)
-        sae.b_enc.fill_(-0.1)
-    return sae
-
-
 def _subject(hook: str, id: str = "sae") -> Subject:
-    metadata = SubjectMetadata(hook, None, 16, True, None, False, False, None)
-    return Subject(copy.deepcopy(_sae()), id=id, source=id, metadata=metadata)
+    return make_subject(make_sae(), hook, id=id)
 
 
 @cache
@@ -110,25 +88,19 @@ ENDS = {
 
 def _hooked(model: Any, hook: str, end: int, family: str) -> Any:
     """Replace the prompt's activations but the first by what the SAE gives, by a plain hook."""
-    host = _host(family)
     layer = int(hook.split(".")[1])
+    path, output = host_of(family).block_paths[layer], False
     if hook.endswith("hook_z"):
-        module = model.get_submodule(ENDS[family][0].format(layer))
-        return module.register_forward_pre_hook(lambda _, args: (_changed(args[0], end),))
-    if hook.endswith("hook_mlp_out"):
-        module = model.get_submodule(ENDS[family][1].format(layer))
-        return module.register_forward_hook(lambda _, __, out: _changed(out, end))
-    module = model.get_submodule(host.block_paths[layer])
-
-    def before(_: Any, args: tuple, kwargs: dict) -> Any:
-        return (_changed(args[0], end), *args[1:]), kwargs
-
-    return module.register_forward_pre_hook(before, with_kwargs=True)
+        path = ENDS[family][0].format(layer)
+    elif hook.endswith("hook_mlp_out"):
+        path, output = ENDS[family][1].format(layer), True
+    module = model.get_submodule(path)
+    return hook_module(module, lambda x: _changed(x, end), output=output)
 
 
 @cache
 def _weights() -> dict[str, Tensor]:
-    return {name: tensor.double() for name, tensor in _sae().state_dict().items()}
+    return {name: tensor.double() for name, tensor in make_sae().state_dict().items()}
 
 
 def _changed(x: Tensor, end: int) -> Tensor:
@@ -140,14 +112,14 @@ def _changed(x: Tensor, end: int) -> Tensor:
 
 
 def _found(family: str, *hooks: str) -> tuple[OptionEngine, dict[str, Any]]:
-    engine = OptionEngine(_host(family), _prompts())
+    engine = OptionEngine(host_of(family), _prompts())
     subjects = [_subject(hook, hook) for hook in hooks]
     return engine, engine.measure(subjects, progress=lambda _: None)
 
 
 @every_family
 def test_scores_are_those_of_whole_passes_in_float64(family: str):
-    engine = OptionEngine(_host(family), _prompts())
+    engine = OptionEngine(host_of(family), _prompts())
     for hook in HOOKS:
         site = engine._sites(_subject(hook))
         for i, (_, choice) in enumerate(_rows()):
@@ -216,7 +188,7 @@ def test_saes_measured_together_are_measured_as_alone():
 def test_a_prompt_whose_options_are_single_tokens_does_not_vouch_for_the_cache(monkeypatch):
     from saebench.experiments import cloze_options as options
 
-    engine = OptionEngine(_host("llama"), _prompts())
+    engine = OptionEngine(host_of("llama"), _prompts())
     site = engine._sites(_subject(HOOKS[0]))
     choice = Choice(((5,), (6,)), 0)
     tried: list[bool] = []
@@ -229,14 +201,14 @@ def test_a_prompt_whose_options_are_single_tokens_does_not_vouch_for_the_cache(m
 def test_prompts_without_options_measure_nothing():
     prompts = _prompts()
     bare = ClozeTokens(prompts.ids, prompts.length, prompts.answer, prompts.counted, 0)
-    engine = OptionEngine(_host("llama"), bare)
+    engine = OptionEngine(host_of("llama"), bare)
     assert engine.measure([_subject(HOOKS[0])], progress=lambda _: None) == {}
 
 
 def test_the_cloze_engine_hands_them_on_and_counts_every_token():
     heard: list[int] = []
     prompts = _prompts()
-    found = ClozeEngine(_host("llama"), prompts).measure(
+    found = ClozeEngine(host_of("llama"), prompts).measure(
         [_subject(HOOKS[0])], progress=heard.append
     )["sae"]
     _, expected = _found("llama", HOOKS[0])
@@ -248,7 +220,7 @@ def test_the_cloze_engine_hands_them_on_and_counts_every_token():
 
 def test_the_prompts_cross_entropy_is_that_of_its_own_tokens():
     model, prompts = make_model("llama").double(), _prompts()
-    found = ClozeEngine(_host("llama"), prompts).measure(
+    found = ClozeEngine(host_of("llama"), prompts).measure(
         [_subject(HOOKS[0])], progress=lambda _: None
     )["sae"]
     assert found.changed.ce is not None

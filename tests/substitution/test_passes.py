@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, HEADS, LAYERS, WIDTH, make_host, random_ids
+from families import FAMILIES, HEADS, LAYERS, WIDTH, hooks_on, host_of, make_host, random_ids
 from torch import Tensor, nn
 
 from saebench.errors import HookError, HostError
@@ -42,11 +41,6 @@ BLOCKS = {
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_hook = pytest.mark.parametrize("hook", HOOKS)
 with_middle = pytest.mark.parametrize("family", [f for f in FAMILIES if f != "gpt_neox"])
-
-
-@cache
-def host_of(family: str) -> Any:
-    return make_host(family)
 
 
 def _ids() -> Tensor:
@@ -242,19 +236,12 @@ def test_one_head_is_substituted_alone(family, head):
     assert torch.equal(_capped(family, _resumed_logits(family, site, changed)), expected)
 
 
-def _hooks_left(model: nn.Module) -> int:
-    return sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__)
-        for m in model.modules()
-    )
-
-
 @every_family
 @every_hook
 def test_after_a_pass_the_model_is_as_it_was(family, hook):
-    before, held = _plain_logits(family), _hooks_left(host_of(family).model)
+    before, count = _plain_logits(family), hooks_on(host_of(family).model)
     _resumed_logits(family, _site(family, hook), lambda _: _random())
-    assert _hooks_left(host_of(family).model) == held
+    assert hooks_on(host_of(family).model) == count
     assert torch.equal(_plain_logits(family), before)
 
 
@@ -262,7 +249,7 @@ def test_after_a_pass_the_model_is_as_it_was(family, hook):
 @pytest.mark.parametrize("hook", ["blocks.2.hook_resid_pre", "blocks.1.attn.hook_z"])
 def test_after_an_exception_the_model_is_as_it_was(family, hook, monkeypatch):
     host, site = host_of(family), _site(family, hook)
-    before, held = _plain_logits(family), _hooks_left(host.model)
+    before, count = _plain_logits(family), hooks_on(host.model)
     passes = Passes(host)
     clean = passes.clean(_ids(), [site])
     handle = host.blocks[-1].register_forward_hook(_raise)
@@ -271,7 +258,7 @@ def test_after_an_exception_the_model_is_as_it_was(family, hook, monkeypatch):
     with pytest.raises(HostError, match="on purpose"):
         passes.clean(_ids(), [site])
     handle.remove()
-    assert _hooks_left(host.model) == held
+    assert hooks_on(host.model) == count
     assert torch.equal(_plain_logits(family), before)
 
 

@@ -1,12 +1,11 @@
 """A window's pass is the full pass's last positions: five architectures, every hook, any start."""
 
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, LAYERS, make_host, random_ids
-from torch import Tensor, nn
+from families import FAMILIES, LAYERS, hooks_on, host_of, make_host, random_ids
+from torch import Tensor
 
 from saebench.errors import HookError, HostError
 from saebench.subjects.hooks import Site, find_site
@@ -30,14 +29,9 @@ every_hook = pytest.mark.parametrize("hook", HOOKS)
 every_start = pytest.mark.parametrize("position", [0, 1, 30, LENGTH - 1])
 
 
-@cache
-def _host(family: str) -> Any:
-    return make_host(family)
-
-
 def _site(family: str, hook: str) -> Site:
     try:
-        return find_site(_host(family), hook)
+        return find_site(host_of(family), hook)
     except HookError:
         pytest.skip(f"{family} has no {hook}")
 
@@ -53,7 +47,7 @@ def _changed(window: Window, site: Site, *, stack: int = 4) -> Tensor:
 
 def _full(family: str, site: Site, changed: Tensor, position: int) -> Tensor:
     """Run all positions for each of the stack, one by one."""
-    passes, ids = Passes(_host(family)), random_ids(BATCH, LENGTH)
+    passes, ids = Passes(host_of(family)), random_ids(BATCH, LENGTH)
     clean = passes.clean(ids, [site])
     found = []
     for each in changed:
@@ -68,7 +62,7 @@ def _full(family: str, site: Site, changed: Tensor, position: int) -> Tensor:
 @every_start
 def test_a_window_gives_what_all_positions_give(family, hook, position):
     site = _site(family, hook)
-    passes = PrefixPasses(_host(family), position=position)
+    passes = PrefixPasses(host_of(family), position=position)
     window = passes.clean(random_ids(BATCH, LENGTH), [site])
     changed = _changed(window, site)
     found, expected = passes.resume(window, site, changed), _full(family, site, changed, position)
@@ -83,7 +77,7 @@ def test_a_window_gives_what_all_positions_give(family, hook, position):
 @every_family
 def test_one_clean_pass_serves_every_hook(family):
     sites = [_site(family, h) for h in HOOKS if (family, h) != ("gpt_neox", HOOKS[3])]
-    passes = PrefixPasses(_host(family), position=30)
+    passes = PrefixPasses(host_of(family), position=30)
     window = passes.clean(random_ids(BATCH, LENGTH), sites)
     for site in sites:
         changed = _changed(window, site)
@@ -95,7 +89,7 @@ def test_one_clean_pass_serves_every_hook(family):
 @every_family
 def test_the_clean_pass_and_the_replacement_stay_as_they_are(family):
     site = _site(family, "blocks.1.hook_attn_out")
-    passes = PrefixPasses(_host(family), position=30)
+    passes = PrefixPasses(host_of(family), position=30)
     window = passes.clean(random_ids(BATCH, LENGTH), [site])
     assert window.kept is not None
     changed = _changed(window, site)
@@ -110,33 +104,26 @@ def test_the_clean_pass_and_the_replacement_stay_as_they_are(family):
 
 def test_only_layers_that_are_run_keep_their_prefix():
     site = _site("llama", "blocks.1.hook_resid_pre")
-    window = PrefixPasses(_host("llama"), position=30).clean(random_ids(BATCH, LENGTH), [site])
+    window = PrefixPasses(host_of("llama"), position=30).clean(random_ids(BATCH, LENGTH), [site])
     assert window.kept is not None
     assert set(window.kept) == set(range(1, LAYERS))
     assert {keys.shape[-2] for keys, _ in window.kept.values()} == {30}
 
 
-def _hooks_left(model: nn.Module) -> int:
-    return sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__)
-        for m in model.modules()
-    )
-
-
 @every_family
 @every_hook
 def test_after_a_window_the_model_is_as_it_was(family, hook):
-    site, host = _site(family, hook), _host(family)
-    held = _hooks_left(host.model)
+    site, host = _site(family, hook), host_of(family)
+    count = hooks_on(host.model)
     passes = PrefixPasses(host, position=30)
     window = passes.clean(random_ids(BATCH, LENGTH), [site])
     passes.resume(window, site, _changed(window, site))
-    assert _hooks_left(host.model) == held
+    assert hooks_on(host.model) == count
 
 
 def test_after_an_exception_the_model_is_as_it_was():
-    site, host = _site("llama", HOOKS[1]), _host("llama")
-    held = _hooks_left(host.model)
+    site, host = _site("llama", HOOKS[1]), host_of("llama")
+    count = hooks_on(host.model)
     passes = PrefixPasses(host, position=30)
     window = passes.clean(random_ids(BATCH, LENGTH), [site])
     changed = _changed(window, site)
@@ -147,7 +134,7 @@ def test_after_an_exception_the_model_is_as_it_was():
         with pytest.raises(HostError, match="on purpose"):
             attempt()
     handle.remove()
-    assert _hooks_left(host.model) == held
+    assert hooks_on(host.model) == count
 
 
 def _raise(*_: Any) -> None:
@@ -163,7 +150,7 @@ def _forgetful(prefix_rows: Tensor, new: Tensor) -> Tensor:
 def test_a_window_that_is_not_the_full_pass_is_not_used_and_said(family, monkeypatch):
     monkeypatch.setattr(prefix, "_appended", _forgetful)
     site = _site(family, HOOKS[1])
-    passes = PrefixPasses(_host(family), position=30)
+    passes = PrefixPasses(host_of(family), position=30)
     window = passes.clean(random_ids(BATCH, LENGTH), [site])
     changed = _changed(window, site)
     found = passes.resume(window, site, changed)
@@ -175,7 +162,7 @@ def test_a_model_that_keeps_no_keys_is_run_in_full(monkeypatch):
     monkeypatch.setattr(prefix._Recorder, "update", lambda _, keys, values, *__: (keys, values))
     monkeypatch.setattr(Passes, "is_exact", lambda *_: False)
     site = _site("gpt2", HOOKS[1])
-    passes = PrefixPasses(_host("gpt2"), position=30)
+    passes = PrefixPasses(host_of("gpt2"), position=30)
     window = passes.clean(random_ids(BATCH, LENGTH), [site])
     changed = _changed(window, site)
     found = passes.resume(window, site, changed)

@@ -8,20 +8,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import WIDTH, make_host, make_model, random_ids
+from by_hand import hook_module
+from families import (
+    BOS,
+    EOS,
+    WIDTH,
+    assert_same_sums,
+    host_of,
+    make_model,
+    make_sae,
+    make_subject,
+    make_tokens,
+    random_ids,
+)
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor
 
 from saebench.data.tokens import TokenSet
 from saebench.experiments.pairs import PairEngine
-from saebench.formats.metadata import SubjectMetadata
-from saebench.options import Packing
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine, site_of
 from saebench.substitution.measurement import PairMeasurement
 from saebench.substitution.noise import NoiseSource
 
-N, T, BOS, EOS, SEED = 5, 14, 0, 1, 11
+N, T, SEED = 5, 14, 11
 BLOCKS = {"gpt2": "transformer.h", "llama": "model.layers"}
 INSIDE = {"gpt2": ("attn", "mlp"), "llama": ("self_attn", "mlp")}
 PAIRS = [
@@ -36,38 +46,17 @@ every_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda p: "-".join(p))
 def _tokens() -> TokenSet:
     ids = random_ids(N, T)
     ids[1, 7], ids[2, 3] = BOS, EOS
-    counted = (torch.arange(T) > 0) & (ids != BOS) & (ids != EOS)
-    return TokenSet(ids, counted, Packing.DOCUMENTS, N, 0)
-
-
-def _sae(seed: int) -> Any:
-    from sae_lens import StandardSAE, StandardSAEConfig
-
-    generator = torch.Generator().manual_seed(seed)
-    sae = StandardSAE(StandardSAEConfig(d_in=WIDTH, d_sae=2 * WIDTH))
-    turned = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0]
-    both = torch.cat([turned, -turned])
-    with torch.no_grad():
-        sae.W_enc.copy_(both.T)
-        sae.W_dec.copy_(0.8 * both + 0.3 * torch.randn(both.shape, generator=generator) / 4)
-        sae.b_enc.fill_(-0.2)
-    return sae
+    return make_tokens(ids)
 
 
 def _subject(hook: str, seed: int, id: str) -> Subject:
-    metadata = SubjectMetadata(hook, None, T, True, None, False, False, None)
-    return Subject(_sae(seed), id=id, source=id, metadata=metadata)
-
-
-@cache
-def _host(family: str) -> Any:
-    return make_host(family)
+    return make_subject(make_sae(seed=seed), hook, id=id, context=T)
 
 
 def _measure(
     family: str, *pairs: tuple[Subject, Subject], batch_size: int | None = 2
 ) -> dict[tuple[str, str], PairMeasurement]:
-    engine = PairEngine(_host(family), _tokens(), seed=SEED, batch_size=batch_size)
+    engine = PairEngine(host_of(family), _tokens(), seed=SEED, batch_size=batch_size)
     return engine.measure(pairs, progress=lambda _: None)
 
 
@@ -84,7 +73,7 @@ class _ByHand:
     def __init__(self, family: str, *hooks: str) -> None:
         self.model = make_model(family).double()
         self.tokens = _tokens()
-        self.saes = [_sae(seed).double() for seed in (0, 1)]
+        self.saes = [make_sae(seed=seed).double() for seed in (0, 1)]
         self.hooks = hooks
         self.places = [self._place(family, hook) for hook in hooks]
 
@@ -99,12 +88,10 @@ class _ByHand:
     @torch.no_grad()
     def run(self, s: int, *changes: Callable[[Tensor], Tensor]) -> np.ndarray:
         """Return ln P of every position with a change at each place."""
-        handles = []
-        for (module, output), change in zip(self.places, changes, strict=True):
-            if output:
-                handles.append(module.register_forward_hook(_of_output(change)))
-            else:
-                handles.append(module.register_forward_pre_hook(_of_input(change)))
+        handles = [
+            hook_module(module, change, output=output)
+            for (module, output), change in zip(self.places, changes, strict=True)
+        ]
         logits = self.model(input_ids=self.tokens.ids[s][None], use_cache=False).logits[0]
         for handle in handles:
             handle.remove()
@@ -150,17 +137,6 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _of_output(change: Any) -> Any:
-    def hook(_: Any, __: Any, out: Any) -> Any:
-        return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
-
-    return hook
-
-
-def _of_input(change: Any) -> Any:
-    return lambda _, args: (change(args[0]), *args[1:])
-
-
 @cache
 def _expected(pair: tuple) -> dict[str, np.ndarray]:
     """Return every channel's per-sequence sums."""
@@ -204,7 +180,7 @@ def test_both_together_are_neither_one_alone_nor_their_sum(pair):
 def test_one_alone_is_what_the_engine_measures_of_one_sae():
     family, first, second = PAIRS[0]
     table = _measured(PAIRS[0]).table()
-    engine = Engine(_host(family), _tokens(), seed=SEED, batch_size=2)
+    engine = Engine(host_of(family), _tokens(), seed=SEED, batch_size=2)
     for which, (hook, seed) in {"first": (first, 0), "second": (second, 1)}.items():
         subject = _subject(hook, seed, "sae")
         alone = engine.measure([(subject, ("sae",))], progress=lambda _: None)["sae"].table()
@@ -225,18 +201,12 @@ def test_random_errors_at_two_places_are_independent():
     assert 0.2 < float(cosine.std()) < 0.3
 
 
-def _assert_same(one: PairMeasurement, other: PairMeasurement) -> None:
-    assert one.table().keys() == other.table().keys()
-    for channel, values in one.table().items():
-        # Other stacks and batches take other matrix kernels: roundings of fp32.
-        np.testing.assert_allclose(values, other.table()[channel], rtol=1e-4, err_msg=channel)
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, None])
 def test_the_batch_size_changes_nothing(batch_size):
     family, first, second = PAIRS[0]
     pair = _subject(first, 0, "one"), _subject(second, 1, "two")
-    _assert_same(_measure(family, pair, batch_size=batch_size)["one", "two"], _measured(PAIRS[0]))
+    found = _measure(family, pair, batch_size=batch_size)["one", "two"]
+    assert_same_sums(found, _measured(PAIRS[0]), rtol=1e-4)
 
 
 def _three() -> Sequence[Subject]:
@@ -251,7 +221,7 @@ def test_pairs_measured_together_are_measured_as_alone():
     assert list(together) == [("sae0", "sae1"), ("sae0", "sae2"), ("sae1", "sae2")]
     for pair in pairs:
         ids = (pair[0].id, pair[1].id)
-        _assert_same(together[ids], _measure("llama", pair)[ids])
+        assert_same_sums(together[ids], _measure("llama", pair)[ids], rtol=1e-4)
 
 
 def test_the_clean_pass_and_the_first_saes_pass_are_shared(monkeypatch):
@@ -265,9 +235,9 @@ def test_the_clean_pass_and_the_first_saes_pass_are_shared(monkeypatch):
             Passes, name, lambda *a, _r=real, _n=name, **k: calls.append(_n) or _r(*a, **k)
         )
     a, b, c = _three()
-    engine = PairEngine(_host("llama"), _tokens(), seed=SEED, batch_size=N)
+    engine = PairEngine(host_of("llama"), _tokens(), seed=SEED, batch_size=N)
     for subject in (a, b, c):
-        engine._passes.is_exact(site_of(_host("llama"), subject))
+        engine._passes.is_exact(site_of(host_of("llama"), subject))
     calls.clear()
     engine.measure([(a, b), (a, c), (b, c)], progress=lambda _: None)
     assert (calls.count("clean"), calls.count("resume_keeping")) == (1, 3 + 3)
@@ -284,7 +254,7 @@ def test_a_sequence_of_special_tokens_alone_counts_nothing():
     tokens = _tokens()
     counted = tokens.counted.clone()
     counted[2] = False
-    engine = PairEngine(_host("llama"), replace(tokens, counted=counted), seed=SEED, batch_size=1)
+    engine = PairEngine(host_of("llama"), replace(tokens, counted=counted), seed=SEED, batch_size=1)
     pair = _subject(PAIRS[0][1], 0, "one"), _subject(PAIRS[0][2], 1, "two")
     table = engine.measure([pair], progress=lambda _: None)["one", "two"].table()
     assert table["n.scored"][2] == table["sae.kl_together"][2] == 0
@@ -296,6 +266,6 @@ def test_a_sequence_of_special_tokens_alone_counts_nothing():
 
 def test_progress_hears_of_every_token():
     heard: list[int] = []
-    engine = PairEngine(_host("llama"), _tokens(), seed=0, batch_size=2)
+    engine = PairEngine(host_of("llama"), _tokens(), seed=0, batch_size=2)
     engine.measure([tuple(_three()[:2])], progress=heard.append)
     assert sum(heard) == N * T

@@ -65,11 +65,11 @@ def test_how_many_rows_are_taken_at_once_changes_nothing(product: int, block: in
 def test_states_that_rows_share_give_what_each_row_for_itself_gives(times, product, block):
     different = _states(3, -(-ROWS // times))
     changed = {"each": _states(1), "shared": different.repeat_interleave(times, dim=0)[:ROWS]}
-    given_ = {"each": changed["each"], "shared": Repeated(different, times)}
+    options = {"each": changed["each"], "shared": Repeated(different, times)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readout, "PRODUCT", dict.fromkeys(("cpu", "cuda"), product * VOCAB))
         patch.setattr(readout, "BLOCK", dict.fromkeys(("cpu", "cuda"), block * VOCAB))
-        found = read_out(_Host(), _states(0), given_, targets=TARGETS)
+        found = read_out(_Host(), _states(0), options, targets=TARGETS)
     _assert_all_at_once(_states(0), changed, found)
 
 
@@ -79,8 +79,8 @@ def test_rows_beyond_what_exp_holds_are_computed_again_alone(times: int, monkeyp
     states = _states(1, -(-ROWS // times))
     states[[0, 2, 3]] *= 500  # logits that move by thousands
     every = states.repeat_interleave(times, dim=0)[:ROWS]
-    given_ = {"far": Repeated(states, times) if times > 1 else states}
-    _, found = read_out(_Host(), _states(0), given_, targets=TARGETS)
+    options = {"far": Repeated(states, times) if times > 1 else states}
+    _, found = read_out(_Host(), _states(0), options, targets=TARGETS)
     log_p, log_q = (
         _Host().logits(side).double().log_softmax(dim=-1) for side in (_states(0), every)
     )

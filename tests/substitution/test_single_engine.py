@@ -8,8 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import HEADS, WIDTH, make_host, make_model, random_ids
-from scipy.special import log_softmax, rel_entr
+from by_hand import D_HEAD, ByHand, Place
+from families import (
+    BOS,
+    EOS,
+    WIDTH,
+    Identity,
+    assert_same_sums,
+    host_of,
+    make_sae,
+    make_subject,
+    make_tokens,
+    random_ids,
+)
+from scipy.special import rel_entr
 from torch import Tensor, nn
 
 from saebench.data.tokens import TokenSet
@@ -17,90 +29,60 @@ from saebench.errors import NonFiniteValue, NotApplicable
 from saebench.experiments.draws import DrawsEngine, DrawsMeasurement
 from saebench.experiments.one_token import SingleEngine, SingleMeasurement
 from saebench.experiments.windows import Places
-from saebench.formats.metadata import SubjectMetadata
 from saebench.measures.names import INTERVENTIONS, in_bin
-from saebench.options import Packing
 from saebench.subjects.hooks import find_site
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine
-from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.noise import NoiseSource
 from saebench.substitution.prefix import PrefixPasses
-from saebench.substitution.reference import ReferenceSums
 
-N, T, BOS, EOS, SEED = 5, 48, 0, 1, 11
+N, T, SEED = 5, 48, 11
 POSITION, OFFSETS = 24, 16  # beyond gemma2's sliding window of 16
-D_HEAD = WIDTH // HEADS
 LEFT_OUT, MASKED = 1, (3, POSITION + 5)  # a sequence with EOS at t; a BOS at a later offset
-# family, hook, head, module, what of it, the attention's output where the hook is resid_mid
 SITES = [
-    ("gpt2", "blocks.0.hook_resid_pre", None, "transformer.h.0", "input"),
-    ("gpt2", "blocks.1.hook_mlp_out", None, "transformer.h.1.mlp", "output"),
-    ("gpt2", "blocks.1.hook_resid_mid", None, "transformer.h.1.attn", "middle"),
-    ("gpt2", "blocks.1.mlp.hook_post", None, "transformer.h.1.mlp.c_proj", "input"),
-    ("llama", "blocks.1.hook_resid_pre", None, "model.layers.1", "input"),
-    ("llama", "blocks.2.hook_resid_post", None, "model.layers.2", "output"),
-    ("llama", "blocks.1.attn.hook_z", 2, "model.layers.1.self_attn.o_proj", "input"),
-    ("llama", "blocks.1.hook_resid_mid", None, "model.layers.1.self_attn", "middle"),
-    ("gpt_neox", "blocks.1.hook_resid_pre", None, "gpt_neox.layers.1", "input"),
-    ("gpt_neox", "blocks.1.hook_attn_out", None, "gpt_neox.layers.1.attention", "output"),
-    ("gemma2", "blocks.1.hook_resid_pre", None, "model.layers.1", "input"),
-    ("gemma2", "blocks.1.hook_attn_out", None, "model.layers.1.post_attention_layernorm",
+    Place("gpt2", "blocks.0.hook_resid_pre", None, "transformer.h.0", "input"),
+    Place("gpt2", "blocks.1.hook_mlp_out", None, "transformer.h.1.mlp", "output"),
+    Place("gpt2", "blocks.1.hook_resid_mid", None, "transformer.h.1.attn", "middle"),
+    Place("gpt2", "blocks.1.mlp.hook_post", None, "transformer.h.1.mlp.c_proj", "input"),
+    Place("llama", "blocks.1.hook_resid_pre", None, "model.layers.1", "input"),
+    Place("llama", "blocks.2.hook_resid_post", None, "model.layers.2", "output"),
+    Place("llama", "blocks.1.attn.hook_z", 2, "model.layers.1.self_attn.o_proj", "input"),
+    Place("llama", "blocks.1.hook_resid_mid", None, "model.layers.1.self_attn", "middle"),
+    Place("gpt_neox", "blocks.1.hook_resid_pre", None, "gpt_neox.layers.1", "input"),
+    Place("gpt_neox", "blocks.1.hook_attn_out", None, "gpt_neox.layers.1.attention", "output"),
+    Place("gemma2", "blocks.1.hook_resid_pre", None, "model.layers.1", "input"),
+    Place("gemma2", "blocks.1.hook_attn_out", None, "model.layers.1.post_attention_layernorm",
      "output"),
-    ("qwen2", "blocks.0.hook_resid_post", None, "model.layers.0", "output"),
-    ("qwen2", "blocks.1.attn.hook_z", 1, "model.layers.1.self_attn.o_proj", "input"),
+    Place("qwen2", "blocks.0.hook_resid_post", None, "model.layers.0", "output"),
+    Place("qwen2", "blocks.1.attn.hook_z", 1, "model.layers.1.self_attn.o_proj", "input"),
 ]  # fmt: skip
-every_site = pytest.mark.parametrize("site", SITES, ids=lambda s: f"{s[0]}-{s[1]}")
+every_site = pytest.mark.parametrize("site", SITES, ids=lambda s: f"{s.family}-{s.hook}")
 RESID = SITES[4]
+# Where KL and TV are small the logits' roundings are not: some 1e-7 for each token.
+CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 
 
 def _tokens() -> TokenSet:
     ids = random_ids(N, T)
     ids[LEFT_OUT, POSITION], ids[MASKED] = EOS, BOS
-    counted = torch.ones(N, T, dtype=torch.bool)
-    for s in range(N):
-        for t in range(T):
-            counted[s, t] = t > 0 and int(ids[s, t]) not in (BOS, EOS)
-    return TokenSet(ids, counted, Packing.DOCUMENTS, N, 0)
+    return make_tokens(ids)
 
 
-def _width(site: Sequence) -> int:
-    return find_site(_host(site[0]), site[1], head=site[2]).width
+def _sae(site: Place, *, seed: int = 0) -> Any:
+    width = find_site(host_of(site.family), site.hook, head=site.head).width
+    return make_sae(width, seed=seed)
 
 
-def _sae(d: int, *, seed: int = 0) -> Any:
-    """Return a StandardSAE that reconstructs roughly."""
-    from sae_lens import StandardSAE, StandardSAEConfig
-
-    generator = torch.Generator().manual_seed(seed)
-    sae = StandardSAE(StandardSAEConfig(d_in=d, d_sae=2 * d))
-    turned = torch.linalg.qr(torch.randn(d, d, generator=generator))[0]
-    both = torch.cat([turned, -turned])
-    noise = torch.randn(both.shape, generator=generator)
-    with torch.no_grad():
-        sae.W_enc.copy_(both.T + 0.1 * noise.T / d**0.5)
-        sae.W_dec.copy_(0.9 * both + 0.5 * noise / d**0.5)
-        sae.b_enc.fill_(-0.2)
-        sae.b_dec.copy_(0.1 * noise[0])
-    return sae
+def _subject(sae: nn.Module, site: Place, *, id: str = "sae") -> Subject:
+    return make_subject(sae, site.hook, id=id, head=site.head, context=T)
 
 
-def _subject(sae: nn.Module, site: Sequence, *, id: str = "sae") -> Subject:
-    metadata = SubjectMetadata(site[1], None, T, True, site[2], False, False, None)
-    return Subject(sae, id=id, source=id, metadata=metadata)
-
-
-@cache
-def _host(family: str) -> Any:
-    return make_host(family)
-
-
-def _places(site: Sequence, tokens: TokenSet | None = None) -> Places:
-    return Places(Engine(_host(site[0]), tokens or _tokens(), seed=SEED))
+def _places(site: Place, tokens: TokenSet | None = None) -> Places:
+    return Places(Engine(host_of(site.family), tokens or _tokens(), seed=SEED))
 
 
 def _measure(
-    site: Sequence, *subjects: Subject, names: Sequence[str] = INTERVENTIONS,
+    site: Place, *subjects: Subject, names: Sequence[str] = INTERVENTIONS,
     tokens: TokenSet | None = None, batch_size: int | None = None, position: int = POSITION,
 ) -> dict[str, Any]:  # fmt: skip
     engine = SingleEngine(_places(site, tokens), batch_size=batch_size)
@@ -110,12 +92,12 @@ def _measure(
 
 
 @cache
-def _measured(site: tuple) -> SingleMeasurement:
-    return _measure(site, _subject(_sae(_width(site)), site))["sae"]
+def _measured(site: Place) -> SingleMeasurement:
+    return _measure(site, _subject(_sae(site), site))["sae"]
 
 
 def _draw(
-    site: Sequence, *subjects: Subject, draws: int = 6, sequences: int = N,
+    site: Place, *subjects: Subject, draws: int = 6, sequences: int = N,
     batch_size: int | None = None, tokens: TokenSet | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     engine = DrawsEngine(_places(site, tokens), batch_size=batch_size)
@@ -125,83 +107,23 @@ def _draw(
 
 
 @cache
-def _drawn(site: tuple, draws: int = 6) -> DrawsMeasurement:
-    return _draw(site, _subject(_sae(_width(site)), site), draws=draws)["sae"]
+def _drawn(site: Place, draws: int = 6) -> DrawsMeasurement:
+    return _draw(site, _subject(_sae(site), site), draws=draws)["sae"]
 
 
-class _Wide(Tokens):
-    """Tokens in float64 with the engine's fp32 noise."""
+class _AtPosition(ByHand):
+    """Substitutions of the token at the position alone."""
 
-    def noise(self, name: str) -> Tensor:
-        return super().noise(name).double()
-
-
-class _BruteForce:
-    """Full plain passes in float64, one for each sequence and substitution."""
-
-    def __init__(self, site: Sequence) -> None:
-        self.site, self.tokens = site, _tokens()
-        self.model = make_model(site[0]).double()
-        sae = _sae(_width(site)).double()
-        counted = self.tokens.counted
-        x = torch.cat([self._activation(s)[counted[s]] for s in range(N)])
-        with torch.no_grad():
-            x_hat = sae.decode(sae.encode(x))
-        sequence, position = counted.nonzero(as_tuple=True)
-        sums = ReferenceSums(x.shape[1], tokens=len(x))
-        sums.update(x, sequence, position)
-        reference = sums.compute(torch.device("cpu"))
-        self.every = _Wide(x, x_hat, sequence, position, reference, x - x_hat, seed=SEED)
-        self.clean = [self._run(s, None) for s in range(N)]
+    def __init__(self, place: Place) -> None:
+        super().__init__(place, _sae(place), _tokens(), seed=SEED)
+        self.clean = [self.run(s) for s in range(N)]
 
     @property
     def measured(self) -> list[int]:
         return [s for s in range(N) if bool(self.tokens.counted[s, POSITION])]
 
-    def _columns(self) -> slice:
-        head = self.site[2]
-        return slice(None) if head is None else slice(head * D_HEAD, (head + 1) * D_HEAD)
-
-    @torch.no_grad()
-    def _activation(self, s: int) -> Tensor:
-        seen: list[Tensor] = []
-        self._run(s, lambda x: seen.append(x) or x)
-        return seen[0][0][:, self._columns()]
-
-    @torch.no_grad()
-    def _run(self, s: int, change: Any) -> np.ndarray:
-        """Return log-probabilities of all positions, the activation changed as a whole."""
-        module, handles = self.model.get_submodule(self.site[3]), []
-        start: list[Tensor] = []
-        if change is not None and self.site[4] == "middle":
-            block = self.model.get_submodule(self.site[3].rsplit(".", 1)[0])
-            handles.append(block.register_forward_pre_hook(lambda _, args: start.append(args[0])))
-
-        def write(value: Tensor) -> Tensor:
-            return change(start[0] + value) - start[0] if start else change(value)
-
-        def before(_: Any, args: tuple, kwargs: dict) -> Any:
-            return (write(args[0]), *args[1:]), kwargs
-
-        def after(_: Any, __: Any, out: Any) -> Any:
-            return (write(out[0]), *out[1:]) if isinstance(out, tuple) else write(out)
-
-        if change is not None and self.site[4] == "input":
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        elif change is not None:
-            handles.append(module.register_forward_hook(after))
-        logits = self.model(input_ids=self.tokens.ids[s][None], use_cache=False).logits[0]
-        for handle in handles:
-            handle.remove()
-        return log_softmax(logits.numpy(), axis=-1)
-
     def substituted(self, s: int, x_prime: Tensor) -> np.ndarray:
-        def change(x: Tensor) -> Tensor:
-            out = x.clone()
-            out[0, POSITION, self._columns()] = x_prime
-            return out
-
-        return self._run(s, change)
+        return self.run_with(s, {POSITION: x_prime})
 
     def at(self, s: int) -> int:
         """Return the row of the substituted token among all counted ones."""
@@ -212,7 +134,7 @@ class _BruteForce:
         """Return KL, CE, TV and agreement by sequence and offset, by loops over tokens."""
         shape = (N, OFFSETS + 1)
         found = {c: np.zeros(shape) for c in ("kl", "ce", "tv", "agrees")}
-        x_prime = substitute(name, self.every)
+        x_prime = self.changed(name)
         for s in self.measured:
             log_q = self.substituted(s, x_prime[self.at(s)])
             for k in range(OFFSETS + 1):
@@ -228,8 +150,8 @@ class _BruteForce:
 
 
 @cache
-def _brute_force(site: tuple) -> _BruteForce:
-    return _BruteForce(site)
+def _brute_force(site: Place) -> _AtPosition:
+    return _AtPosition(site)
 
 
 @every_site
@@ -238,7 +160,7 @@ def test_every_channel_is_that_of_full_plain_passes_in_float64(site, name):
     expected, found = _brute_force(site).readout(name), _measured(site)
     assert found.path == "prefix"
     # A final RMSNorm undoes a change of length: sae_norm after the last block is the identity.
-    nothing = name == "sae_norm" and site[1] == "blocks.2.hook_resid_post"
+    nothing = name == "sae_norm" and site.hook == "blocks.2.hook_resid_post"
     assert (expected["kl"].sum() < 1e-9) if nothing else (expected["kl"].sum() > 1e-3)
     for channel, values in expected.items():
         # fp32 against float64; 1e-6 of KL is zero.
@@ -272,29 +194,23 @@ def test_exceeded_counts_the_tokens_at_which_the_saes_kl_is_larger():
     assert found.sums.total("eps_random.exceeded") == above.sum()
 
 
-def _assert_same(one: Any, other: Any, *, rtol: float) -> None:
-    assert one.table().keys() == other.table().keys()
-    for channel, values in one.table().items():
-        # Where KL and TV are small the logits' roundings are not: some 1e-7 for each token.
-        np.testing.assert_allclose(
-            values, other.table()[channel], rtol=rtol, atol=2e-6, err_msg=channel
-        )
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4])
 def test_the_batch_size_changes_nothing(batch_size):
-    found = _measure(RESID, _subject(_sae(WIDTH), RESID), batch_size=batch_size)["sae"]
-    _assert_same(found, _measured(RESID), rtol=1e-5)  # other batches take other kernels
-    drawn = _draw(RESID, _subject(_sae(WIDTH), RESID), batch_size=batch_size)["sae"]
+    found = _measure(RESID, _subject(make_sae(), RESID), batch_size=batch_size)["sae"]
+    assert_same_sums(found, _measured(RESID), **CLOSE)  # other batches take other kernels
+    drawn = _draw(RESID, _subject(make_sae(), RESID), batch_size=batch_size)["sae"]
     np.testing.assert_allclose(drawn.draws, _drawn(RESID).draws, rtol=1e-5)
 
 
 def test_saes_measured_together_are_measured_as_alone():
     places = [RESID, RESID, SITES[6]]
-    some = [_subject(_sae(_width(site), seed=i), site, id=str(i)) for i, site in enumerate(places)]
+    some = [
+        _subject(make_sae(WIDTH if site.head is None else D_HEAD, seed=i), site, id=str(i))
+        for i, site in enumerate(places)
+    ]
     together, drawn = _measure(RESID, *some), _draw(RESID, *some)
     for subject in some:
-        _assert_same(together[subject.id], _measure(RESID, subject)[subject.id], rtol=1e-5)
+        assert_same_sums(together[subject.id], _measure(RESID, subject)[subject.id], **CLOSE)
         alone = _draw(RESID, subject)[subject.id]
         np.testing.assert_allclose(drawn[subject.id].draws, alone.draws, rtol=1e-5)
     assert together["0"].sums.total("sae.kl") != together["1"].sums.total("sae.kl")
@@ -302,7 +218,7 @@ def test_saes_measured_together_are_measured_as_alone():
 
 def test_fewer_interventions_give_the_same_values():
     names = ("sae", "cov_random", "mean")
-    few = _measure(RESID, _subject(_sae(WIDTH), RESID), names=names)["sae"]
+    few = _measure(RESID, _subject(make_sae(), RESID), names=names)["sae"]
     for name in names:
         expected = _measured(RESID).sums.by_sequence[f"{name}.kl"]
         np.testing.assert_allclose(few.sums.by_sequence[f"{name}.kl"], expected, rtol=1e-5)
@@ -310,7 +226,7 @@ def test_fewer_interventions_give_the_same_values():
 
 @pytest.mark.parametrize("position", [T - 1, T - 2, T - 10])
 def test_the_window_ends_with_the_context(position):
-    found = _measure(RESID, _subject(_sae(WIDTH), RESID), position=position)["sae"]
+    found = _measure(RESID, _subject(make_sae(), RESID), position=position)["sae"]
     assert list(found.offsets) == list(range(T - position))
     assert found.cut == OFFSETS + 1 - (T - position)
     assert found.sums.total("n.scored") > 0
@@ -319,11 +235,11 @@ def test_the_window_ends_with_the_context(position):
 
 def test_a_position_beyond_the_context_does_not_apply():
     with pytest.raises(NotApplicable, match=r"position 48 .* have 48 tokens.*--sae-context"):
-        _measure(RESID, _subject(_sae(WIDTH), RESID), position=T)
+        _measure(RESID, _subject(make_sae(), RESID), position=T)
 
 
 def test_position_0_does_not_apply_unless_it_counts():
-    subject, tokens = _subject(_sae(WIDTH), RESID), _tokens()
+    subject, tokens = _subject(make_sae(), RESID), _tokens()
     with pytest.raises(NotApplicable, match="position 0 .*--sae-score-bos"):
         _measure(RESID, subject, position=0)
     every = replace(tokens, counted=torch.ones_like(tokens.counted))
@@ -333,26 +249,18 @@ def test_position_0_does_not_apply_unless_it_counts():
     assert found.sums.by_position["sae.kl"].all()
 
 
-class _Identity(nn.Module):
-    def encode(self, x: Tensor) -> Tensor:
-        return x
-
-    def decode(self, features: Tensor) -> Tensor:
-        return features
-
-
 @every_site
 def test_the_identity_changes_nothing(site):
     names = [n for n in INTERVENTIONS if n not in ("zero", "mean")]
-    found = _measure(site, _subject(_Identity(), site), names=names)["sae"]
+    found = _measure(site, _subject(Identity(), site), names=names)["sae"]
     for name in names:
         assert found.sums.total(f"{name}.kl") / found.sums.total("n.scored") <= 1e-6, name
-    drawn = _draw(site, _subject(_Identity(), site))["sae"]
+    drawn = _draw(site, _subject(Identity(), site))["sae"]
     assert not drawn.standing().defined.any()
 
 
 def test_a_failed_intervention_is_named_and_spares_the_others():
-    class Silent(_Identity):
+    class Silent(Identity):
         def decode(self, features: Tensor) -> Tensor:
             return torch.zeros_like(features)
 
@@ -366,7 +274,7 @@ def test_a_failed_intervention_is_named_and_spares_the_others():
 class _EveryDraw:
     """ε-random KL at the position itself, by one full plain pass in float64 for each draw."""
 
-    def __init__(self, brute: _BruteForce) -> None:
+    def __init__(self, brute: _AtPosition) -> None:
         self.brute = brute
 
     def kl(self, s: int, draw: int) -> float:
@@ -399,13 +307,13 @@ def test_a_draw_does_not_depend_on_how_many_there_are(draws):
 
 
 def test_the_first_draw_is_the_intervention_itself():
-    single = _measure(RESID, _subject(_sae(WIDTH), RESID))["sae"].table()
+    single = _measure(RESID, _subject(make_sae(), RESID))["sae"].table()
     kl = single[in_bin("eps_random.kl", 0)]
     np.testing.assert_allclose(_drawn(RESID).draws[:, 0], kl, rtol=1e-5)
 
 
 def test_draws_look_at_the_first_sequences_only():
-    found = _draw(RESID, _subject(_sae(WIDTH), RESID), sequences=3)["sae"]
+    found = _draw(RESID, _subject(make_sae(), RESID), sequences=3)["sae"]
     assert found.sequence.tolist() == [0, 2]
     assert (found.sequences, found.left_out) == (3, 1)
     np.testing.assert_allclose(found.draws, _drawn(RESID).draws[:2], rtol=1e-5)
@@ -434,9 +342,7 @@ def test_examples_are_what_full_passes_say_next():
         assert e.tokens == tuple(f" w{i}" for i in top)
         assert e.text.endswith(f" w{int(_tokens().ids[e.sequence, POSITION])}")
         said = {"clean": log_p} | {
-            name: brute.substituted(
-                e.sequence, substitute(name, brute.every)[brute.at(e.sequence)]
-            )[POSITION]
+            name: brute.substituted(e.sequence, brute.changed(name)[brute.at(e.sequence)])[POSITION]
             for name in ("sae", "eps_random")
         }
         for name, log in said.items():
@@ -445,7 +351,7 @@ def test_examples_are_what_full_passes_say_next():
 
 def test_progress_hears_of_every_position_and_every_draw():
     heard: list[int] = []
-    subject = _subject(_sae(WIDTH), RESID)
+    subject = _subject(make_sae(), RESID)
     SingleEngine(_places(RESID), batch_size=2).measure(
         [(subject, ("sae",))], position=POSITION, offsets=OFFSETS, progress=heard.append
     )
@@ -467,6 +373,6 @@ def test_prefix_keys_are_shown_once_for_all_draws(monkeypatch):
         return resume(self, window, site, changed)
 
     monkeypatch.setattr(PrefixPasses, "resume", watched)
-    _draw(RESID, _subject(_sae(WIDTH), RESID), draws=50)
+    _draw(RESID, _subject(make_sae(), RESID), draws=50)
     assert set(lengths) == {1}
     assert len(lengths) < 10

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import WIDTH, make_host, make_model, random_ids
+from families import WIDTH, make_host, make_model, make_tokens, random_ids
 from scipy.special import log_softmax, rel_entr
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from saebench.data.cloze_tokens import ClozeTokens
 from saebench.data.tokens import TokenSet
 from saebench.errors import HookError
 from saebench.experiments.cloze_prompts import ClozeEngine
-from saebench.options import Overrides, Packing
+from saebench.options import Overrides
 from saebench.subjects.loading import wrap_sae
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine
@@ -36,10 +36,10 @@ def _transcoder(kind: str = "transcoder", *, hook_in: str = IN, d_in: int = WIDT
     from sae_lens.registry import get_sae_class
     from sae_lens.saes.sae import SAEMetadata
 
-    told = SAEMetadata(hook_name=hook_in, hook_name_out=OUT, context_size=T, prepend_bos=True)
+    stated = SAEMetadata(hook_name=hook_in, hook_name_out=OUT, context_size=T, prepend_bos=True)
     made, config = get_sae_class(kind)
     sae = made(config(d_in=d_in, d_out=WIDTH, d_sae=3 * WIDTH, apply_b_dec_to_input=False,
-                      metadata=told))  # fmt: skip
+                      metadata=stated))  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
@@ -53,9 +53,7 @@ def _subject(kind: str = "transcoder", **changes: Any) -> Subject:
 
 
 def _tokens() -> TokenSet:
-    counted = torch.ones(N, T, dtype=torch.bool)
-    counted[:, 0] = False
-    return TokenSet(random_ids(N, T), counted, Packing.DOCUMENTS, N, 0)
+    return make_tokens(random_ids(N, T))
 
 
 @cache
