@@ -255,7 +255,7 @@ def _written_number(read: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 FLAG = Kind("True or False", "", _boolean, _written_boolean)
 TRUE_OR_FALSE = Kind("True or False", "true|false", _boolean, _written_boolean)
-WHOLE_NUMBER = Kind("a whole number", "N", _whole_number, _written_number(int), argparse_type=int)
+WHOLE = Kind("a whole number", "N", _whole_number, _written_number(int), argparse_type=int)
 NUMBER = Kind("a number", "X", _number, _written_number(float))
 PATH_OR_NAME = Kind("a path or a name", "PATH|NAME", os.fsdecode)
 FILE = Kind("a path", "FILE", lambda value: Path(os.path.expanduser(value)))

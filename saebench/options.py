@@ -8,7 +8,7 @@ pytest run of the environment imports this, so it imports neither pytest nor any
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -21,7 +21,7 @@ from saebench.option_kinds import (
     NUMBER,
     PATH_OR_NAME,
     TRUE_OR_FALSE,
-    WHOLE_NUMBER,
+    WHOLE,
     WORD,
     Group,
     Kind,
@@ -122,7 +122,7 @@ class Overrides(OptionRecord):
 
     hook: str | None = option(SAE, HOOK, "the SAE's hook, where its metadata has none")
     training_context: int | None = option(
-        SAE, WHOLE_NUMBER, "context that the SAE was trained on, where its metadata has none"
+        SAE, WHOLE, "context that the SAE was trained on, where its metadata has none"
     )
     prepend_bos: bool | None = option(
         SAE, TRUE_OR_FALSE, "whether it was trained with BOS first, where its metadata is silent"
@@ -170,38 +170,38 @@ class Settings(OptionRecord):
         DATA, choice(Profile), "how much is measured by default", default=Profile.STANDARD
     )
     sequences: int | None = option(
-        DATA, WHOLE_NUMBER, "number of sequences (default: the profile's)", least=1
+        DATA, WHOLE, "number of sequences (default: the profile's)", least=1
     )
     prompts: int | None = option(
-        DATA, WHOLE_NUMBER, "number of cloze prompts (default: the profile's)", least=1
+        DATA, WHOLE, "number of cloze prompts (default: the profile's)", least=1
     )
     context: int | None = option(
         DATA,
-        WHOLE_NUMBER,
+        WHOLE,
         "tokens in each sequence (default: the SAE's training context)",
         least=SHORTEST_CONTEXT,
     )
     batch_size: int | None = option(
-        DATA, WHOLE_NUMBER, "sequences in a batch (default: chosen by width and context)", least=1
+        DATA, WHOLE, "sequences in a batch (default: as many as memory allows)", least=1
     )
     position: int = option(
         DATA,
-        WHOLE_NUMBER,
-        "position of the token substituted alone, in single_token and kl_gap[single]",
+        WHOLE,
+        "position of the token substituted alone (single_token, kl_gap)",
         default=32,
         least=0,
     )
     draw_position: int = option(
         DATA,
-        WHOLE_NUMBER,
-        "position of the token substituted by many random errors, in single_token",
+        WHOLE,
+        "position of the token with many random errors (single_token)",
         default=48,
         least=0,
     )
     draws: int | None = option(
-        DATA, WHOLE_NUMBER, "how many random errors (default: the profile's, 50 or 500)", least=2
+        DATA, WHOLE, "how many random errors (default: the profile's, 50 or 500)", least=2
     )
-    seed: int = option(DATA, WHOLE_NUMBER, "root seed of all noise", default=0)
+    seed: int = option(DATA, WHOLE, "root seed of all noise", default=0)
     device: str = option(
         DATA, NAME, "torch device (default: cuda where there is one, else cpu)", default="auto"
     )
@@ -282,7 +282,7 @@ class Scale(OptionRecord):
     )
     workers: int | None = option(
         SCALE,
-        WHOLE_NUMBER,
+        WHOLE,
         "processes, or Ray actors, that share the sequences (default: the calling process)",
         least=1,
     )
@@ -303,12 +303,12 @@ class Scale(OptionRecord):
         default=Rerun.MISSING,
     )
     shard_sequences: int | None = option(
-        SCALE, WHOLE_NUMBER, f"sequences of a shard (default: {SHARD_TOKENS} tokens' worth)",
+        SCALE, WHOLE, f"sequences of a shard (default: {SHARD_TOKENS} tokens' worth)",
         least=1,
     )  # fmt: skip
     threads: int | None = option(
         SCALE,
-        WHOLE_NUMBER,
+        WHOLE,
         "threads of each worker's matrix products (default: 1; without workers all cores)",
         least=1,
         name="worker-threads",
@@ -470,7 +470,10 @@ def options_from(record: type[Record], values: Mapping[str, Any]) -> Record:
         >>> options_from(RunOptions, {"sequences": 16, "workers": 2}).settings.sequences
         16
     """
-    types = get_type_hints(record)
-    inner = {name: options_from(t, values) for name, t in types.items() if is_dataclass(t)}
-    own = {f.name: values[f.name] for f in fields(record) if f.name in values}  # pyright: ignore
-    return record(**own, **inner)
+    given: dict[str, Any] = {}
+    for name, kind in get_type_hints(record).items():
+        if is_dataclass(kind) and isinstance(kind, type):
+            given[name] = options_from(kind, values)
+        elif name in values:
+            given[name] = values[name]
+    return record(**given)

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from saebench.text import plain_text
 
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
-"""Returns a bar from a label and a number of tokens; entering it gives the function that advances it."""
+"""Returns a bar from a label and a number of tokens; entered, it gives what advances it."""
 
 
 FORMAT = (
