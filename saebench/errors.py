@@ -15,7 +15,6 @@ SaebenchError
 └── StoreError              a result cannot be written
 """
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -78,6 +77,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         >>> nearest("eps_randm", ["zero", "eps_random"])
         "; did you mean 'eps_random'?"
     """
+    import difflib  # here, as every pytest run of the environment imports this module
+
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

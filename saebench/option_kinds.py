@@ -39,6 +39,7 @@ class Kind:
             pyproject.toml. A text that it cannot read is returned as it is: ``convert`` refuses it.
         choices: the values that there are, where they are few.
         repeatable: True where the option may be given several times.
+        default: of an option that declares none.
         argparse_type: what argparse reads a value with; None leaves the text.
     """
 
@@ -48,6 +49,7 @@ class Kind:
     parse: Callable[[Any], Any] = lambda written: written
     choices: tuple[str, ...] = ()
     repeatable: bool = False
+    default: Any = None
     argparse_type: Callable[[str], Any] | None = None
 
 
@@ -151,6 +153,7 @@ def option(
     name: str = "",
 ) -> Any:
     """Declare a field of a record as an option; its name is the field's where none is given."""
+    default = kind.default if default is None else default
     declared = Option(group, kind, about, default, least, name)
     return field(default=default, metadata={_METADATA: declared})
 
@@ -199,7 +202,7 @@ def several(separator: str, metavar: str, *, repeatable: bool = False) -> Kind:
         parts = written.split(separator) if isinstance(written, str) else written
         return [part.strip() for part in parts if part.strip()] if _are_texts(parts) else written
 
-    return Kind("a list of texts", metavar, _texts, parse, repeatable=repeatable)
+    return Kind("a list of texts", metavar, _texts, parse, repeatable=repeatable, default=())
 
 
 def choice(values: Iterable[str]) -> Kind:
@@ -253,8 +256,8 @@ def _written_number(read: Callable[[str], Any]) -> Callable[[Any], Any]:
     return parse
 
 
-FLAG = Kind("True or False", "", _boolean, _written_boolean)
 TRUE_OR_FALSE = Kind("True or False", "true|false", _boolean, _written_boolean)
+FLAG = replace(TRUE_OR_FALSE, metavar="", default=False)
 WHOLE = Kind("a whole number", "N", _whole_number, _written_number(int), argparse_type=int)
 NUMBER = Kind("a number", "X", _number, _written_number(float))
 PATH_OR_NAME = Kind("a path or a name", "PATH|NAME", os.fsdecode)

@@ -6,7 +6,6 @@ pytest run of the environment imports this, so it imports neither pytest nor any
 """
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
@@ -157,9 +156,7 @@ class Settings(OptionRecord):
         "(default: BOS, else EOS)",
     )
     dataset: str | None = option(
-        DATA,
-        PATH_OR_NAME,
-        "texts: .jsonl, .txt, .parquet, a saved data set, or a hub NAME[:SPLIT]",
+        DATA, PATH_OR_NAME, "texts: .jsonl, .txt, .parquet, a saved data set, or a hub NAME[:SPLIT]"
     )
     cloze: str | None = option(
         DATA,
@@ -206,29 +203,23 @@ class Settings(OptionRecord):
         DATA, NAME, "torch device (default: cuda where there is one, else cpu)", default="auto"
     )
     dtype: str = option(
-        DATA, DTYPE, "dtype of the model; tf32, on a GPU, is float32 multiplied in TF32",
+        DATA,
+        DTYPE,
+        "dtype of the model; tf32, on a GPU, is float32 multiplied in TF32",
         default="float32",
-    )  # fmt: skip
+    )
     packing: Packing = option(
         DATA,
         choice(Packing),
         "how documents become sequences: one of each, or joined and cut",
         default=Packing.DOCUMENTS,
     )
-    score_bos: bool = option(
-        DATA, FLAG, "substitute and score position 0 and special tokens too", default=False
-    )
+    score_bos: bool = option(DATA, FLAG, "substitute and score position 0 and special tokens too")
     interventions: tuple[str, ...] = option(
-        DATA,
-        several(",", "NAME[,NAME...]"),
-        "interventions that kl_gap measures (default: all)",
-        default=(),
+        DATA, several(",", "NAME[,NAME...]"), "interventions that kl_gap measures (default: all)"
     )
     stop_early: bool = option(
-        DATA,
-        FLAG,
-        "measure in rounds of sequences; end where every primary gate is decided",
-        default=False,
+        DATA, FLAG, "measure in rounds of sequences; end where every primary gate is decided"
     )
     thresholds: str | None = option(
         GATE, PATH_OR_NAME, "threshold file (default: baselines/thresholds.toml)"
@@ -237,7 +228,6 @@ class Settings(OptionRecord):
         GATE,
         several("\n", "RULE", repeatable=True),
         "a further gate, repeatable: 'kl_gap.ratio[eps_random]<=2', 'fidelity.kl in [0,0.1]'",
-        default=(),
     )
     baseline: str | None = option(
         GATE,
@@ -303,9 +293,8 @@ class Scale(OptionRecord):
         default=Rerun.MISSING,
     )
     shard_sequences: int | None = option(
-        SCALE, WHOLE, f"sequences of a shard (default: {SHARD_TOKENS} tokens' worth)",
-        least=1,
-    )  # fmt: skip
+        SCALE, WHOLE, f"sequences of a shard (default: {SHARD_TOKENS} tokens' worth)", least=1
+    )
     threads: int | None = option(
         SCALE,
         WHOLE,
@@ -361,14 +350,12 @@ class RunOptions(OptionRecord):
         several("\n", "SPEC", repeatable=True),
         "an SAE to judge, repeatable: a SAELens directory, a glob of them, release:sae_id, or "
         "org/repo:path; NAME=SPEC names it",
-        default=(),
     )
     settings: Settings = field(default_factory=Settings)
     cost: bool = option(
         DATA,
         FLAG,
         "time the cost cases too (else only where nothing but cost is selected: -k cost)",
-        default=False,
     )
     json: Path | None = option(OUTPUT, FILE, "write the result file here")
     md: Path | None = option(OUTPUT, FILE, "write a Markdown summary here")
@@ -376,12 +363,9 @@ class RunOptions(OptionRecord):
         OUTPUT, FILE, "write the report here: one page for a browser, which needs no network"
     )
     update_baselines: bool = option(
-        OUTPUT, FLAG, "store what this run measured as baselines, printing old -> new",
-        default=False,
-    )  # fmt: skip
-    update_new: bool = option(
-        OUTPUT, FLAG, "store baselines of cases that have none yet", default=False
+        OUTPUT, FLAG, "store what this run measured as baselines, printing old -> new"
     )
+    update_new: bool = option(OUTPUT, FLAG, "store baselines of cases that have none yet")
     scale: Scale = field(default_factory=Scale)
 
     def __post_init__(self) -> None:
@@ -440,6 +424,8 @@ def _project_table(root: Path) -> dict[str, Any]:
     path = root / "pyproject.toml"
     if not path.is_file():
         return {}
+    import tomllib
+
     return tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("saebench", {})
 
 

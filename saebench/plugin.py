@@ -4,7 +4,6 @@ It loads in every pytest run of the environment: what is slow to import is impor
 benchmark is collected, or later.
 """
 
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -180,11 +179,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def pytest_testnodedown(node: Any, error: Any) -> None:  # noqa: ARG001
     """Add the results of an xdist worker that has ended."""
     output = getattr(node, "workeroutput", {})
-    if not any(key.startswith("saebench") for key in output):
+    if "saebench_announced" not in output:
         return
     judging = _session(node.config)
     judging.unusable = judging.unusable or output.get("saebench_unusable")
-    judging.expect(output.get("saebench_announced", ()))
+    judging.expect(output["saebench_announced"])
     sent = output.get("saebench")
     if sent is not None:
         from saebench.store.json_files import parse_run
@@ -199,26 +198,31 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write the results; an xdist worker sends its own to the controller."""
     config: Any = session.config
     judging = config.stash.get(SESSION, None)
-    if judging is not None:
-        judging.close()
-    if judging is not None and hasattr(config, "workeroutput"):
-        config.workeroutput["saebench_announced"] = judging.announced
-    if judging is not None and judging.unusable is not None:
-        if hasattr(config, "workeroutput"):
-            config.workeroutput["saebench_unusable"] = judging.unusable
-        session.exitstatus = pytest.ExitCode.USAGE_ERROR
-    if judging is None or not judging.has_results:
+    if judging is None:
         return
+    judging.close()
+    if judging.unusable is not None:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
     complete = exitstatus in (0, 1) and judging.unusable is None
     if hasattr(config, "workeroutput"):
-        from saebench.store.json_files import dump_run
-        from saebench.store.sums_file import dump_sums
-
-        run = judging.run(complete=complete)
-        config.workeroutput["saebench"] = dump_run(run)
-        config.workeroutput["saebench_sums"] = dump_sums(judging.sums(), run_id=run.run.id)
-    else:
+        config.workeroutput |= _worker_output(judging, complete=complete)
+    elif judging.has_results:
         _write(session, judging, complete=complete)
+
+
+def _worker_output(judging: "BenchmarkSession", *, complete: bool) -> dict[str, Any]:
+    """Return what an xdist worker sends to the controller."""
+    from saebench.store.json_files import dump_run
+    from saebench.store.sums_file import dump_sums
+
+    output: dict[str, Any] = {"saebench_announced": judging.announced}
+    if judging.unusable is not None:
+        output["saebench_unusable"] = judging.unusable
+    if judging.has_results:
+        run = judging.run(complete=complete)
+        output["saebench"] = dump_run(run)
+        output["saebench_sums"] = dump_sums(judging.sums(), run_id=run.run.id)
+    return output
 
 
 def _write(session: pytest.Session, judging: "BenchmarkSession", *, complete: bool) -> None:
@@ -267,9 +271,11 @@ def _let_pytest_warn_of_its_cache(config: Any) -> None:
 
 def _names_an_sae(config: pytest.Config) -> bool:
     """Return whether an SAE was given."""
+    from tomllib import TOMLDecodeError
+
     try:
         return "sae" in given_options(config)
-    except tomllib.TOMLDecodeError:  # an error where benchmarks are collected, and nowhere else
+    except TOMLDecodeError:  # an error where benchmarks are collected, and nowhere else
         return False
 
 

@@ -79,13 +79,13 @@ def _one_of(choices: Sequence[str]) -> str:
 
 
 class JudgedRun(Run):
-    """A run that shows itself: as a table when printed, as HTML in a notebook."""
+    """A run that prints as tables, and displays as HTML in a notebook."""
 
     def __str__(self) -> str:
-        """Return the tables of all SAEs, worst gate first, as standard output can show them."""
+        """Return the tables of all SAEs, worst gate first, in standard output's encoding."""
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        shown = render(self, encoding=encoding)
-        return shown.encode(encoding, "backslashreplace").decode(encoding)
+        tables = render(self, encoding=encoding)
+        return tables.encode(encoding, "backslashreplace").decode(encoding)
 
     def _repr_html_(self) -> str:
         return to_html(self)
@@ -230,7 +230,7 @@ def _named(sae: Any, name: str) -> dict[str, Any] | list[str]:
     """Return SAE objects by name, or SPECs.
 
     Raises:
-        SubjectError: for a list that holds anything but SPECs.
+        SubjectError: for a list in which something is not a SPEC.
     """
     if isinstance(sae, Mapping):
         return dict(sae)
@@ -263,7 +263,7 @@ def _subjects(saes: dict[str, Any] | list[str], settings: Settings) -> list[Subj
 
 
 def _refuse_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer that nothing would be done with.
+    """Refuse a tokenizer that would not be used.
 
     Raises:
         HostError: where the model is a name or a directory, which have their own.
@@ -303,7 +303,7 @@ def _host(model: Any, tokenizer: Any, settings: Settings, subject: Subject) -> H
 
 
 def _first_line(error: Exception) -> str:
-    """Return what an error says, on one line."""
+    """Return the first line of an error's message."""
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 
@@ -311,7 +311,7 @@ def _tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
     if not source:
-        raise HostError("model: it does not say where it came from; pass tokenizer=…")
+        raise HostError("model: it has no name_or_path to load a tokenizer from; pass tokenizer=…")
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a damaged file leads it to
@@ -326,7 +326,7 @@ def _texts(data: Any, settings: Settings) -> Texts:
 
 @contextmanager
 def _mode_restored(*objects: Any) -> Iterator[None]:
-    """Put every submodule back into training mode that was in it."""
+    """Restore, at the end, each submodule's training or evaluation mode."""
     modules = [m for o in objects if isinstance(o, nn.Module) for m in o.modules()]
     modes = [module.training for module in modules]
     try:
