@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, SaebenchError, StoreError, SubjectError, UsageError
-from saebench.experiments.prepare import torchs_own_settings
 from saebench.judging.cases import Given, Requests
 from saebench.judging.judge import Judge
 from saebench.judging.outputs import Outputs
@@ -131,7 +130,6 @@ class BenchmarkSession:
         self.judge.announce(requests)
         self.judge.check_rules_are_asked()
 
-    @torchs_own_settings()
     def prepare(self, rootdir: Path) -> None:
         """Load what the selected cases need.
 
@@ -145,14 +143,15 @@ class BenchmarkSession:
             return
         # Its workers begin to load now, while torch is still to be imported here.
         self._workplace = self._workplace_of(chosen)
-        from saebench.experiments.prepare import prepare
+        from saebench.experiments.prepare import prepare, torchs_own_settings
 
-        benches = prepare(self.judge.settings, chosen)
-        if self._workplace is not None:
-            from saebench.scale.sharded import Sharing
+        with torchs_own_settings():
+            benches = prepare(self.judge.settings, chosen)
+            if self._workplace is not None:
+                from saebench.scale.sharded import Sharing
 
-            self._sharing = Sharing(self._workplace, benches)
-        self.judge.adopt(benches, maker=self._sharing, project=rootdir)
+                self._sharing = Sharing(self._workplace, benches)
+            self.judge.adopt(benches, maker=self._sharing, project=rootdir)
 
     def close(self) -> None:
         """Shut down workers and unlock the run directory."""
@@ -178,14 +177,16 @@ class BenchmarkSession:
 
         return Workplace(scale, recipe_of(scale, self.judge.settings, self._options.sae, chosen))
 
-    @torchs_own_settings()
     def case(self, request: CaseRequest, *, progress: ProgressBar) -> CaseResult:
         """Measure and decide one case.
 
         Raises:
             StoreError: where shards, or how the case ended, cannot be written.
         """
-        case = self.judge.case(request, progress=progress)
+        from saebench.experiments.prepare import torchs_own_settings
+
+        with torchs_own_settings():
+            case = self.judge.case(request, progress=progress)
         if self._sharing is not None:
             self._sharing.note(case, self.judge.reads(request), failed=self.judge.fails(case))
         return case
@@ -240,7 +241,6 @@ class BenchmarkSession:
             self.places.append(f"note: no place on the leaderboard: {error}")
             return None
 
-    @torchs_own_settings()
     def update_baselines(self, rootdir: Path, *, complete: bool) -> None:
         """Store baselines where that was asked for; ``updates`` then says what changed."""
         options = self._options
@@ -250,9 +250,12 @@ class BenchmarkSession:
             self.updates = ["ERROR: baselines not updated: they need a complete run in one process"]
             self.refused = True
             return
-        measured = self.judge.measured(again=True)
+        from saebench.experiments.prepare import torchs_own_settings
+
         root = baselines_root(rootdir)
-        update = update_all(root, measured, only_new=not options.update_baselines)
+        with torchs_own_settings():
+            measured = self.judge.measured(again=True)
+            update = update_all(root, measured, only_new=not options.update_baselines)
         self.updates, self.refused = update.lines, update.refused
 
     def closing_lines(self) -> Iterator[str]:
