@@ -103,8 +103,8 @@ class Option:
     @property
     def help(self) -> str:
         """What it does, with its default."""
-        shown = self.default is not None and self.default is not False and self.default != ()
-        if not shown or "(default" in self.about:
+        nothing = self.default is None or self.default is False or self.default == ()
+        if nothing or "(default" in self.about:
             return self.about
         return f"{self.about} (default {self.default})"
 
@@ -175,7 +175,7 @@ def _options_of(record: type) -> Iterator[Option]:
 
 
 class OptionRecord:
-    """A frozen dataclass of options: its values are checked and converted when it is built."""
+    """Base of the frozen dataclasses of options, which check and convert values when built."""
 
     def __post_init__(self) -> None:
         """Check each value.
@@ -235,7 +235,7 @@ def _written_boolean(written: Any) -> Any:
 
 
 def _whole_number(value: Any) -> int:
-    """Return a whole number of any library's."""
+    """Return a whole number, of numpy too, as Python's."""
     if isinstance(value, bool):
         raise TypeError
     return operator.index(value)
