@@ -72,13 +72,14 @@ def test_the_value_of_another_tools_option_is_kept(pytester, tiny):
         "pyproject.toml",
     ]
     done = pytester.runpytest_inprocess(
-        str(BENCHMARKS / "test_sparsity.py"), *options, "--sae", tiny.good, *tiny.options(),
-        "--sae-fail-on", "sparsity.l0<=1", "-p", "no:cacheprovider",
+        str(BENCHMARKS / "test_sparsity.py"), *options, "--sae-stop-early", "--sae", tiny.good,
+        *tiny.options(), "--sae-fail-on", "sparsity.l0<=1", "-p", "no:cacheprovider",
     )  # fmt: skip
     (line,) = (line for line in done.outlines if "sparsity@good: pytest" in line)
     words = shlex.split(line.partition(": ")[2])
     assert f"--rootdir={pytester.path / 'other'}" in words
     assert "--durations=1" in words
+    assert words[words.index("--sae-stop-early") + 1 :][:2] == ["--sae", tiny.good]
     assert words[1].endswith("benchmarks/test_sparsity.py::test_sparsity[good]")
     again = pytester.runpytest_inprocess(*words[1:], "--collect-only", "-q")
     again.stdout.fnmatch_lines(["*::test_sparsity[[]good[]]", "1 test collected*"])
