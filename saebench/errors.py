@@ -1,21 +1,20 @@
 """The exception tree. Every error names the thing, what was expected, what was found, what to do.
 
 SaebenchError
-├── UsageError              the run cannot start: pytest's exit code 4, nothing is written
+├── UsageError              the run cannot start: exit code 4, and nothing is written
 │   ├── OptionError         an option's value, or a name that does not exist
 │   ├── SubjectError        the SAE: its directory, weights, metadata
 │   ├── HostError           the language model
-│   ├── HookError           the place in the model that the SAE belongs to
-│   ├── DataError           the texts
+│   ├── HookError           the hook at which the SAE is substituted
+│   ├── DataError           the texts or cloze prompts
 │   └── ThresholdError      thresholds.toml or a rule
 ├── MeasurementError        one case cannot be measured: its verdict is ERROR
 │   ├── UndefinedDirection  a vector of length zero has no direction
 │   └── NonFiniteValue      NaN or infinity where a number is needed
-├── NotApplicable           the property says nothing about this SAE: its verdict is SKIPPED
+├── NotApplicable           the property does not apply to this SAE: its verdict is SKIPPED
 └── StoreError              a result cannot be written
 """
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -40,7 +39,7 @@ class HostError(UsageError):
 
 
 class HookError(UsageError):
-    """The SAE's hook is not a place in this model where it can be substituted."""
+    """This model has no such hook, or no SAE can be substituted at it."""
 
 
 class DataError(UsageError):
@@ -56,11 +55,11 @@ class MeasurementError(SaebenchError):
 
 
 class UndefinedDirection(MeasurementError):
-    """A direction was needed of a vector of length zero."""
+    """A vector of length zero has no direction."""
 
 
 class NonFiniteValue(MeasurementError):
-    """NaN or infinity turned up where a number is needed."""
+    """A value is NaN or infinite where a finite number is needed."""
 
 
 class NotApplicable(SaebenchError):
@@ -78,6 +77,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         >>> nearest("eps_randm", ["zero", "eps_random"])
         "; did you mean 'eps_random'?"
     """
+    import difflib  # here, as every pytest run of the environment imports this module
+
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

@@ -1,10 +1,9 @@
-"""The pytest plugin: options, parametrisation over SAEs, fixtures, summary. Thin.
+"""The pytest plugin: options, parametrisation over SAEs, fixtures, summary.
 
-It loads in every pytest run of the environment: everything heavy is imported when a benchmark
-is collected, or later.
+It loads in every pytest run of the environment: what is slow to import is imported when a
+benchmark is collected, or later.
 """
 
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
     from saebench.records.run import CaseResult
 
 WIDE = 100
-SHARED: pytest.StashKey[bool] = pytest.StashKey()
-STASH: pytest.StashKey["BenchmarkSession"] = pytest.StashKey()
+DISTRIBUTED: pytest.StashKey[bool] = pytest.StashKey()
+SESSION: pytest.StashKey["BenchmarkSession"] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Register the options; each has an environment twin, SAEBENCH_… for --sae-…."""
-    declare(parser)
+    """Register the options; each has an environment variable too, SAEBENCH_… for --sae-…."""
+    declare(lambda group: parser.getgroup(f"saebench {group.name}", f"saebench: {group}").addoption)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,17 +37,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_cmdline_main(config: pytest.Config) -> "Generator[None, Any, Any]":
-    """See whether ``-n`` leaves the distribution to us, before xdist fills in its own."""
+    """See whether ``-n`` comes without ``--dist``, before xdist fills in its default."""
     option = config.option
-    distributed = bool(getattr(option, "numprocesses", None)) and option.dist == "no"
-    config.stash[SHARED] = distributed and _names_an_sae(config)
+    undecided = bool(getattr(option, "numprocesses", None)) and option.dist == "no"
+    config.stash[DISTRIBUTED] = undecided and _names_an_sae(config)
     return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
     """Keep the cases of one SAE in one process, where no ``--dist`` says otherwise."""
-    if not config.stash.get(SHARED, False):
+    if not config.stash.get(DISTRIBUTED, False):
         return None
     from saebench.xdist import BySae
 
@@ -67,7 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Time nothing that nobody asked to be timed; what is timed comes last."""
+    """Deselect the cost cases, unless they were asked for or are alone; they run last."""
     timed = [item for item in items if _is_timed(item)]
     if not timed:
         return
@@ -80,24 +79,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Announce the selected cases, or refuse what cannot be judged, before anything runs."""
-    benches = session.config.stash.get(STASH, None)
-    if benches is None:
+    """Plan the selected cases, or refuse what cannot be judged, before anything runs."""
+    judging = session.config.stash.get(SESSION, None)
+    if judging is None:
         return
     with _usage_errors(session.config):
-        benches.announce(_request(item, benches) for item in session.items if _is_case(item))
+        judging.announce(_request(item, judging) for item in session.items if _is_case(item))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Load SAEs, model and data: what does not fit together ends the run with exit code 4."""
-    benches = session.config.stash.get(STASH, None)
-    if benches is None or session.config.option.collectonly or session.testsfailed:
+    judging = session.config.stash.get(SESSION, None)
+    if judging is None or session.config.option.collectonly or session.testsfailed:
         return
-    if benches.unusable is not None:
+    if judging.unusable is not None:
         return
     with _usage_errors(session.config):
-        benches.prepare(session.config.rootpath)
+        judging.prepare(session.config.rootpath)
 
 
 @pytest.fixture
@@ -105,42 +104,42 @@ def measure(
     request: pytest.FixtureRequest, sae: str, pytestconfig: pytest.Config
 ) -> "Callable[..., CaseResult]":
     """Return the function that measures the benchmark's property of this SAE, and decides."""
+    judging = _session(pytestconfig)
 
-    def measured(name: str, **params: Any) -> "CaseResult":
+    def measure_case(name: str, **params: Any) -> "CaseResult":
         from saebench.errors import StoreError, UsageError
         from saebench.report.exports.junit import case_properties
 
-        unusable = _session(pytestconfig).unusable
-        if unusable is not None:
-            pytest.fail(unusable, pytrace=False)
-        case = _session(pytestconfig).request(sae, name, params)
+        if judging.unusable is not None:
+            pytest.fail(judging.unusable, pytrace=False)
+        request_of_case = judging.request(sae, name, params)
         try:
-            found = _session(pytestconfig).case(case, progress=_progress(pytestconfig))
+            case = judging.case(request_of_case, progress=_progress(pytestconfig))
         except (StoreError, UsageError) as error:
-            # The rest would meet the same: nothing more is measured, and the exit code says so.
-            _session(pytestconfig).unusable = str(error)
+            # Every other case would meet the same error: none is measured, and the exit code is 4.
+            judging.unusable = str(error)
             pytest.fail(str(error), pytrace=False)
-        request.node.user_properties += case_properties(found, secondary=False)
-        return found
+        request.node.user_properties += case_properties(case, secondary=False)
+        return case
 
-    return measured
+    return measure_case
 
 
 @pytest.fixture
 def workload(sae: str, pytestconfig: pytest.Config) -> "Callable[[str], Callable[[], None]]":
-    """Return the function that gives one round of a part to be timed, by the part's name."""
+    """Return the function that returns what is timed, by its name: one round of it."""
 
-    def chosen(part: str) -> "Callable[[], None]":
-        return _session(pytestconfig).judge.workload(sae).part(part)
+    def part_of(name: str) -> "Callable[[], None]":
+        return _session(pytestconfig).judge.workload(sae).part(name)
 
-    return chosen
+    return part_of
 
 
 @pytest.fixture
 def gate(pytestconfig: pytest.Config) -> "Callable[[CaseResult], None]":
     """Return the function that fails the test where the case did not pass."""
 
-    def gated(case: "CaseResult") -> None:
+    def gate_case(case: "CaseResult") -> None:
         from saebench.text import plain_lines
 
         if case.verdict == "SKIPPED":
@@ -149,42 +148,42 @@ def gate(pytestconfig: pytest.Config) -> "Callable[[CaseResult], None]":
         if reason:
             pytest.fail(plain_lines(reason), pytrace=False)
 
-    return gated
+    return gate_case
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Show one table for each SAE, worst first."""
-    benches = config.stash.get(STASH, None)
-    if benches is not None and benches.unusable is not None:
-        terminalreporter.write_line(f"ERROR: {benches.unusable}", red=True)
-    if benches is None or not benches.has_results:
+    judging = config.stash.get(SESSION, None)
+    if judging is not None and judging.unusable is not None:
+        terminalreporter.write_line(f"ERROR: {judging.unusable}", red=True)
+    if judging is None or not judging.has_results:
         return
     from saebench.report.terminal import render
     from saebench.text import plain_text
 
     writer = terminalreporter._tw
     terminalreporter.section("saebench")
-    run = benches.run(complete=True)
-    # Where the output is no terminal nothing is too wide; pytest takes 80 columns there.
+    run = judging.run(complete=True)
+    # Output that is no terminal has no width; pytest assumes 80 columns there.
     width = writer.fullwidth if writer._file.isatty() else max(writer.fullwidth, WIDE)
     encoding = getattr(writer._file, "encoding", None) or "utf-8"
-    shown = render(run, width=width, colour=writer.hasmarkup, encoding=encoding)
-    for line in shown.rstrip().splitlines():
+    tables = render(run, width=width, colour=writer.hasmarkup, encoding=encoding)
+    for line in tables.rstrip().splitlines():
         terminalreporter.write_line(line.rstrip())
-    for line in [*benches.closing_lines(), *benches.updates]:
+    for line in [*judging.closing_lines(), *judging.updates]:
         terminalreporter.write_line(plain_text(line))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: Any) -> None:  # noqa: ARG001
-    """Take the results of an xdist worker that is done."""
+    """Add the results of an xdist worker that has ended."""
     output = getattr(node, "workeroutput", {})
-    if not any(key.startswith("saebench") for key in output):
+    if "saebench_announced" not in output:
         return
-    benches = _session(node.config)
-    benches.unusable = benches.unusable or output.get("saebench_unusable")
-    benches.expect(output.get("saebench_announced", ()))
+    judging = _session(node.config)
+    judging.unusable = judging.unusable or output.get("saebench_unusable")
+    judging.expect(output["saebench_announced"])
     sent = output.get("saebench")
     if sent is not None:
         from saebench.store.json_files import parse_run
@@ -192,48 +191,53 @@ def pytest_testnodedown(node: Any, error: Any) -> None:  # noqa: ARG001
 
         where = f"worker {node.gateway.id}"
         _, sums = parse_sums(output["saebench_sums"], where=where)
-        benches.add(parse_run(sent, where=where), sums)
+        judging.add(parse_run(sent, where=where), sums)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the results; an xdist worker hands its own to the controller."""
+    """Write the results; an xdist worker sends its own to the controller."""
     config: Any = session.config
-    benches = config.stash.get(STASH, None)
-    if benches is not None:
-        benches.close()
-    if benches is not None and hasattr(config, "workeroutput"):
-        config.workeroutput["saebench_announced"] = benches.announced
-    if benches is not None and benches.unusable is not None:
-        if hasattr(config, "workeroutput"):
-            config.workeroutput["saebench_unusable"] = benches.unusable
-        session.exitstatus = pytest.ExitCode.USAGE_ERROR
-    if benches is None or not benches.has_results:
+    judging = config.stash.get(SESSION, None)
+    if judging is None:
         return
-    complete = exitstatus in (0, 1) and benches.unusable is None
+    judging.close()
+    if judging.unusable is not None:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+    complete = exitstatus in (0, 1) and judging.unusable is None
     if hasattr(config, "workeroutput"):
-        from saebench.store.json_files import dump_run
-        from saebench.store.sums_file import dump_sums
-
-        run = benches.run(complete=complete)
-        config.workeroutput["saebench"] = dump_run(run)
-        config.workeroutput["saebench_sums"] = dump_sums(benches.sums(), run_id=run.run.id)
-    else:
-        _write(session, benches, complete=complete)
+        config.workeroutput |= _worker_output(judging, complete=complete)
+    elif judging.has_results:
+        _write(session, judging, complete=complete)
 
 
-def _write(session: pytest.Session, benches: "BenchmarkSession", *, complete: bool) -> None:
-    """Write results and baselines; what could not be written is in the exit code."""
+def _worker_output(judging: "BenchmarkSession", *, complete: bool) -> dict[str, Any]:
+    """Return what an xdist worker sends to the controller."""
+    from saebench.store.json_files import dump_run
+    from saebench.store.sums_file import dump_sums
+
+    output: dict[str, Any] = {"saebench_announced": judging.announced}
+    if judging.unusable is not None:
+        output["saebench_unusable"] = judging.unusable
+    if judging.has_results:
+        run = judging.run(complete=complete)
+        output["saebench"] = dump_run(run)
+        output["saebench_sums"] = dump_sums(judging.sums(), run_id=run.run.id)
+    return output
+
+
+def _write(session: pytest.Session, judging: "BenchmarkSession", *, complete: bool) -> None:
+    """Write results and baselines; the exit code says where they could not be written."""
     root = session.config.rootpath
-    benches.write(root, complete=complete)
-    if benches.unusable is not None:
+    judging.write(root, complete=complete)
+    if judging.unusable is not None:
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-    benches.update_baselines(root, complete=complete)
-    if benches.refused and session.exitstatus == 0:
+    judging.update_baselines(root, complete=complete)
+    if judging.refused and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _session(config: pytest.Config) -> "BenchmarkSession":
-    """Return the run's session, made when the first benchmark is collected."""
+    """Return the run's session, built when the first benchmark is collected."""
     from saebench.telemetry import switch_telemetry_off
 
     switch_telemetry_off()
@@ -241,35 +245,37 @@ def _session(config: pytest.Config) -> "BenchmarkSession":
     from saebench.report.reproduce import joined_arguments
     from saebench.text import from_system
 
-    if STASH not in config.stash:
+    if SESSION not in config.stash:
         typed = map(from_system, map(str, config.invocation_params.args))
         are_places = config.args_source is pytest.Config.ArgsSource.ARGS
         places = map(from_system, config.args if are_places else ())
         argv = ("pytest", *joined_arguments(typed, places))
-        config.stash[STASH] = BenchmarkSession(given_options(config), argv=argv)
+        config.stash[SESSION] = BenchmarkSession(given_options(config), argv=argv)
         _let_pytest_warn_of_its_cache(config)
-        config.stash[STASH].share_out(_workers(config))
-    return config.stash[STASH]
+        config.stash[SESSION].share_out(_workers(config))
+    return config.stash[SESSION]
 
 
 def _let_pytest_warn_of_its_cache(config: Any) -> None:
-    """Keep a cache that cannot be written from ending a run whose warnings are errors.
+    """Show the warning of a cache that cannot be written, even where warnings are errors.
 
-    Where the directory is read-only, pytest warns of its own cache once all is judged: raised
-    there, an internal error would take the verdict's place. It is still shown.
+    In a read-only directory pytest warns of its own cache once all is judged: as an error, it would
+    replace the verdict by an internal error.
     """
-    shown = "default::pytest.PytestCacheWarning"
-    config.addinivalue_line("filterwarnings", shown)
+    rule = "default::pytest.PytestCacheWarning"
+    config.addinivalue_line("filterwarnings", rule)
     typed = getattr(config.known_args_namespace, "pythonwarnings", None)
-    if typed is not None:  # -W comes after what the configuration file says
-        typed.append(shown)
+    if typed is not None:  # -W goes before the configuration file
+        typed.append(rule)
 
 
 def _names_an_sae(config: pytest.Config) -> bool:
-    """Return whether the run is told an SAE; any run of the environment may ask."""
+    """Return whether an SAE was given."""
+    from tomllib import TOMLDecodeError
+
     try:
         return "sae" in given_options(config)
-    except tomllib.TOMLDecodeError:  # told where benchmarks are collected, no other run's concern
+    except TOMLDecodeError:  # an error where benchmarks are collected, and nowhere else
         return False
 
 
@@ -286,19 +292,19 @@ def _is_timed(item: pytest.Item) -> bool:
     return _is_case(item) and "workload" in getattr(item, "fixturenames", ())
 
 
-def _request(item: pytest.Item, benches: "BenchmarkSession") -> Any:
+def _request(item: pytest.Item, judging: "BenchmarkSession") -> Any:
     mark = item.get_closest_marker("property")
     assert mark is not None
     params: dict[str, Any] = dict(item.callspec.params)  # pyright: ignore
-    return benches.request(params.pop("sae", ""), mark.kwargs["name"], params)
+    return judging.request(params.pop("sae", ""), mark.kwargs["name"], params)
 
 
 @contextmanager
 def _usage_errors(config: pytest.Config) -> Iterator[None]:
-    """Turn our usage errors into pytest's: a message and exit code 4.
+    """Raise saebench's usage errors as pytest's: a message and exit code 4.
 
-    An xdist worker must not stop so, the controller would take it for a crash: its tests fail
-    with the message instead, and the controller sets the exit code.
+    In an xdist worker the controller would take that for a crash: there the tests fail with the
+    message, and the controller sets the exit code.
     """
     from saebench.errors import UsageError
     from saebench.text import plain_lines
@@ -308,15 +314,15 @@ def _usage_errors(config: pytest.Config) -> Iterator[None]:
     except UsageError as error:
         if not hasattr(config, "workeroutput"):
             raise pytest.UsageError(plain_lines(str(error))) from error
-        config.stash[STASH].unusable = plain_lines(str(error))
+        config.stash[SESSION].unusable = plain_lines(str(error))
 
 
 def _progress(config: pytest.Config) -> Any:
-    """Return the progress bar, shown although pytest captures the terminal."""
+    """Return the progress bar, which is visible although pytest captures the terminal."""
     capture: Any = config.pluginmanager.getplugin("capturemanager")
 
     @contextmanager
-    def shown(what: str, tokens: int) -> Iterator[Any]:
+    def visible(what: str, tokens: int) -> Iterator[Any]:
         from saebench.progress import progress_bar
 
         if capture is None:
@@ -326,4 +332,4 @@ def _progress(config: pytest.Config) -> Any:
         with capture.global_and_fixture_disabled(), progress_bar(what, tokens) as advance:
             yield advance
 
-    return shown
+    return visible

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from saebench.text import plain_text
 
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
-"""Makes a bar from a label and a number of tokens; entering it gives what advances it."""
+"""Returns a bar from a label and a number of tokens; entered, it gives what advances it."""
 
 
 FORMAT = (
@@ -33,5 +33,5 @@ def progress_bar(what: str, tokens: int) -> Iterator[Callable[[int], object]]:
 
 @contextmanager
 def no_progress(what: str, tokens: int) -> Iterator[Callable[[int], object]]:  # noqa: ARG001
-    """Show nothing, for what is over at once."""
+    """Show nothing, for a measurement that is over at once."""
     yield lambda _: None

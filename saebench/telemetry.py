@@ -1,4 +1,4 @@
-"""Nobody is told that saebench runs, nor on what."""
+"""Switch off third-party telemetry."""
 
 import os
 
@@ -10,9 +10,9 @@ OFF = {
 
 
 def switch_telemetry_off() -> None:
-    """Tell the libraries, before they are imported, to report nothing; what is set stays.
+    """Set the variables by which libraries, imported later, report nothing; those set stay.
 
-    Processes that are started from here inherit it.
+    Child processes inherit them.
     """
     for name, value in OFF.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""Texts for people that never steer what shows them, whoever wrote the names in them."""
+"""Texts for terminals, pages and paths, made safe whatever the names in them contain."""
 
 import re
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def plain_text(text: str) -> str:
-    r"""Return a text on one line, without what cannot be seen.
+    r"""Return a text on one line, each unprintable character replaced by a question mark.
 
-    A name in it must not colour or clear the terminal, turn the writing's direction, or begin a
-    line of its own, which a CI service may take for a command.
+    A name in it must not colour or clear the terminal, reverse the direction of writing, or begin
+    a new line, which a CI service may take for a command.
 
     Example:
         >>> plain_text("a\x1b[31mb\n::error::c")
@@ -20,7 +20,7 @@ def plain_text(text: str) -> str:
 
 
 def plain_lines(text: str) -> str:
-    r"""Return a text that may have several lines; all but the first are marked as going on.
+    r"""Return a text of several lines, each printable; all but the first begin with a bar.
 
     Example:
         >>> print(plain_lines("rule not understood:\n  a.b<\n     ^"))
@@ -35,8 +35,8 @@ def plain_lines(text: str) -> str:
 def from_system(name: str) -> str:
     r"""Return a path or an argument as it is written in UTF-8, whatever the locale.
 
-    Where the locale is C, Python has what is not ASCII in it as halves of surrogate pairs, one for
-    each byte. What is no UTF-8 at all stays as it is.
+    In the C locale, Python decodes each byte that is not ASCII as half of a surrogate pair. A name
+    that is not UTF-8 is returned unchanged.
 
     Example:
         >>> from_system("M\udcc3\udca4rchen"), from_system("Märchen"), from_system("\udce4")
@@ -70,7 +70,7 @@ def is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-LONGEST = 120  # bytes; what is appended leaves room below the 255 that file systems take
+LONGEST = 120  # bytes: suffixes are appended, and file systems take 255
 
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$)(\.|$)", re.IGNORECASE)
@@ -96,11 +96,11 @@ ESCAPED = "backslashreplace"
 
 @contextmanager
 def every_text(stream: Any) -> Iterator[None]:
-    r"""Have a stream escape what its encoding lacks, within: ``≤`` becomes ``\u2264`` in ASCII.
+    r"""Escape, within the context, what a stream's encoding lacks: ``≤`` is ``\u2264`` in ASCII.
 
     Args:
-        stream: sys.stdout or sys.stderr; what stands in for them in a notebook or a test, and
-            knows of no encoding, is left alone.
+        stream: sys.stdout or sys.stderr. A notebook's or a test's replacement, which has no
+            encoding, is left unchanged.
     """
     before = getattr(stream, "errors", None)
     if not hasattr(stream, "reconfigure") or before == ESCAPED:

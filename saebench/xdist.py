@@ -1,4 +1,4 @@
-"""Which of several processes judges which SAE: all cases of one stay together."""
+"""Scheduling for pytest-xdist: all cases of one SAE go to one process."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,8 @@ from xdist.scheduler import LoadScopeScheduling
 def share_of(nodeid: str, shares: Mapping[str, int]) -> int | None:
     """Return the share of the SAE that a test's id names; None for a test of no SAE.
 
-    The id ends with the parameters, joined by hyphens; an SAE's own name may hold some too, so
-    that the longest name that fits is meant.
+    The id ends with the parameters, joined by hyphens. An SAE's name may have hyphens too, so the
+    longest name that fits is the SAE's.
 
     Example:
         >>> share_of("test_kl_gap.py::test_kl_gap[l2-topk-all]", {"l2": 0, "l2-topk": 1})
@@ -22,10 +22,10 @@ def share_of(nodeid: str, shares: Mapping[str, int]) -> int | None:
 
 
 class BySae(LoadScopeScheduling):
-    """Sends each process the cases of its share of the SAEs; other tests one by one.
+    """Sends each process the cases of its share of the SAEs, and other tests one by one.
 
-    The groups of ``--dist loadgroup`` would do, but xdist 3.8 appends them to ``item._nodeid``,
-    which pytest 9.2 no longer reads: there they group nothing.
+    ``--dist loadgroup`` would do the same, but xdist 3.8 appends its groups to ``item._nodeid``,
+    which pytest 9.2 no longer reads: there they have no effect.
 
     Args:
         shares: the share of each SAE, by id.

@@ -16,7 +16,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "_shipped" not in pat
 HEAVY = {"torch", "numpy", "scipy", "pandas", "sae_lens", "transformer_lens", "transformers",
          "datasets", "pydantic", "rich"}  # fmt: skip
 LENSES = {"sae_lens", "transformer_lens"}
-GROUND = {"errors", "text", "progress", "telemetry", "options", "saebench"}
+GROUND = {"errors", "text", "progress", "telemetry", "option_kinds", "options", "saebench"}
 BELOW_SUBJECTS = {"records", "data", "formats", "measures", "zoo"}
 BELOW_EXPERIMENTS = BELOW_SUBJECTS | {"subjects", "substitution"}
 BELOW_JUDGING = BELOW_EXPERIMENTS | {
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
     "telemetry": set(),
     "progress": set(),
+    "option_kinds": set(),
     "options": set(),
     "records": set(),
     "statistics": {"records"},

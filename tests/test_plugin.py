@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -192,8 +193,8 @@ def test_several_saes_come_from_the_environment(gate_run, tiny, monkeypatch):
 def test_help_lists_every_option(gate_run):
     done = gate_run.pytester.runpytest_inprocess("--help")
     text = done.stdout.str()
-    for option in ("--sae=SPEC", "--sae-fail-on", "--sae-score-bos", *OPTIONS):
-        assert option in text
+    for option in OPTIONS:
+        assert re.search(rf"^  {option.flag}(=|\s|$)", text, re.MULTILINE), option.flag
 
 
 def test_junit_xml_carries_verdict_and_metrics(gate_run, tiny):
@@ -310,13 +311,22 @@ def test_collecting_loads_neither_torch_nor_sae_lens(gate_run, tiny):
     assert "sae_lens" not in heavy
 
 
-def test_importing_the_plugin_imports_nothing_heavy():
-    code = (
-        "import sys, saebench.plugin;"
-        "print([m for m in ('torch', 'numpy', 'sae_lens', 'pydantic', 'rich') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+TIMED = """
+import time
+import pytest
+before = time.process_time()
+import saebench.plugin
+print(time.process_time() - before)
+"""
+
+
+def test_importing_the_plugin_costs_a_test_run_less_than_50_milliseconds(tmp_path):
+    """Processor time, the least of three interpreters: other processes do not lengthen it."""
+    environment = os.environ | {"PYTHONPYCACHEPREFIX": str(tmp_path)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    command = [sys.executable, "-c", TIMED]
+    runs = [subprocess.check_output(command, env=environment, text=True) for _ in range(3)]
+    assert min(map(float, runs)) < 0.05
 
 
 def test_a_worker_judges_what_the_process_itself_does(gate_run, tiny):

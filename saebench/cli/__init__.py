@@ -1,4 +1,4 @@
-"""The ``saebench`` command: finds the subcommand, imports it alone, returns its exit code."""
+"""The ``saebench`` command: imports one subcommand, runs it, returns its exit code."""
 
 import argparse
 import sys
@@ -29,7 +29,7 @@ COMMANDS = {
     name: Command(f"saebench.cli.{name.replace('-', '_')}_command", summary)
     for name, summary in (
         ("run", "judge SAEs: pytest on the shipped benchmarks, with all of pytest's options"),
-        ("report", "make a page for a browser of result files, or figures for papers"),
+        ("report", "write a page for a browser of result files, or figures for papers"),
         ("compare", "compare two SAEs, pair by pair where both were measured on the same tokens"),
         ("list", "list SAEs: the embedded zoo, or what SPECs name"),
         ("show", "print the tables of a result file again"),
@@ -39,7 +39,7 @@ COMMANDS = {
         ("train", "train an SAE: on activations, or on the whole model's loss"),
         ("train-sweep", "train objectives × sparsities, and judge their frontier of KL against L0"),
         ("export", "turn a result file into CSV, JUnit, other tools' layouts, a model card"),
-        ("doctor", "say what is installed, where the caches are, and what is missing"),
+        ("doctor", "list what is installed, where the caches are, and what is missing"),
     )
 }
 EXAMPLES = """
@@ -56,7 +56,7 @@ exit codes are pytest's:
   0  every gate passed; nothing is worse, stale or missing
   1  a gate failed or stayed undecided; something is worse, stale or missing
   2  interrupted
-  4  the command could not be carried out: the message says why
+  4  the command could not be carried out: the message gives the reason
 """
 
 
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors have pytest's exit code for wrong usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end."""
+        """Print the usage and the error, and exit."""
         self.print_usage(sys.stderr)
         self.exit(USAGE_ERROR, f"{self.prog}: {message}\n")
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    """Run the command; turn what ends it into a message and an exit code."""
+    """Run the command; turn errors and interruptions into a message and an exit code."""
     try:
         return _dispatch(arguments)
     except SaebenchError as error:
@@ -94,7 +94,7 @@ def _run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("saebench: interrupted\n")
         return INTERRUPTED
-    except BrokenPipeError:  # what reads our output has seen enough
+    except BrokenPipeError:  # the reader of our output has ended, as head does
         sys.stdout = sys.stderr  # so that nothing more is flushed into the closed pipe
         return PASSED
 
@@ -114,7 +114,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def make_parser(name: str, module: Any) -> Parser:
-    """Return a subcommand's parser, its help ended by examples."""
+    """Return a subcommand's parser; examples end its help."""
     parser = Parser(
         prog=f"saebench {name}",
         description=COMMANDS[name].summary,

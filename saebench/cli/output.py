@@ -1,4 +1,4 @@
-"""Where the command writes: the terminal's width, colours only where they are seen."""
+"""The command's output: in the terminal's width, in colours only on a terminal."""
 
 import os
 import sys
@@ -13,17 +13,17 @@ WIDE = 100
 
 
 def console() -> Console:
-    """Return the console on standard output; where that is no terminal nothing is too wide."""
-    told = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(file=sys.stdout, width=None if told else WIDE, highlight=False, emoji=False)
+    """Return the console on standard output, 100 columns wide where that is no terminal."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(file=sys.stdout, width=None if known else WIDE, highlight=False, emoji=False)
 
 
 def say(*renderables: Any) -> None:
-    """Print tables, and texts as they are, without the spaces that fill a line up."""
+    """Print tables and texts, without trailing spaces."""
     out = console()
     for renderable in renderables:
         with out.capture() as captured:
-            shown = Text(plain_text(renderable)) if isinstance(renderable, str) else renderable
-            out.print(Plain(shown))
+            printed = Text(plain_text(renderable)) if isinstance(renderable, str) else renderable
+            out.print(Plain(printed))
         lines = captured.get().splitlines()
         sys.stdout.write("".join(line.rstrip() + "\n" for line in lines))

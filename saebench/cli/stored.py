@@ -1,4 +1,4 @@
-"""Which baselines a command is about."""
+"""The stored baselines that a command reads, and the definitions of their metrics."""
 
 import argparse
 import os
@@ -37,7 +37,7 @@ def chosen_baselines(options: argparse.Namespace) -> Path:
 
 
 def shown_path(path: Path) -> str:
-    """Return a path as people would type it: relative where it lies below here."""
+    """Return a path as one would type it: relative where it is in the current directory."""
     absolute, here = path.absolute(), Path.cwd()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(path)
 
@@ -46,7 +46,7 @@ def stored_baseline(name: str, root: Path) -> Path:
     """Return the baseline file that a name or path means.
 
     Args:
-        name: a path, an SAE's id, or ``id@sha`` with as much of the sha as tells them apart.
+        name: a path, an SAE's id, or ``id@sha`` with a prefix of the sha that is unique.
         root: the baselines directory.
 
     Raises:
@@ -58,17 +58,17 @@ def stored_baseline(name: str, root: Path) -> Path:
             return path
         raise OptionError(f"{path}: no such file")
     known = baseline_paths(root)
-    found = [path for path in known if name in (path.stem, path.stem.rpartition("@")[0])]
-    if not found and "@" in name:
-        found = [path for path in known if path.stem.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    named = [path for path in known if name in (path.stem, path.stem.rpartition("@")[0])]
+    if not named and "@" in name:
+        named = [path for path in known if path.stem.startswith(name)]
+    if len(named) == 1:
+        return named[0]
+    if not named:
         names = {path.stem.rpartition("@")[0] for path in known}
         raise OptionError(f"{name}: no file, and no baseline in {root}{_or_none(name, names)}")
     raise OptionError(
         f"{name}: several baselines have that name; give the file: "
-        f"{', '.join(map(shown_path, found))}"
+        f"{', '.join(map(shown_path, named))}"
     )
 
 

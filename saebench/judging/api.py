@@ -1,13 +1,14 @@
 """Judging from Python: notebooks and training scripts."""
 
+import inspect
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
@@ -26,7 +27,9 @@ from saebench.experiments.prepare import (
 from saebench.experiments.texts import Texts
 from saebench.judging.cases import Given, Requests
 from saebench.judging.judge import Judge
-from saebench.options import Overrides, Scale, Settings, whole_number, yes_or_no
+from saebench.measures.names import check_names
+from saebench.option_kinds import Option, options_of
+from saebench.options import RunOptions, Scale, Settings, options_from
 from saebench.progress import progress_bar
 from saebench.properties import find_property
 from saebench.properties import properties as all_properties
@@ -46,15 +49,43 @@ from saebench.subjects.sae import Subject
 if TYPE_CHECKING:
     import pandas as pd
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def keywords() -> dict[str, Option]:
+    """Return the options that are keywords of :func:`judge`, by keyword.
+
+    What pytest reads into ``model`` and ``dataset`` is given by position, or as objects.
+    """
+    taken = ("model", "dataset")
+    options = (*options_of(Settings), *options_of(Scale))
+    return {each.field: each for each in options if each.field not in taken}
+
+
+def documented(function: Function) -> Function:
+    """Complete a function's signature and documentation by the keywords that are options."""
+    options = keywords().values()
+    *own, rest = inspect.signature(function).parameters.values()
+    assert rest.kind is Parameter.VAR_KEYWORD
+    added = [Parameter(o.field, Parameter.KEYWORD_ONLY, default=o.default) for o in options]
+    function.__signature__ = inspect.Signature(own + added)  # pyright: ignore
+    lines = "\n".join(f"        {o.field}: {o.help}{_one_of(o.kind.choices)}" for o in options)
+    function.__doc__ = (function.__doc__ or "").replace("        OPTIONS", lines)
+    return function
+
+
+def _one_of(choices: Sequence[str]) -> str:
+    return f": {', '.join(choices)}" if choices else ""
+
 
 class JudgedRun(Run):
-    """A run that shows itself: as a table when printed, as HTML in a notebook."""
+    """A run that prints as tables, and displays as HTML in a notebook."""
 
     def __str__(self) -> str:
-        """Return the tables of all SAEs, worst gate first, as standard output can show them."""
+        """Return the tables of all SAEs, worst gate first, in standard output's encoding."""
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        shown = render(self, encoding=encoding)
-        return shown.encode(encoding, "backslashreplace").decode(encoding)
+        tables = render(self, encoding=encoding)
+        return tables.encode(encoding, "backslashreplace").decode(encoding)
 
     def _repr_html_(self) -> str:
         return to_html(self)
@@ -64,24 +95,15 @@ class JudgedRun(Run):
         return to_pandas(self)
 
 
+@documented
 def judge(
     sae: Any,
     model: Any = None,
     data: Any = None,
     *,
     properties: Sequence[str] | str | None = None,
-    sequences: int | None = None,
-    context: int | None = None,
     tokenizer: Any = None,
-    hook: str | None = None,
-    training_context: int | None = None,
-    prepend_bos: bool | None = None,
-    hook_out: str | None = None,
-    norm_factor: str | float | None = None,
     name: str = "sae",
-    workers: int | None = None,
-    engine: str = "local",
-    run_dir: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> JudgedRun:
     """Judge an SAE as ``pytest benchmarks`` does.
@@ -96,22 +118,12 @@ def judge(
             under ``text``, in a list, a generator (which may be endless), a data set or a stream of
             one; or a data frame with a column ``text``.
         properties: which properties; all by default, but for cost, which is timed on request.
-        sequences: how many sequences.
-        context: tokens in each; the SAE's training context by default.
         tokenizer: for a model object, or the name of one; looked up by the model's name by default.
-        hook: where the SAE belongs, if its metadata does not say.
-        training_context: what it was trained on, if its metadata does not say.
-        prepend_bos: whether it was trained with BOS first, if its metadata does not say.
-        hook_out: a transcoder's output hook, if its metadata does not say.
-        norm_factor: what its training scaled activations with, if its files do not say: a
-            number, ``estimate`` from the texts, or ``folded`` where the weights hold it.
         name: what results call an SAE object.
-        workers: processes, or Ray actors, that share the sequences. They load everything
-            themselves: SAEs, model and data are then given as SPECs.
-        engine: ``local`` or ``ray``.
-        run_dir: keep finished shards here: the same call goes on where it stopped.
-        **options: further fields of :class:`saebench.options.Settings`, such as ``seed``, and of
-            :class:`saebench.options.Scale`, such as ``shard_sequences``.
+        **options: the options of ``pytest --help``, by the names that follow. Workers load
+            everything themselves: with ``workers``, or ``engine="ray"``, SAEs, model and data are
+            SPECs.
+        OPTIONS
 
     Raises:
         UsageError: for anything that cannot be judged as given.
@@ -126,56 +138,74 @@ def judge(
     model, data = (os.fspath(x) if isinstance(x, os.PathLike) else x for x in (model, data))
     _refuse_tokenizer(model, tokenizer)
     saes = _named(sae, name)
-    scale = _scale(options, workers=workers, engine=engine, run_dir=run_dir)
-    whole_number("training_context", training_context)
-    yes_or_no("prepend_bos", prepend_bos)
-    settings = _settings(
-        options,
-        sequences=sequences,
-        context=context,
-        model=model if isinstance(model, str) else None,
-        dataset=data if isinstance(data, str) else None,
-        overrides=Overrides(hook, training_context, prepend_bos, hook_out, norm_factor),
-    )
-    if settings.stop_early:
-        scale.refuse_rounds()
-    asked = [properties] if isinstance(properties, str) else properties
-    chosen = [find_property(p).name for p in asked or _untimed()]
-    judge = Judge(settings)
+    asked = _asked(options, model=model, data=data)
+    wanted = [properties] if isinstance(properties, str) else properties
+    chosen = [find_property(p).name for p in wanted or _untimed()]
+    judge = Judge(asked.settings)
     named = isinstance(saes, list) and all(x is None or isinstance(x, str) for x in (model, data))
     specs = saes if named and isinstance(saes, list) else []
     modules = saes.values() if isinstance(saes, dict) else ()
     with torchs_own_settings(), _mode_restored(*modules, model):
         references = find_subjects(specs)
-        with _workplace(scale, settings, specs, references) as place:
+        with _workplace(asked.scale, asked.settings, specs, references) as place:
             if named:
-                benches = prepare(settings, references)
+                benches = prepare(asked.settings, references)
             else:
-                subjects = _subjects(saes, settings)
-                host = _host(model, tokenizer, settings, subjects[0])
-                benches = benches_of(
-                    settings, [(s, host) for s in subjects], _texts(data, settings)
-                )
-            sharing = Sharing(place, benches) if place is not None else None
-            judge.adopt(benches, runner=sharing)
-            judge.announce(Requests(_given(benches)).every(chosen))
-            judge.check_rules_are_asked()
-            for request in judge.requests:
-                case = judge.case(request, progress=progress_bar)
-                if sharing is not None:
-                    sharing.note(case, judge.reads(request), failed=judge.fails(case))
+                benches = _benches(saes, model, data, tokenizer, asked.settings)
+            _decide(judge, benches, chosen, place)
     run = judge.run(complete=True)
     return JudgedRun(**{f.name: getattr(run, f.name) for f in fields(run)})
+
+
+def _asked(options: Mapping[str, Any], *, model: Any, data: Any) -> RunOptions:
+    """Return the options that the keywords are, with a model or data that are SPECs.
+
+    Raises:
+        TypeError: for a keyword that is no option.
+        OptionError: for a value that an option cannot have.
+    """
+    known = keywords()
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise TypeError(f"judge() has no option {unknown[0]!r}{nearest(unknown[0], known)}")
+    specs = {"model": model, "dataset": data}
+    given = {name: spec for name, spec in specs.items() if isinstance(spec, str)}
+    asked = options_from(RunOptions, given | dict(options))
+    check_names(asked.settings.interventions)
+    return asked
+
+
+def _benches(
+    saes: dict[str, Any] | list[str], model: Any, data: Any, tokenizer: Any, settings: Settings
+) -> tuple[Bench, ...]:
+    """Return benches of which the SAEs, the model or the texts are objects."""
+    subjects = _subjects(saes, settings)
+    host = _host(model, tokenizer, settings, subjects[0])
+    return benches_of(settings, [(s, host) for s in subjects], _texts(data, settings))
+
+
+def _decide(
+    judge: Judge, benches: Sequence[Bench], properties: Sequence[str], place: Workplace | None
+) -> None:
+    """Measure and decide every case of the properties."""
+    sharing = Sharing(place, benches) if place is not None else None
+    judge.adopt(benches, runner=sharing)
+    judge.announce(Requests(_given(benches)).every(properties))
+    judge.check_rules_are_asked()
+    for request in judge.requests:
+        case = judge.case(request, progress=progress_bar)
+        if sharing is not None:
+            sharing.note(case, judge.reads(request), failed=judge.fails(case))
 
 
 @contextmanager
 def _workplace(
     scale: Scale, settings: Settings, specs: Sequence[str], references: Iterable[SubjectReference]
 ) -> Iterator[Workplace | None]:
-    """Give where the run is measured in shards, where that was asked for.
+    """Give where shards are measured; None for a run that is not divided into shards.
 
     Raises:
-        OptionError: for workers that have nothing to load.
+        OptionError: for workers, where something is an object that they cannot load.
     """
     if not scale.shares_out:
         yield None
@@ -196,28 +226,11 @@ def _untimed() -> list[str]:
     return [name for name, declared in all_properties().items() if not declared.reads(Timing)]
 
 
-def _scale(options: dict[str, Any], **given: Any) -> Scale:
-    """Take out of the options what says how to share the run out."""
-    own = {f.name for f in fields(Scale)} & set(options)
-    chosen = given | {name: options.pop(name) for name in own}
-    if chosen["run_dir"] is not None:
-        chosen["run_dir"] = Path(chosen["run_dir"]).absolute()
-    return Scale(**chosen)
-
-
-def _settings(options: dict[str, Any], **given: Any) -> Settings:
-    known = {f.name for kind in (Settings, Scale) for f in fields(kind)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise TypeError(f"judge() has no option {unknown[0]!r}{nearest(unknown[0], known)}")
-    return Settings(**given, **options)
-
-
 def _named(sae: Any, name: str) -> dict[str, Any] | list[str]:
     """Return SAE objects by name, or SPECs.
 
     Raises:
-        SubjectError: for a list that holds anything but SPECs.
+        SubjectError: for a list in which something is not a SPEC.
     """
     if isinstance(sae, Mapping):
         return dict(sae)
@@ -250,7 +263,7 @@ def _subjects(saes: dict[str, Any] | list[str], settings: Settings) -> list[Subj
 
 
 def _refuse_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer that nothing would be done with.
+    """Refuse a tokenizer that would not be used.
 
     Raises:
         HostError: where the model is a name or a directory, which have their own.
@@ -290,7 +303,7 @@ def _host(model: Any, tokenizer: Any, settings: Settings, subject: Subject) -> H
 
 
 def _first_line(error: Exception) -> str:
-    """Return what an error says, on one line."""
+    """Return the first line of an error's message."""
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 
@@ -298,7 +311,7 @@ def _tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
     if not source:
-        raise HostError("model: it does not say where it came from; pass tokenizer=…")
+        raise HostError("model: it has no name_or_path to load a tokenizer from; pass tokenizer=…")
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever a damaged file leads it to
@@ -313,7 +326,7 @@ def _texts(data: Any, settings: Settings) -> Texts:
 
 @contextmanager
 def _mode_restored(*objects: Any) -> Iterator[None]:
-    """Put every submodule back into training mode that was in it."""
+    """Restore, at the end, each submodule's training or evaluation mode."""
     modules = [m for o in objects if isinstance(o, nn.Module) for m in o.modules()]
     modes = [module.training for module in modules]
     try:

@@ -1,10 +1,10 @@
-"""Where a run's results go: the result file, the Markdown summary, the CI job's own page."""
+"""A run's files: the result file, the Markdown summary, the report, the CI job's page."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from saebench.options import RunOptions
 from saebench.records.boards import Leaderboard
 from saebench.records.run import Run
 from saebench.report.markdown import to_markdown
@@ -21,25 +21,31 @@ class Outputs:
     """The files that a run was asked to write.
 
     Args:
-        options: raw options by short name; ``json``, ``md`` and ``html`` are paths.
+        json: the result file.
+        md: the Markdown summary.
+        html: the report for a browser.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self._paths = {
-            name: Path(os.path.expanduser(str(options[name])))
-            for name in ("json", "md", "html")
-            if name in options
-        }
+    def __init__(
+        self, *, json: Path | None = None, md: Path | None = None, html: Path | None = None
+    ) -> None:
+        named = {"json": json, "md": md, "html": html}
+        self._paths = {name: path for name, path in named.items() if path is not None}
         self._page = os.environ.get(JOB_PAGE)
-        self._failed_page: str | None = None
+        self._page_error: str | None = None
+
+    @classmethod
+    def of(cls, options: RunOptions) -> "Outputs":
+        """Return the files that a run's options name."""
+        return cls(json=options.json, md=options.md, html=options.html)
 
     @property
     def keeps_sums(self) -> bool:
-        """True where a result file was asked for."""
+        """True where a result file was asked for: the per-sequence sums go with it."""
         return "json" in self._paths
 
     def check(self) -> None:
-        """Refuse, before anything is measured, what could not be written.
+        """Refuse, before anything is measured, a path that cannot be written.
 
         Raises:
             OptionError: naming the option and the path.
@@ -47,7 +53,7 @@ class Outputs:
         for name, path in self._paths.items():
             check_writable(path, option=f"--sae-{name}")
         if self.keeps_sums:
-            check_writable(sums_path(self._paths["json"]), option="--sae-json, beside it")
+            check_writable(sums_path(self._paths["json"]), option="--sae-json, for its sums")
 
     def write(
         self,
@@ -57,17 +63,17 @@ class Outputs:
         places: Sequence[str] = (),
         leaderboard: Leaderboard | None = None,
     ) -> None:
-        """Write all of them; each whole or not at all.
+        """Write each file, atomically.
 
         Args:
-            run: what was found.
-            sums: its per-sequence sums, which go beside the result file.
+            run: the run's record.
+            sums: its per-sequence sums, written next to the result file.
             places: sentences about the leaderboard, for the summaries.
-            leaderboard: to draw beside the run.
+            leaderboard: drawn in the report, with the run in it.
 
         Raises:
-            StoreError: for a file that was asked for. A CI job's page that cannot be written is
-                only mentioned: nobody asked for it, and no verdict rests on it.
+            StoreError: for a file that cannot be written. Of the CI job's page, which nobody asked
+                for, :meth:`lines` has a note instead.
         """
         if "json" in self._paths:
             write_sums(sums, self._paths["json"], run_id=run.run.id)
@@ -89,13 +95,13 @@ class Outputs:
         """Say where the results are."""
         labels = {"json": "results", "md": "summary", "html": "report"}
         yield from (f"{labels[name]}: {path}" for name, path in self._paths.items())
-        if self._failed_page:
-            yield f"note: ${JOB_PAGE} was not written: {self._failed_page}"
+        if self._page_error:
+            yield f"note: ${JOB_PAGE} was not written: {self._page_error}"
 
     def _append_to_page(self, text: str, page: Path) -> None:
-        """Append in one write, as the page may hold what other commands wrote."""
+        """Append in one write: other commands of the job write to the page too."""
         try:
             with page.open("ab") as file:
                 file.write(text.encode())
         except OSError as error:
-            self._failed_page = f"{page}: {error.strerror}"
+            self._page_error = f"{page}: {error.strerror}"

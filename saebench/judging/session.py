@@ -1,4 +1,4 @@
-"""One pytest run's judging: from raw options to verdicts and the result file."""
+"""One pytest run: from the options given to verdicts, result files and baselines."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,22 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, SaebenchError, StoreError, SubjectError, UsageError
-from saebench.experiments.prepare import torchs_own_settings
 from saebench.judging.cases import Given, Requests
 from saebench.judging.judge import Judge
 from saebench.judging.outputs import Outputs
 from saebench.judging.record import merge_runs
 from saebench.judging.run_baselines import update_all
-from saebench.options import (
-    OnInconclusive,
-    Scale,
-    Settings,
-    check_stop_early,
-    flag,
-    listed,
-    scale_of,
-    settings_of,
-)
+from saebench.measures.names import check_names
+from saebench.options import OnInconclusive, RunOptions, Settings, run_options
 from saebench.progress import ProgressBar
 from saebench.records.boards import Leaderboard
 from saebench.records.case import CaseRequest, joined
@@ -42,65 +33,62 @@ if TYPE_CHECKING:
 
 
 class BenchmarkSession:
-    """Holds what a pytest run judges.
+    """The judging of one pytest run.
 
-    Errors in the options are kept until collection is over: raised earlier, pytest would report
-    them as broken test files.
+    An error in the options is raised only when collection is over: raised earlier, pytest would
+    report it as a broken test file.
 
     Args:
-        options: raw options by short name, as given on the command line, in the environment or
-            in pyproject.toml.
+        given: the options given on the command line, in the environment or in pyproject.toml, by
+            name.
         argv: the command line.
     """
 
-    def __init__(self, options: Mapping[str, Any], *, argv: Sequence[str]) -> None:
-        self._options = dict(options)
+    def __init__(self, given: Mapping[str, Any], *, argv: Sequence[str]) -> None:
         self._argv = argv
+        self._options = RunOptions()
         self._references: tuple[SubjectReference, ...] = ()
         self._requests = Requests(())
         self._error: UsageError | None = None
         self._judge: Judge | None = None
-        self._settings: Settings | None = None
-        self._scale: Scale | None = None
         self._workplace: Workplace | None = None
         self._sharing: Sharing | None = None
-        self._elsewhere: list[Run] = []
-        self._sums_elsewhere: list[RunSums] = []
+        self._runs_of_processes: list[Run] = []
+        self._sums_of_processes: list[RunSums] = []
         self._expected: tuple[str, ...] = ()
         self._shares: dict[str, int] = {}
-        self._outputs = Outputs(self._options)
         self.unusable: str | None = None
         self.refused = False
         self.updates: list[str] = []
         self.places: list[str] = []
         try:
-            self._settings = settings_of(self._options)
-            self._scale = scale_of(self._options)
-            check_stop_early(self._settings, self._scale, self._options)
-            self._references = find_subjects(listed(self._options, "sae", separator="\n"))
-            settings = self._settings
+            self._options = run_options(given)
+            check_names(self._options.settings.interventions)
+            self._references = find_subjects(self._options.sae)
+            settings = self._options.settings
             self._requests = Requests([_given(r, settings) for r in self._references])
         except UsageError as error:
             self._error = error
+        self._outputs = Outputs.of(self._options)
 
     @property
     def judge(self) -> Judge:
-        """The judge, made on first use."""
+        """The judge, built on first use."""
         if self._judge is None:
-            assert self._settings is not None
-            self._judge = Judge(self._settings, argv=self._argv)
+            self._judge = Judge(self._options.settings, argv=self._argv)
             self._judge.share_out(self._shares)
         return self._judge
 
     @property
     def has_results(self) -> bool:
-        """True once a case was judged."""
-        return bool(self._elsewhere) or (self._judge is not None and bool(self._judge.cases))
+        """True once a case was judged, here or in another process of this run."""
+        judged_here = self._judge is not None and bool(self._judge.cases)
+        return bool(self._runs_of_processes) or judged_here
 
     @property
     def times_cost(self) -> bool:
-        """True where the cost cases were asked for."""
-        return bool(flag(self._options, "cost"))
+        """True where ``--sae-cost`` asks for the cost cases."""
+        return self._options.cost
 
     def subjects(self, property_name: str) -> list[str]:
         """Return what a property has cases of: the SAEs' ids, or the names of pairs."""
@@ -120,17 +108,17 @@ class BenchmarkSession:
         return [request.id for request in self._judge.requests] if self._judge else []
 
     def share_out(self, processes: int) -> dict[str, int]:
-        """Return each SAE's share where several processes judge; SAEs side by side share passes."""
+        """Return each SAE's share where several processes judge; neighbours share a pass."""
         if processes > 1:
             count = len(self._references)
             self._shares = {r.id: i * processes // count for i, r in enumerate(self._references)}
         return self._shares
 
     def announce(self, requests: Iterable[CaseRequest]) -> None:
-        """Take the selected cases.
+        """Plan the measurements of the selected cases.
 
         Raises:
-            UsageError: kept from reading the options, or for want of an SAE.
+            UsageError: for an error in the options, or where no SAE was named.
         """
         if self._error is not None:
             raise self._error
@@ -142,9 +130,8 @@ class BenchmarkSession:
         self.judge.announce(requests)
         self.judge.check_rules_are_asked()
 
-    @torchs_own_settings()
     def prepare(self, rootdir: Path) -> None:
-        """Load what the announced cases need.
+        """Load what the selected cases need.
 
         Raises:
             UsageError: for anything that cannot be judged as given.
@@ -152,29 +139,33 @@ class BenchmarkSession:
         self._outputs.check()
         wanted = {sae for request in self.judge.requests for sae in request.needs}
         chosen = [r for r in self._references if r.id in wanted]
-        if chosen:
-            place = self._workplace_of(chosen)
-            from saebench.experiments.prepare import prepare
+        if not chosen:
+            return
+        # Its workers begin to load now, while torch is still to be imported here.
+        self._workplace = self._workplace_of(chosen)
+        from saebench.experiments.prepare import prepare, torchs_own_settings
 
+        with torchs_own_settings():
             benches = prepare(self.judge.settings, chosen)
-            if place is not None:
+            if self._workplace is not None:
                 from saebench.scale.sharded import Sharing
 
-                self._sharing = Sharing(place, benches)
+                self._sharing = Sharing(self._workplace, benches)
             self.judge.adopt(benches, runner=self._sharing, project=rootdir)
 
     def close(self) -> None:
-        """Let go of workers and of the run directory."""
+        """Shut down workers and unlock the run directory."""
         if self._workplace is not None:
             self._workplace.close()
 
     def _workplace_of(self, chosen: Iterable[SubjectReference]) -> "Workplace | None":
-        """Return where the run is measured in shards, where that was asked for.
+        """Return where shards are measured; None for a run that is not divided into shards.
 
-        Its workers begin to load now, while torch is still to be imported here.
+        Raises:
+            OptionError: where pytest-xdist divides the run already.
         """
-        assert self._scale is not None
-        if not self._scale.shares_out:
+        scale = self._options.scale
+        if not scale.shares_out:
             return None
         if self._shares:
             raise OptionError(
@@ -184,58 +175,54 @@ class BenchmarkSession:
         from saebench.scale.jobs import recipe_of
         from saebench.scale.workplace import Workplace
 
-        specs = listed(self._options, "sae", separator="\n")
-        recipe = recipe_of(self._scale, self.judge.settings, specs, chosen)
-        self._workplace = Workplace(self._scale, recipe)
-        return self._workplace
+        return Workplace(scale, recipe_of(scale, self.judge.settings, self._options.sae, chosen))
 
-    @torchs_own_settings()
     def case(self, request: CaseRequest, *, progress: ProgressBar) -> CaseResult:
         """Measure and decide one case.
 
         Raises:
             StoreError: where shards, or how the case ended, cannot be written.
         """
-        found = self.judge.case(request, progress=progress)
+        from saebench.experiments.prepare import torchs_own_settings
+
+        with torchs_own_settings():
+            case = self.judge.case(request, progress=progress)
         if self._sharing is not None:
-            failed = self.judge.fails(found)
-            self._sharing.note(found, self.judge.reads(request), failed=failed)
-        return found
+            self._sharing.note(case, self.judge.reads(request), failed=self.judge.fails(case))
+        return case
 
     def failure(self, case: CaseResult) -> str | None:
         """Return why the case fails the run, or None where it does not."""
         return f"{case.verdict}: {case.reason}" if self.judge.fails(case) else None
 
     def expect(self, announced: Iterable[str]) -> None:
-        """Take the ids of the cases that this run's other processes were to judge."""
+        """Remember the ids of the cases that other processes of this run were to judge."""
         self._expected = tuple(announced) or self._expected
 
     def add(self, run: Run, sums: RunSums) -> None:
-        """Take what another process of this pytest run found."""
-        self._elsewhere.append(run)
-        self._sums_elsewhere.append(sums)
+        """Add the results of another process of this pytest run."""
+        self._runs_of_processes.append(run)
+        self._sums_of_processes.append(sums)
 
     def sums(self) -> RunSums:
-        """Return the per-sequence sums of the cases, where a result file is to stand by them."""
+        """Return the cases' per-sequence sums, which are written with the result file alone."""
         if not self._outputs.keeps_sums:
             return RunSums({})
-        return (
-            joined_sums(self._sums_elsewhere)
-            if self._elsewhere
-            else run_sums(self.judge.measured())
-        )
+        if self._runs_of_processes:
+            return joined_sums(self._sums_of_processes)
+        return run_sums(self.judge.measured())
 
     def run(self, *, complete: bool) -> Run:
-        """Return the run as it stands."""
-        if not self._elsewhere:
+        """Return the run with the cases judged so far."""
+        if not self._runs_of_processes:
             return self.judge.run(complete=complete)
-        merged = merge_runs(self._elsewhere, announced=self._expected)
+        merged = merge_runs(self._runs_of_processes, announced=self._expected)
         done = complete and merged.run.complete
         return replace(merged, run=replace(merged.run, argv=tuple(self._argv), complete=done))
 
     def write(self, rootdir: Path, *, complete: bool) -> None:
-        """Write the results where that was asked for; ``places`` then says where the SAEs stand."""
-        done = complete and (bool(self._elsewhere) or self.judge.is_done)
+        """Write the files that were asked for; ``places`` then has the leaderboard's lines."""
+        done = complete and (bool(self._runs_of_processes) or self.judge.is_done)
         run = self.run(complete=done)
         leaderboard = self._leaderboard(rootdir)
         self.places += place_lines(run, leaderboard) if leaderboard else ()
@@ -245,40 +232,45 @@ class BenchmarkSession:
             self.unusable = plain_lines(str(error))
 
     def _leaderboard(self, rootdir: Path) -> Leaderboard | None:
-        """Return the project's leaderboard, or the shipped one; where it cannot be read say so."""
-        found = [root / FILE for root in (baselines_root(rootdir), baselines_dir())]
-        path = next((path for path in found if path.is_file()), None)
+        """Return the project's leaderboard, else the shipped one; one that is damaged is noted."""
+        candidates = [root / FILE for root in (baselines_root(rootdir), baselines_dir())]
+        path = next((path for path in candidates if path.is_file()), None)
         try:
             return read_leaderboard(path) if path else None
         except SaebenchError as error:
             self.places.append(f"note: no place on the leaderboard: {error}")
             return None
 
-    @torchs_own_settings()
     def update_baselines(self, rootdir: Path, *, complete: bool) -> None:
         """Store baselines where that was asked for; ``updates`` then says what changed."""
-        everything = flag(self._options, "update_baselines")
-        if not everything and not flag(self._options, "update_new"):
+        options = self._options
+        if not (options.update_baselines or options.update_new):
             return
-        if self._elsewhere or not (complete and self.judge.is_done):
+        if self._runs_of_processes or not (complete and self.judge.is_done):
             self.updates = ["ERROR: baselines not updated: they need a complete run in one process"]
             self.refused = True
             return
-        measured = self.judge.measured(again=True)
-        told = update_all(baselines_root(rootdir), measured, only_new=not everything)
-        self.updates, self.refused = told.lines, told.refused
+        from saebench.experiments.prepare import torchs_own_settings
+
+        root = baselines_root(rootdir)
+        with torchs_own_settings():
+            measured = self.judge.measured(again=True)
+            update = update_all(root, measured, only_new=not options.update_baselines)
+        self.updates, self.refused = update.lines, update.refused
 
     def closing_lines(self) -> Iterator[str]:
         """Give what the tables cannot say: the data, and where the results are."""
         run = self.run(complete=True)
-        yield from data_lines(run, asked=self.judge.settings.sequence_count)
+        settings = self.judge.settings
+        yield from data_lines(run, asked=settings.sequence_count)
         yield from self._workplace.notes if self._workplace is not None else ()
         # What fails the run is in pytest's own FAILURES; this is what does not.
-        if self.judge.settings.inconclusive is OnInconclusive.WARN:
+        if settings.inconclusive is OnInconclusive.WARN:
             yield from sentences(run, Verdict.INCONCLUSIVE)
         yield from sentences(run, Verdict.SKIPPED)
         yield from told(run)
-        yield from _commands(run)
+        commands = list(reproduce_lines(run, os.environ))
+        yield from ["measure again:", *(f"  {line}" for line in commands)] if commands else []
         yield from self.places
         yield from self._outputs.lines()
 
@@ -293,9 +285,3 @@ def _given(reference: SubjectReference, settings: Settings) -> Given:
     named = metadata.model_name if metadata else None
     hook = metadata.hook if metadata else settings.overrides.hook
     return Given(reference.id, settings.model or reference.model or named, hook)
-
-
-def _commands(run: Run) -> Iterator[str]:
-    """Say how to measure again what did not pass, each in one line."""
-    lines = list(reproduce_lines(run, os.environ))
-    yield from ["measure again:", *(f"  {line}" for line in lines)] if lines else []

@@ -29,9 +29,10 @@ class Probe:
     Attributes:
         name: the channel is ``INTERVENTION.NAME``, ``sae.cosine_of_final`` for example.
         function: a function of a module, or its name as ``module:function``, by which worker
-            processes find it too. It is pure: of ``x`` and ``x_hat``, ``Float[Tensor, "tokens d"]``, and of the model's final hidden
-            states without and with the intervention, ``Float[Tensor, "tokens d_model"]``, that
-            returns ``Float[Tensor, "tokens"]``.
+            processes find it too. It is a pure function of ``x`` and ``x_hat``,
+            ``Float[Tensor, "tokens d"]``, and of the model's final hidden states without and with
+            the intervention, ``Float[Tensor, "tokens d_model"]``; it returns
+            ``Float[Tensor, "tokens"]``.
         intervention: whose final hidden states it is given.
 
     Raises:

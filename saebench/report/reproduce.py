@@ -4,16 +4,18 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from itertools import islice, pairwise
 
+from saebench.options import OPTIONS
 from saebench.records.run import SEVERITY, CaseResult, Run, Verdict
-from saebench.report.style import plain_text
+from saebench.text import plain_text
 
 FAILED = (Verdict.ERROR, Verdict.FAIL, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE)
-# What writes files, or chooses among cases, has no part in it.
-WITH_VALUE = ("--sae-json", "--sae-md", "--sae-html", "--junitxml", "--junit-xml", "-k", "-m", "-n",
-              "--dist", "--numprocesses", "--tb", "-p", "--maxfail", "--color", "-W")  # fmt: skip
-FLAGS = ("--sae-update-baselines", "--sae-update-new", "--lf", "--ff", "--exitfirst")
+OURS = {each.flag: each for each in OPTIONS}
+# Options of pytest and its plugins that write files, choose among cases, or only show.
+LEFT_OUT = ("--junitxml", "--junit-xml", "-k", "-m", "-n", "--dist", "--numprocesses", "--tb", "-p",
+            "--maxfail", "--color", "-W")  # fmt: skip
+LEFT_OUT_FLAGS = ("--lf", "--last-failed", "--ff", "--failed-first", "--exitfirst")
 PLAIN_FLAGS = re.compile(r"-[qvxsl]+")
 SHORT = re.compile(r"-[qvxs]+|-[kmnpW].+")  # -q, -vv, -kNAME
 PLACE = re.compile(r"(?P<root>.*?)/?(?P<test>test_\w+\.py(::.*)?)?")
@@ -36,14 +38,15 @@ def reproduce(
     Args:
         run: the run that the case is of.
         case: the case.
-        environment: variables of which those that are twins of options are told too.
+        environment: variables; the command sets those that are options of the run.
     """
     if not run.run.argv or run.run.argv[0] != "pytest":
         return None
-    root, kept = split_arguments(run.run.argv[1:])
-    twins = sorted(name for name in environment or {} if name.startswith("SAEBENCH_"))
-    said = [f"{name}={shlex.quote((environment or {})[name])}" for name in twins]
-    return " ".join([*said, shlex.join(["pytest", f"{root}/{node_of(case)}", *kept])])
+    root, arguments = split_arguments(run.run.argv[1:])
+    names = sorted(each.variable for each in OPTIONS if each.reproduced)
+    given = environment or {}
+    variables = [f"{name}={shlex.quote(given[name])}" for name in names if name in given]
+    return " ".join([*variables, shlex.join(["pytest", f"{root}/{node_of(case)}", *arguments])])
 
 
 def split_arguments(arguments: Iterable[str]) -> tuple[str, list[str]]:
@@ -53,28 +56,29 @@ def split_arguments(arguments: Iterable[str]) -> tuple[str, list[str]]:
         >>> split_arguments(("benchmarks", "--sae", "demo", "-k", "cloze", "--sae-json=r.json"))
         ('benchmarks', ['--sae', 'demo'])
     """
-    root, kept = "benchmarks", []
-    values = iter(arguments)
-    for argument in values:
-        if argument in FLAGS or SHORT.fullmatch(argument):
+    root, measuring = "benchmarks", []
+    words = iter(arguments)
+    for word in words:
+        name, joined, _ = word.partition("=")
+        ours = OURS.get(name)
+        if ours is not None or name in LEFT_OUT:
+            takes_next = not joined and (ours is None or ours.takes_value)
+            value = list(islice(words, int(takes_next)))
+            measuring += [word, *value] if ours is not None and ours.reproduced else []
+        elif word in LEFT_OUT_FLAGS or SHORT.fullmatch(word):
             continue
-        if argument.partition("=")[0] in WITH_VALUE:
-            if "=" not in argument:
-                next(values, None)
-        elif argument.startswith("--") and "=" not in argument:
-            kept += [argument, *_value(values, argument)]
-        elif (found := PLACE.fullmatch(argument)) and not argument.startswith("-"):
-            root = found["root"].rstrip("/") or "."
+        elif (place := PLACE.fullmatch(word)) and not word.startswith("-"):
+            root = place["root"].rstrip("/") or "."
         else:
-            kept.append(argument)
-    return root, kept
+            measuring.append(word)
+    return root, measuring
 
 
 def joined_arguments(arguments: Iterable[str], places: Iterable[str]) -> Iterator[str]:
-    """Give the arguments with each option and the word that is its value in one.
+    """Give the arguments, an option of another tool and its value as one.
 
-    Only the parser knows which options take a value, and it says so by what it took for places.
-    Our own options stay as they were typed: they are known.
+    Which of those options take a value only the parser knows, and it says so by the words that it
+    took for places. Options of saebench stay as they were typed.
 
     Args:
         arguments: as they were typed.
@@ -85,9 +89,11 @@ def joined_arguments(arguments: Iterable[str], places: Iterable[str]) -> Iterato
         ['--rootdir=a', '-q', 'b', '--sae', 'demo']
     """
     words = list(arguments)
-    # Places that stand where no value can stand are met there, and not after an option.
+    # A place that follows no option is counted here, so that no option's value is taken for it.
     left = Counter(places)
-    left.subtract(w for before, w in pairwise(["", *words]) if w in left and not _may_take(before))
+    left.subtract(
+        w for before, w in pairwise(["", *words]) if w in left and _is_place_after(before)
+    )
     option = ""
     for word in words:
         if option and left[word] <= 0 and not word.startswith("-"):
@@ -106,14 +112,13 @@ def joined_arguments(arguments: Iterable[str], places: Iterable[str]) -> Iterato
 
 def _may_take(word: str) -> bool:
     """True for an option of another tool, whose value may be the next word."""
-    known = word.startswith("--sae") or "=" in word or word in FLAGS or PLAIN_FLAGS.fullmatch(word)
+    known = word in OURS or "=" in word or word in LEFT_OUT_FLAGS or PLAIN_FLAGS.fullmatch(word)
     return word.startswith("-") and not known
 
 
-def _value(values: Iterator[str], option: str) -> list[str]:
-    """Return the value that follows one of our options; other tools' are left as they are."""
-    takes_none = not option.startswith("--sae") or option in ("--sae-score-bos", "--sae-cost")
-    return [] if takes_none else [value for value in (next(values, None),) if value is not None]
+def _is_place_after(before: str) -> bool:
+    """True where a word after this one cannot be its value."""
+    return not _may_take(before) and not (before in OURS and OURS[before].takes_value)
 
 
 def node_of(case: CaseResult) -> str:
@@ -125,7 +130,7 @@ def node_of(case: CaseResult) -> str:
         >>> node_of(case)
         'test_kl_gap.py::test_kl_gap[l2-all]'
     """
-    # As the plugin and pytest name parameters: an arrow, and what is not ASCII, cannot stand.
+    # As the plugin and pytest name parameters: an arrow, and what is not ASCII, are escaped.
     sae = case.sae.replace("→", "->").encode("unicode_escape").decode()
     chosen = [str(v) for k, v in case.params.items() if k not in ("first", "second")]
     return f"test_{case.property}.py::test_{case.property}[{'-'.join([sae, *chosen])}]"

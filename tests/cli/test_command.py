@@ -9,6 +9,7 @@ import pytest
 
 import saebench
 from saebench.cli import main
+from saebench.options import OPTIONS
 from saebench.store.environment import benchmarks_dir
 
 COMMAND = [sys.executable, "-c", "import sys; from saebench.cli import main; sys.exit(main())"]
@@ -61,6 +62,14 @@ def test_help_names_the_commands(capsys):
     assert "run" in out
     assert "list" in out
     assert "release gate" in out
+
+
+def test_the_help_of_run_has_every_option(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--help"])
+    assert ended.value.code == 0
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if "  --" in line}
+    assert {each.flag for each in OPTIONS} <= listed
 
 
 def test_version_is_the_packages(capsys):

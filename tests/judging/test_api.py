@@ -1,10 +1,12 @@
 """saebench.judge: the same judging, from Python."""
 
+import inspect
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from option_samples import needed, sample
 from torch import nn
 
 import saebench
@@ -300,3 +302,49 @@ def test_nan_from_an_sae_is_an_error_never_a_pass(tiny, sae, texts):
     assert {c.verdict for c in measured} - {Verdict.PASS} == {Verdict.ERROR}
     gated = [c for c in measured if c.property != "sparsity"]
     assert all(c.verdict is Verdict.ERROR for c in gated)
+
+
+def _keywords():
+    from saebench.judging.api import keywords
+
+    return keywords()
+
+
+def test_the_keywords_are_the_options_of_settings_and_scale_with_their_defaults():
+    from saebench.options import RunOptions, options_of
+
+    parameters = inspect.signature(saebench.judge).parameters
+    own = {"sae", "model", "data", "properties", "tokenizer", "name"}
+    assert set(parameters) == own | set(_keywords())
+    assert {name: parameters[name].default for name in _keywords()} == {
+        name: each.default for name, each in _keywords().items()
+    }
+    # What is written, and given by position, is not among them.
+    left = {each.field for each in options_of(RunOptions)} - set(_keywords())
+    assert left == {"sae", "model", "dataset", "cost", "json", "md", "html", "update_baselines",
+                    "update_new"}  # fmt: skip
+
+
+def test_the_documentation_has_every_keyword_with_its_help():
+    lines = [line.strip() for line in inspect.getdoc(saebench.judge).splitlines()]
+    for name, each in _keywords().items():
+        assert any(line.startswith(f"{name}: {each.help}") for line in lines), name
+
+
+@pytest.mark.parametrize("keyword", _keywords())
+def test_a_keyword_means_what_the_option_means(keyword):
+    from saebench.judging.api import _asked
+    from saebench.options import run_options
+
+    each = _keywords()[keyword]
+    text = "zero" if keyword == "interventions" else sample(each)
+    others = needed(each)
+    value = each.check(each.kind.parse(text))
+    asked = _asked({keyword: value} | {k.replace("-", "_"): v for k, v in others.items()},
+                   model=None, data=None)  # fmt: skip
+    assert asked == run_options({each.name: text} | others)
+
+
+def test_an_unknown_intervention_is_refused_before_anything_is_loaded(tiny):
+    with pytest.raises(OptionError, match="unknown intervention 'eps_randm'; did you mean"):
+        saebench.judge("/no/such/sae", interventions=["zero", "eps_randm"], properties=["sparsity"])

@@ -7,7 +7,6 @@ import pytest
 from runs import make_case, make_run
 
 from saebench.errors import OptionError, StoreError
-from saebench.judging import outputs
 from saebench.judging.outputs import Outputs
 from saebench.records.run import Verdict
 from saebench.report.markdown import to_markdown
@@ -18,20 +17,20 @@ RUN = make_run(make_case("one", "fidelity", Verdict.FAIL))
 
 
 def test_each_file_that_was_asked_for_is_written(tmp_path):
-    paths = {name: str(tmp_path / f"out.{name}") for name in ("json", "md")}
-    told = Outputs(paths)
-    told.check()
-    told.write(RUN, places=["one: is 1st of 2"])
+    paths = {name: tmp_path / f"out.{name}" for name in ("json", "md")}
+    outputs = Outputs(**paths)
+    outputs.check()
+    outputs.write(RUN, places=["one: is 1st of 2"])
     assert read_run(tmp_path / "out.json") == RUN
     assert (tmp_path / "out.md").read_text() == to_markdown(RUN, places=["one: is 1st of 2"])
-    assert list(told.lines()) == [f"results: {paths['json']}", f"summary: {paths['md']}"]
+    assert list(outputs.lines()) == [f"results: {paths['json']}", f"summary: {paths['md']}"]
 
 
 def test_the_sums_go_beside_the_result_file_and_nowhere_else(tmp_path):
     sums = RunSums({"fidelity@one": CaseSums("f" * 8, {"sae.kl": np.ones(3)})})
-    Outputs({"md": str(tmp_path / "out.md")}).write(RUN, sums=sums)
+    Outputs(md=tmp_path / "out.md").write(RUN, sums=sums)
     assert os.listdir(tmp_path) == ["out.md"]
-    Outputs({"json": str(tmp_path / "out.json")}).write(RUN, sums=sums)
+    Outputs(json=tmp_path / "out.json").write(RUN, sums=sums)
     found = read_sums(tmp_path / "out.json", RUN).cases["fidelity@one"]
     assert found.table["sae.kl"].tolist() == [1, 1, 1]
 
@@ -39,12 +38,12 @@ def test_the_sums_go_beside_the_result_file_and_nowhere_else(tmp_path):
 def test_a_place_where_the_sums_cannot_be_written_is_refused_beforehand(tmp_path):
     (tmp_path / "out.sums.npz").mkdir()
     with pytest.raises(OptionError, match=r"--sae-json.*out\.sums\.npz: cannot be written"):
-        Outputs({"json": str(tmp_path / "out.json")}).check()
+        Outputs(json=tmp_path / "out.json").check()
 
 
 def test_nothing_is_written_where_nothing_was_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Outputs({}).write(RUN)
+    Outputs().write(RUN)
     assert os.listdir(tmp_path) == []
 
 
@@ -52,34 +51,34 @@ def test_the_jobs_page_keeps_what_other_steps_wrote(tmp_path, monkeypatch):
     page = tmp_path / "page"
     page.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
-    Outputs({}).write(RUN)
+    Outputs().write(RUN)
     assert page.read_text() == "before\n" + to_markdown(RUN)
 
 
 def test_a_page_that_would_be_too_long_is_cut_to_the_overview(tmp_path, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "page"))
-    monkeypatch.setattr(outputs, "PAGE_BYTES", 100)
-    Outputs({}).write(RUN)
+    monkeypatch.setattr("saebench.judging.outputs.PAGE_BYTES", 100)
+    Outputs().write(RUN)
     assert (tmp_path / "page").read_text() == to_markdown(RUN, detailed=False)
 
 
 def test_a_page_that_cannot_be_written_is_a_note_and_the_files_are_written(tmp_path, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "none" / "page"))
-    told = Outputs({"md": str(tmp_path / "out.md")})
-    told.write(RUN)
+    outputs = Outputs(md=tmp_path / "out.md")
+    outputs.write(RUN)
     assert (tmp_path / "out.md").exists()
-    assert "note: $GITHUB_STEP_SUMMARY was not written" in list(told.lines())[-1]
+    assert "note: $GITHUB_STEP_SUMMARY was not written" in list(outputs.lines())[-1]
 
 
 @pytest.mark.parametrize("option", ["json", "md"])
 def test_a_place_that_cannot_be_written_is_refused_by_its_option_beforehand(tmp_path, option):
     with pytest.raises(OptionError, match=rf"--sae-{option} .*: cannot be written"):
-        Outputs({option: str(tmp_path)}).check()
+        Outputs(**{option: tmp_path}).check()
     assert os.listdir(tmp_path) == []
 
 
 def test_a_place_that_became_unwritable_is_a_store_error(tmp_path):
-    told = Outputs({"md": str(tmp_path / "file" / "out.md")})
+    outputs = Outputs(md=tmp_path / "file" / "out.md")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot be written"):
-        told.write(RUN)
+        outputs.write(RUN)
