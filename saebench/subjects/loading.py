@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saebench.errors import SubjectError
-from saebench.formats.downloads import checked_downloads
+from saebench.formats.converted import checked_downloads
 from saebench.formats.library_warnings import listening
 from saebench.formats.metadata import OLD_NAMES, check_config, metadata_of, parse_metadata
 from saebench.formats.saelens import inference_sae

@@ -11,9 +11,8 @@ from typing import Any
 from saebench.errors import SubjectError, nearest
 from saebench.formats.files import PICKLES
 from saebench.formats.foreign import described, refused_pickle
-from saebench.formats.layouts import EXPECTED, Loader, place_of, recognise
+from saebench.formats.layouts import EXPECTED, Loader, place_of, recognise, what_is_there
 from saebench.formats.metadata import SubjectMetadata, parse_metadata
-from saebench.formats.nearby import what_is_there
 from saebench.options import Overrides
 from saebench.text import from_system, is_unicode, plain_text
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from saebench.errors import SubjectError
-from saebench.formats.layouts import recognise
-from saebench.formats.nearby import MOST_NAMED
+from saebench.formats.layouts import MOST_NAMED, recognise
 from saebench.subjects.references import find_subjects
 
 LAYOUTS = {

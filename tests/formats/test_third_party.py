@@ -1,4 +1,4 @@
-"""Other people's loaders, installed as distributions with an entry point."""
+"""Formats of other distributions, installed with an entry point."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import saebench
 from saebench.errors import SubjectError
-from saebench.formats import layouts as third_party
+from saebench.formats.layouts import GROUP, OLD_GROUP, installed_formats
 from saebench.options import Overrides
 from saebench.subjects.loading import load_subject
 from saebench.subjects.references import find_subjects
@@ -50,12 +50,15 @@ class _Site:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def install(self, name: str, value: str, **modules: str) -> None:
+    def install(
+        self, name: str, value: str, *, groups: tuple[str, ...] = (GROUP,), **modules: str
+    ) -> None:
         """Install a distribution with one entry point, and its modules."""
         info = self.root / f"{name}-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[saebench.loaders]\n{name} = {value}\n")
+        declared = "".join(f"[{group}]\n{name} = {value}\n" for group in groups)
+        (info / "entry_points.txt").write_text(declared)
         (self.root / name).mkdir()
         (self.root / name / "__init__.py").touch()
         for module, source in modules.items():
@@ -67,9 +70,9 @@ def site(tmp_path: Path, monkeypatch):
     root = tmp_path / "site"
     root.mkdir()
     monkeypatch.syspath_prepend(str(root))
-    third_party.installed.cache_clear()
+    installed_formats.cache_clear()
     yield _Site(root)
-    third_party.installed.cache_clear()
+    installed_formats.cache_clear()
     for name in [m for m in sys.modules if m.partition(".")[0] in ("mylab", "other")]:
         del sys.modules[name]
 
@@ -86,9 +89,9 @@ def mylab(site: _Site) -> _Site:
 def _directory(root: Path, **config) -> Path:
     path = root / "theirs"
     path.mkdir()
-    told = {"d_in": D, "d_sae": FEATURES, "architecture": "mylab",
+    config_file = {"d_in": D, "d_sae": FEATURES, "architecture": "mylab",
             "metadata": {"hook_name": "blocks.1.hook_resid_pre", "context_size": 12}}  # fmt: skip
-    (path / "mylab.json").write_text(json.dumps(told | config))
+    (path / "mylab.json").write_text(json.dumps(config_file | config))
     generator = torch.Generator().manual_seed(0)
     up, down = torch.randn(D, FEATURES, generator=generator), torch.randn(FEATURES, D)
     save_file({"up": up, "down": down}, path / "mylab.safetensors")
@@ -159,13 +162,13 @@ def test_a_broken_distribution_does_not_disturb_our_own_formats(site, tiny):
 BROKEN = {
     "gone": ("mylab.gone:Loader", "", r"mylab' \(mylab.gone:Loader of mylab\) cannot be imported"),
     "raises": ("mylab.code:L", "raise OSError('no')", "cannot be imported: OSError"),
-    "unmade": ("mylab.code:L", "class L:\n  def __init__(self, x): ...", "cannot be imported"),
+    "unmade": ("mylab.code:L", "class L:\n  def __init__(self, x): ...", "cannot be created"),
     "no loader": ("mylab.code:L", "class L: ...", "has no method 'matches'; see docs/loaders.md"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_loader_that_is_none_is_named_with_its_distribution(case, site, tmp_path: Path):
+def test_a_format_that_is_none_is_named_with_its_distribution(case, site, tmp_path: Path):
     value, code, said = BROKEN[case]
     site.install("mylab", value, code=code)
     with pytest.raises(SubjectError, match=said):
@@ -185,7 +188,7 @@ GOOD = {"matches": "True", "config": "{'metadata': {'hook_name': 'h'}}", "load":
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"matches": "1 / 0"}, "loader 'mylab' of mylab: matches failed: ZeroDivisionError"),
+        ({"matches": "1 / 0"}, "SAE format 'mylab' of mylab: matches failed: ZeroDivisionError"),
         ({"config": "1 / 0"}, "config failed: ZeroDivisionError"),
         ({"config": "[]"}, r"config gives \[\], expected a dict with metadata"),
         ({"config": "{'metadata': 3}"}, "expected a dict with metadata"),
@@ -193,14 +196,33 @@ GOOD = {"matches": "True", "config": "{'metadata': {'hook_name': 'h'}}", "load":
         ({"load": "3"}, "load gives int, expected a module with encode, decode"),
     ],
 )
-def test_what_a_loader_does_wrong_is_its_own(change, said, site, tmp_path: Path):
+def test_errors_of_a_format_name_its_distribution(change, said, site, tmp_path: Path):
     site.install("mylab", "mylab.code:L", code=LOADER.format(**(GOOD | change)))
     with pytest.raises(SubjectError, match=said):
         _load(tmp_path)
 
 
-def test_two_loaders_that_claim_one_directory_are_both_named(site, tmp_path: Path):
+def test_two_formats_that_match_one_directory_are_both_named(site, tmp_path: Path):
     for name in ("mylab", "other"):
         site.install(name, f"{name}.code:L", code=LOADER.format(**GOOD))
     with pytest.raises(SubjectError, match=r"several.*'mylab' of mylab, 'other' of other"):
+        find_subjects([str(tmp_path)])
+
+
+def test_the_old_group_is_read_with_a_warning_that_names_the_new_one(site, tmp_path: Path):
+    site.install("mylab", "mylab.code:L", groups=(OLD_GROUP,), code=LOADER.format(**GOOD))
+    with pytest.warns(DeprecationWarning, match=rf"^mylab declares.*the group is '{GROUP}' now"):
+        [reference] = find_subjects([str(tmp_path)])
+    assert reference.config == {"metadata": {"hook_name": "h"}}
+
+
+def test_a_format_in_both_groups_is_loaded_once_without_a_warning(site, tmp_path: Path):
+    site.install("mylab", "mylab.code:L", groups=(GROUP, OLD_GROUP), code=LOADER.format(**GOOD))
+    assert find_subjects([str(tmp_path)])
+    assert [each.name for each in installed_formats()] == ["mylab"]
+
+
+def test_the_name_of_one_of_our_own_formats_is_refused(site, tmp_path: Path):
+    site.install("sparsify", "sparsify.code:L", code=LOADER.format(**GOOD))
+    with pytest.raises(SubjectError, match="'sparsify' .* has the name of one of saebench's own"):
         find_subjects([str(tmp_path)])
