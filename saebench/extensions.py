@@ -68,8 +68,8 @@ def installed_extensions(
     Raises:
         UsageError: of the class ``error``, for a name that saebench or a second distribution uses.
     """
-    points = sorted(entry_points(group=group), key=lambda point: point.name)
-    extensions = tuple(Extension(point, kind, error) for point in points)
+    declared = [Extension(point, kind, error) for point in entry_points(group=group)]
+    extensions = tuple(sorted(declared, key=lambda each: (each.name, each.distribution)))
     count = Counter(extension.name for extension in extensions)
     for extension in extensions:
         if extension.name in reserved:
