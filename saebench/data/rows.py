@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import DataError
-from saebench.text import from_system
+from saebench.text import first_line, from_system
 
 MARK = "\ufeff"  # the byte order mark, which no tokenizer should see
 LOOKED_AT = 4096  # bytes at a file's start
@@ -251,7 +251,7 @@ def _loaded(source: str, config: str | None, split: str | None, *, option: str, 
         # The library raises its own errors, fsspec's, the hub client's and those of the system.
         raise DataError(
             f"{option} {asked}: no such file, and neither the Hugging Face cache nor the hub gives "
-            f"data set {source!r} with split {split!r}: {_first_line(error)}"
+            f"data set {source!r} with split {split!r}: {first_line(error)}"
         ) from error
     version = getattr(getattr(data, "info", None), "version", None)
     revision = str(version) if version else None
@@ -295,14 +295,10 @@ def _numbered(data: Any, about: str, option: str) -> Iterator[tuple[str, Row]]:
         except Exception as error:
             # Streaming may fail at any row, with any of the errors above.
             raise DataError(
-                f"{option} {about}: cannot be read beyond row {number}: {_first_line(error)}"
+                f"{option} {about}: cannot be read beyond row {number}: {first_line(error)}"
             ) from error
         number += 1
         yield f"{about}, row {number}", row
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
 
 
 def _parsed(line: str, path: Path, number: int) -> Any:

@@ -16,16 +16,13 @@ from saebench.errors import HostError, SaebenchError
 from saebench.measures.resources import is_out_of_memory
 from saebench.records.run import ModelRecord
 from saebench.subjects.calls import Call, argument, by_token, calls_once, record, with_argument
-from saebench.subjects.hashing import tensors_sha256
-from saebench.subjects.last_step import LastStep, find_last_step
+from saebench.subjects.modules import tensors_sha256
 from saebench.subjects.norms import UnitNorm
 from saebench.subjects.parts import Parts, find_parts, is_close
 from saebench.subjects.stack import Stack, find_stack
+from saebench.subjects.unembedding import Unembedding, find_last_step
 
 TRIAL_TOKENS = 12
-TILE = 1024  # of the vocabulary
-LINE = 16  # fp32 numbers of a cache line
-PAGE = 1024
 TF32_EPS = 2.0**-10  # its ten bits are fp16's
 
 
@@ -62,8 +59,6 @@ class Host:
         self._parts: dict[int, Parts] = {}
         self._unit_norms: dict[str, UnitNorm] = {}
         self._reads_early = False
-        self._columns = 0
-        self._last_step = LastStep()
         self._check_end()
         self._check_causal()
 
@@ -85,12 +80,12 @@ class Host:
     @property
     def d_model(self) -> int:
         """Width of the final hidden states; for most models that of the residual stream too."""
-        return self._unembedding[0].shape[1]
+        return self._unembedding.weight.shape[1]
 
     @property
     def vocab_size(self) -> int:
         """Number of logits."""
-        return self._unembedding[0].shape[0]
+        return self._unembedding.weight.shape[0]
 
     @property
     def n_heads(self) -> int:
@@ -330,47 +325,30 @@ class Host:
         return tuple(m for m in found if "forward" not in vars(m))
 
     def logits_memory(self, rows: int) -> Float[Tensor, "rows vocab"]:
-        """Return memory for logits, to give to :meth:`logits` as often as wanted.
-
-        Each row begins at a cache line. A matrix product that writes rows which do not takes up
-        to twice the time; GPT-2's 50,257 logits are such rows.
-        """
-        vocab = len(self._unembedding[0])
-        stride = -(-vocab // LINE) * LINE
-        # Rows at multiples of 4 KB would all compete for the same places in the cache.
-        stride += LINE if stride % PAGE == 0 else 0
-        return torch.empty(rows, stride, dtype=torch.float32, device=self.device)[:, :vocab]
+        """Return memory for logits, to give to :meth:`logits` repeatedly."""
+        return self._unembedding.memory(rows)
 
     def logits(
-        self,
-        hidden: Float[Tensor, "rows d"],
-        *,
-        out: Float[Tensor, "rows vocab"] | None = None,
+        self, hidden: Float[Tensor, "rows d"], *, out: Float[Tensor, "rows vocab"] | None = None
     ) -> Float[Tensor, "rows vocab"]:
         """Unembed rows of final hidden states in fp32, whatever the model's dtype.
 
         Args:
             hidden: the rows.
-            out: where to put the logits, from :meth:`logits_memory`; memory that was used before
-                is much faster than new.
+            out: memory for the logits, from :meth:`logits_memory`.
         """
-        weight, bias = self._unembedding
-        out = self.logits_memory(len(hidden)) if out is None else out
-        logits = _product(hidden.float(), weight, out=out)
-        if bias is not None:
-            logits += bias
-        return self._last_step.apply_(logits)
+        return self._unembedding.logits(hidden, out=out)
 
     def back_through_logits(
         self, slope: Float[Tensor, "rows vocab"], logits: Float[Tensor, "rows vocab"]
     ) -> Float[Tensor, "rows d"]:
-        """Return the gradient in hidden states of something whose gradient in logits is known.
+        """Return the gradient in hidden states, given a gradient in the logits.
 
         Args:
             slope: the gradient in the logits; may be overwritten.
-            logits: what :meth:`logits` gave for the hidden states.
+            logits: the result of :meth:`logits` for the hidden states.
         """
-        return self._last_step.back_(slope, logits) @ self._unembedding[0]
+        return self._unembedding.backward(slope, logits)
 
     @property
     def output_embedding(self) -> Any:
@@ -386,13 +364,6 @@ class Host:
                 f"{type(found).__name__}; it is no language model with one vocabulary of logits"
             )
         return found
-
-    @cached_property
-    def _unembedding(self) -> tuple[Tensor, Tensor | None]:
-        output = self.output_embedding
-        bias = getattr(output, "bias", None)
-        weight = output.weight.detach().float()[: self._columns]
-        return weight, None if bias is None else bias.detach().float()[: self._columns]
 
     def has_module(self, path: str) -> bool:
         """True for a module's path, whether from the model or from its base model on."""
@@ -449,7 +420,7 @@ class Host:
             raise HostError(
                 f"{self.name}: its logits are NaN or infinite; are the weights damaged?"
             )
-        self._columns = theirs.shape[-1]
+        self._unembedding = Unembedding(self.output_embedding, columns=theirs.shape[-1])
         tolerance = 1e-4 if self.is_fp32 else 5e-2
         for early in (False, True):
             self._reads_early = early
@@ -458,7 +429,7 @@ class Host:
             if z is not None and z.shape == theirs.shape:
                 step = find_last_step(z, theirs, self.config, tolerance=tolerance)
             if step is not None:
-                self._last_step = step
+                self._unembedding.last_step = step
                 return
         raise HostError(
             f"{self.kind}: its logits are not its output embedding "
@@ -505,24 +476,6 @@ class _Reached(Exception):  # noqa: N818
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
         self.hidden = hidden
-
-
-def _product(
-    hidden: Float[Tensor, "rows d"],
-    weight: Float[Tensor, "vocab d"],
-    *,
-    out: Float[Tensor, "rows vocab"],
-) -> Float[Tensor, "rows vocab"]:
-    """Put hidden · weightᵀ into ``out``, on a CPU by tiles of the vocabulary.
-
-    A tile of the weights stays in the cache while all rows are multiplied with it.
-    """
-    if hidden.device.type != "cpu":
-        return torch.mm(hidden, weight.T, out=out)
-    for start in range(0, len(weight), TILE):
-        columns = slice(start, min(start + TILE, len(weight)))
-        torch.mm(hidden, weight[columns].T, out=out[:, columns])
-    return out
 
 
 def _adapter(config: Any, name: str) -> Any:

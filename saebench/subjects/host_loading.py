@@ -15,7 +15,7 @@ from saebench.errors import HostError, OptionError, SubjectError
 from saebench.formats.library_warnings import listening
 from saebench.subjects.given_model import TF32, refuse_quantised
 from saebench.subjects.host import Host
-from saebench.text import from_system, is_unicode
+from saebench.text import first_line, from_system, is_unicode
 
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
@@ -58,9 +58,8 @@ def load_host(
             )
     except Exception as error:
         # transformers raises whatever a damaged configuration or tokenizer leads it to.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise HostError(
-            f"model {source!r} ({asked_by}) cannot be loaded: {reason} "
+            f"model {source!r} ({asked_by}) cannot be loaded: {first_line(error)} "
             "Give a directory or a name in the Hugging Face cache: --sae-model PATH|NAME"
         ) from error
     model, loaded = both

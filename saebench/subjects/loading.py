@@ -30,6 +30,7 @@ from saebench.subjects.modules import config_of
 from saebench.subjects.normalisation import normalised
 from saebench.subjects.references import SubjectReference
 from saebench.subjects.sae import Subject
+from saebench.text import first_line
 
 TOLD = (
     "hook_name",
@@ -301,10 +302,10 @@ def _from_registry(reference: SubjectReference) -> Any:
         raise
     except Exception as error:
         # The registry's loaders raise whatever their download, conversion or parsing raises.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise SubjectError(
             f"--sae {reference.source}: neither a directory nor loadable through SAELens as "
-            f"release {reference.repository!r}, SAE {reference.path!r}: {reason}"
+            f"release {reference.repository!r}, SAE {reference.path!r}: "
+            f"{first_line(error)}"
         ) from error
 
 

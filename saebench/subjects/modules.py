@@ -1,6 +1,7 @@
 """What a module that encodes and decodes tells of itself, and what of it is refused."""
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -221,3 +222,18 @@ def _described(found: Any) -> str:
         inner = ", ".join(_described(each) for each in found[:4])
         return f"a {type(found).__name__} of ({inner}{', …' if len(found) > 4 else ''})"
     return "None" if found is None else f"a value of type {type(found).__name__}"
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and bytes, in the names' order.
+
+    Example:
+        >>> tensors_sha256({"a": torch.zeros(2)})[:8]
+        '98664975'
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous().cpu()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

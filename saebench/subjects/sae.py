@@ -20,7 +20,6 @@ from saebench.subjects.features import (
     Active,
     tiles_of,
 )
-from saebench.subjects.hashing import tensors_sha256
 from saebench.subjects.modules import (
     Calls,
     config_of,
@@ -29,6 +28,7 @@ from saebench.subjects.modules import (
     is_known,
     refuse_non_finite,
     refuse_unfolded,
+    tensors_sha256,
     without_reshaping,
 )
 

@@ -137,4 +137,4 @@ def test_no_other_module_silences_a_library():
         if isinstance(node, ast.Attribute | ast.Name)
         and getattr(node, "attr", getattr(node, "id", None)) in silent
     }
-    assert found == {"subjects/library_warnings.py"}
+    assert found == {"formats/library_warnings.py"}
