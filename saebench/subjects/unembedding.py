@@ -161,9 +161,9 @@ def _product(
     *,
     out: Float[Tensor, "rows vocab"],
 ) -> Float[Tensor, "rows vocab"]:
-    """Put hidden · weightᵀ into ``out``, on a CPU by tiles of the vocabulary.
+    """Write hidden · weightᵀ into ``out``, on a CPU by tiles of the vocabulary.
 
-    A tile of the weights stays in the cache while all rows are multiplied with it.
+    A tile of the weights stays in the cache while all rows are multiplied by it.
     """
     if hidden.device.type != "cpu":
         return torch.mm(hidden, weight.T, out=out)
