@@ -89,8 +89,8 @@ def unread_weights(loaded: Mapping[str, Any], *, model: str) -> tuple[str, ...]:
         if names:
             raise HostError(
                 f"{model}: its files {what} {len(names)} of the model's weights "
-                f"({_few(names)}), which would be random numbers; is the checkpoint complete, and of "
-                "a causal language model?"
+                f"({_few(names)}), which would be random numbers; is the checkpoint complete, and "
+                "of a causal language model?"
             )
     unexpected = sorted(loaded.get("unexpected_keys", ()))
     if not unexpected:

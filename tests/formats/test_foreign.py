@@ -1,4 +1,4 @@
-"""Files of tools whose layouts are not read: known by name, with the Python that judges them."""
+"""Files of tools whose formats are not read: recognised, with Python that judges them."""
 
 import json
 from pathlib import Path

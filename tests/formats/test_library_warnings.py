@@ -1,4 +1,4 @@
-"""What libraries warn of while they load is a note or a refusal, never lost."""
+"""Warnings of libraries during loading become a note or a refusal, and are never lost."""
 
 import ast
 import logging

@@ -1,4 +1,4 @@
-"""Which layout a directory has, and what to give instead of one that is none."""
+"""The format of a directory, and what to give instead of one without an SAE."""
 
 import shutil
 import subprocess

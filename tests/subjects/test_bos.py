@@ -1,4 +1,4 @@
-"""What sequences begin with, where the SAE was trained with BOS first."""
+"""The first token of sequences, for SAEs that were trained with BOS first."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hook names become places in the model, or an error that says what was expected."""
+"""Hook names are resolved to sites in the model, or an error says what was expected."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Ids depend on a path alone, and on as much of it as tells training runs apart."""
+"""Ids depend on a path alone, on as much of it as distinguishes training runs."""
 
 from pathlib import Path
 

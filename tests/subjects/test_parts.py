@@ -1,4 +1,4 @@
-"""What attention and MLP add is shown by the model, whatever its modules are called."""
+"""The modules that attention and MLP add by are identified, whatever they are called."""
 
 from typing import Any
 
