@@ -50,6 +50,16 @@ def from_system(name: str) -> str:
         return name
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return an exception's message up to its first line break, or its repr without a message.
+
+    Example:
+        >>> first_line(ValueError("no\nat all")), first_line(KeyError())
+        ('no', 'KeyError()')
+    """
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def percent(share: float) -> str:
     """Return a share as a percentage that does not round to 100%.
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from saebench.errors import HostError, SaebenchError, SubjectError
-from saebench.formats.downloads import WEIGHTS_ONLY, checked_downloads
+from saebench.formats.converted import WEIGHTS_ONLY, checked_downloads
 from saebench.formats.layouts import BUILT_IN
 from saebench.options import Overrides
 from saebench.subjects.host_loading import load_host
@@ -274,7 +274,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_not_waited_for(file, tmp_path)
         ({"architecture": "topk", "k": 9}, "k is 9, but there are 8 features"),
         ({"architecture": "topk", "k": 2.0}, "k must be a positive integer"),
         ({"architecture": "matching_pursuit", "max_iterations": 10**9}, "max_iterations"),
-        ({"metadata": {"hook_name": "h", "to_dict": 1}}, "metadata.to_dict is no fact"),
+        ({"metadata": {"hook_name": "h", "to_dict": 1}}, "metadata.to_dict is not a metadata key"),
         ({"dtype": "int8"}, "dtype 'int8' is none of"),
         ({"metadata": [1]}, "metadata must be dict"),
         ({"metadata": {"hook_name": "a\x1b[2J"}}, "invisible characters"),

@@ -1,1 +1,1 @@
-"""Builders of what is shipped, and checks of it."""
+"""Builders and checks of the shipped data."""

@@ -1,1 +1,1 @@
-"""Texts, and the token sequences that everything is measured on."""
+"""Texts, token sequences and cloze prompts: read from files, data sets and Python objects."""

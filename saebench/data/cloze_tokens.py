@@ -1,4 +1,4 @@
-"""Cloze prompts: predict the last word, which only earlier context determines."""
+"""Cloze prompts as tokens: the last word is predicted, which only earlier context determines."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -19,10 +19,10 @@ class ClozePrompt:
     """A prompt and the word that comes next.
 
     Attributes:
-        prompt: what comes before the word.
+        prompt: the text before the word.
         answer: the word.
         options: for CBT, the words to choose from.
-        rest: for CBT, what follows the word in its sentence.
+        rest: for CBT, the rest of the sentence after the word.
     """
 
     prompt: str
@@ -33,11 +33,11 @@ class ClozePrompt:
 
 @dataclass(frozen=True)
 class Choice:
-    """The words that a prompt offers, as token ids, each with the rest of the sentence behind it.
+    """A prompt's options as token ids, each followed by the rest of the sentence.
 
     Attributes:
         tails: the ids.
-        right: which of them is the answer's.
+        right: the index of the answer.
     """
 
     tails: tuple[tuple[int, ...], ...]
@@ -49,16 +49,14 @@ class ClozeTokens:
     """Prompts with their answers as token ids, right-padded.
 
     Attributes:
-        ids: prompt and answer; padded behind, where causal attention never looks back from.
+        ids: prompt and answer; the padding comes last, where causal attention ignores it.
         length: tokens of prompt and answer.
         answer: tokens of the answer alone.
         counted: the prompt's tokens that are substituted: not position 0, no special token, no
             answer, no padding.
-        cut: prompts that were shortened from the left to the model's context.
-        choices: what each prompt offers to choose from, None where it offers nothing; empty
-            where none does.
-        clusters: for each prompt the first that it repeats, itself where it repeats none; None
-            where no prompt repeats another.
+        cut: number of prompts that were shortened from the left to the model's context.
+        choices: each prompt's options, None for one without; empty where no prompt has any.
+        clusters: for each prompt the index of the first equal one; None where all differ.
     """
 
     ids: Int[Tensor, "prompts pos"]
@@ -80,14 +78,14 @@ class ClozeTokens:
 
     @property
     def tokens(self) -> int:
-        """How many tokens there are to run: prompts with answers, and prompts with options."""
+        """Number of tokens to run: prompts with answers, and prompts with options."""
         begin = (self.length - self.answer).tolist()
         offered = zip(begin, self.choices, strict=True) if self.choices else ()
         return self.ids.numel() + sum(n + sum(map(len, c.tails)) for n, c in offered if c)
 
     @property
     def largest(self) -> int:
-        """The largest token id in prompts, answers and what they offer to choose from."""
+        """The largest token id in prompts, answers and options."""
         tails = (max(tail) for choice in self.choices if choice for tail in choice.tails)
         return max([int(self.ids.max()), *tails])
 
@@ -119,13 +117,13 @@ def tokenise(
         context: the longest sequence the model takes.
         prepend_bos: BOS first, where the tokenizer has one.
         special_ids: ids that are never substituted.
-        bos: the token that is first; the tokenizer's BOS where None.
+        bos: the first token; by default the tokenizer's BOS.
 
     Raises:
-        DataError: where there is no prompt, or one that leaves no room for its answer.
+        DataError: without prompts, or for one that leaves no room for its answer.
 
     Source:
-        METRICS.md 3 (cloze).
+        docs/metrics.md (cloze).
     """
     first = (tokenizer.bos_token_id if bos is None else bos) if prepend_bos else None
     begin = [] if first is None else [first]
@@ -160,18 +158,18 @@ def _padded(
     ids = torch.zeros(len(rows), int(length.max()), dtype=torch.int64)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
-    place = torch.arange(ids.shape[1])[None]
-    counted = (place > 0) & (place < (length - answer)[:, None])
+    position = torch.arange(ids.shape[1])[None]
+    counted = (position > 0) & (position < (length - answer)[:, None])
     for special in special_ids:
         counted &= ids != special
-    told_apart = torch.cat([ids, length[:, None], answer[:, None]], dim=1)
+    distinguishing = torch.cat([ids, length[:, None], answer[:, None]], dim=1)
     return ClozeTokens(
-        ids, length, answer, counted, cut, tuple(choices), clusters=repeats(told_apart)
+        ids, length, answer, counted, cut, tuple(choices), clusters=repeats(distinguishing)
     )
 
 
 def _ids(each: ClozePrompt, tokenizer: Any) -> tuple[list[int], list[int], Choice | None]:
-    """Return the ids of prompt and answer, and of the words to choose from."""
+    """Return the ids of prompt and answer, and the options."""
     head_text = each.prompt.rstrip()
     head = _tokens(head_text, tokenizer)
     answer = each.answer.strip()
@@ -184,10 +182,10 @@ def _ids(each: ClozePrompt, tokenizer: Any) -> tuple[list[int], list[int], Choic
 
 def _continued(head_text: str, head: list[int], words: str, tokenizer: Any) -> list[int]:
     """Tokenise prompt and continuation together, and split where the continuation begins."""
-    whole = _tokens(f"{head_text} {words}", tokenizer)
-    tail = whole[len(head) :]
-    if whole[: len(head)] != head or not tail:
-        # The tokenizer merges across the boundary: take the words by themselves, after a space.
+    together = _tokens(f"{head_text} {words}", tokenizer)
+    tail = together[len(head) :]
+    if together[: len(head)] != head or not tail:
+        # The tokenizer merges across the boundary: tokenise the words alone, after a space.
         tail = _tokens(f" {words}", tokenizer)
     return tail
 

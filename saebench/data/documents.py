@@ -1,4 +1,4 @@
-"""What may stand for a document: a string that can be written, or nothing at all."""
+"""Documents: texts from files, saved data sets, the hub, or Python objects."""
 
 import io
 import os
@@ -21,15 +21,18 @@ from saebench.errors import DataError
 from saebench.text import from_system, is_unicode
 
 FIELD = "text"
-SHOWN = 40  # characters of a value that an error repeats
+OPTION = "--sae-dataset"
+NAME = "in memory"
+SHOWN = 40  # characters of a value that an error quotes
+LONGEST_SPEC = 1024  # characters; no path and no name is as long, but a story is
 
 
 def text_of_row(row: Any, where: str) -> str | None:
-    """Return the text in a row of a data set; None where the row says that it has none (null).
+    """Return the text in a row of a data set; None where it is null.
 
     Args:
         row: the row's columns by name.
-        where: the row's place, for messages.
+        where: the row's location, for messages.
 
     Raises:
         DataError: for a row without the column, or a value that is no text.
@@ -42,15 +45,15 @@ def text_of_row(row: Any, where: str) -> str | None:
 
 
 def checked_text(value: Any, where: str, *, expected: str = "a string") -> str | None:
-    """Return a text without the byte order mark that it may begin with; None for no text.
+    """Return a text without a leading byte order mark; None for a null value.
 
     Args:
-        value: what stands for the document.
-        where: its place, for messages.
-        expected: what was to stand there.
+        value: the document.
+        where: its location, for messages.
+        expected: the expected value, for messages.
 
     Raises:
-        DataError: for what is no text, or half a character.
+        DataError: for a value that is no text, or a text with a lone surrogate.
     """
     if is_null(value):
         return None
@@ -62,7 +65,7 @@ def checked_text(value: Any, where: str, *, expected: str = "a string") -> str |
 
 
 def is_null(value: Any) -> bool:
-    """True for what data frames and JSON have where there is nothing: None, NaN, NaT, NA.
+    """True for the null values of data frames and JSON: None, NaN, NaT, NA.
 
     Example:
         >>> is_null(None), is_null(float("nan")), is_null("")
@@ -74,7 +77,7 @@ def is_null(value: Any) -> bool:
 
 
 def described(value: Any) -> str:
-    """Return a value in a few words, for an error that says what was found.
+    """Describe a value in a few words, for error messages.
 
     Example:
         >>> described(3), described(["a"])
@@ -85,23 +88,19 @@ def described(value: Any) -> str:
     kinds = {bool: "true or false", int: "a number", float: "a number", list: "a list",
              tuple: "a list", dict: "an object", bytes: "bytes", str: "a string"}  # fmt: skip
     kind = next((n for k, n in kinds.items() if isinstance(value, k)), type(value).__name__)
-    shown = repr(value)
-    return f"{kind} ({shown[:SHOWN]}{'…' if len(shown) > SHOWN else ''})"
-
-
-OPTION = "--sae-dataset"
-LONGEST_SPEC = 1024  # characters: no path and no name is as long, a story is
+    text = repr(value)
+    return f"{kind} ({text[:SHOWN]}{'…' if len(text) > SHOWN else ''})"
 
 
 @dataclass(frozen=True)
 class Documents:
-    """A source of documents and what the result file calls it.
+    """A source of documents, with its name in the result file.
 
     Attributes:
-        name: the file's or data set's.
-        split: which part of it.
-        revision: as the data set says.
-        read: gives the documents from the start; None for one whose text is null.
+        name: of the file or data set.
+        split: of the data set; None for a file.
+        revision: of the data set.
+        read: yields the documents from the start; None for one whose text is null.
     """
 
     name: str
@@ -110,7 +109,7 @@ class Documents:
     read: Callable[[], Iterator[str | None]]
 
     def __iter__(self) -> Iterator[str]:
-        """Read the documents from the start, those without a text left out."""
+        """Read the documents from the start, without those whose text is null."""
         return (text for text in self.read() if text is not None)
 
 
@@ -125,7 +124,7 @@ def open_documents(spec: str) -> Documents:
             where it is not ``train``, and ``:CONFIG:SPLIT`` where it has several configurations.
 
     Raises:
-        DataError: where there is no such file or data set, or it is of another kind.
+        DataError: for a missing file or data set, or another kind of file.
     """
     check_spec(spec, option=OPTION)
     path = Path(os.path.expanduser(spec))
@@ -144,7 +143,7 @@ def open_documents(spec: str) -> Documents:
         return _of_rows(directory_rows(directory[0], split=directory[1], option=OPTION))
     if path.suffix in _READERS or spec.startswith((".", "/", "~")):
         raise DataError(f"{OPTION} {spec}: no such file")
-    if any(c.isspace() for c in spec):  # which no data set's name has
+    if any(c.isspace() for c in spec):  # no data set's name has spaces
         raise _no_spec(spec, OPTION)
     return _of_rows(named_rows(spec, option=OPTION))
 
@@ -154,11 +153,11 @@ def _of_rows(rows: Rows) -> Documents:
 
 
 def check_spec(spec: str, *, option: str) -> None:
-    """Refuse a text where a file or a data set should be named.
+    """Refuse a text in place of the name of a file or data set.
 
     Args:
-        spec: what was given.
-        option: that it was given for.
+        spec: the option's value.
+        option: the option, for messages.
 
     Raises:
         DataError: saying how texts are given.
@@ -168,10 +167,10 @@ def check_spec(spec: str, *, option: str) -> None:
 
 
 def _no_spec(spec: str, option: str) -> DataError:
-    shown = spec if len(spec) <= SHOWN else spec[:SHOWN] + "…"
+    start = spec if len(spec) <= SHOWN else spec[:SHOWN] + "…"
     return DataError(
         f"{option}: expected a file, a directory or a data set's name, found a text of {len(spec)} "
-        f"characters ({shown!r}), or a file that does not exist; write texts to a .jsonl or .txt "
+        f"characters ({start!r}), or a file that does not exist; write texts to a .jsonl or .txt "
         "file, or from Python give a list of them: [text]"
     )
 
@@ -193,25 +192,22 @@ _READERS: dict[str, Callable[[Path], Iterator[str | None]]] = {
 }
 
 
-NAME = "in memory"
-
-
 def given_documents(data: Any) -> Documents:
-    """Return the documents that an object holds.
+    """Return the documents in a Python object.
 
-    What can be read only once, a generator or a stream, is read only as far as documents are
-    asked for, and remembered.
+    A generator or stream, which can be read only once, is read as far as documents are needed,
+    and buffered.
 
     Args:
-        data: strings, or rows with a string under ``text``, in anything that can be gone through;
-            a data frame, table or data set with a column ``text``.
+        data: an iterable of strings, or of rows with a string under ``text``; or a data frame,
+            table or data set with a column ``text``.
 
     Raises:
-        DataError: for what holds no texts, naming the column or split to give.
+        DataError: for an object without texts, naming the column or split to give.
     """
     if isinstance(data, str | bytes) or not _can_be_read(data):
         raise DataError(f"data: expected texts or a SPEC, found {described(data)}")
-    if isinstance(data, io.IOBase):  # whose lines may be JSON, or end in what no document has
+    if isinstance(data, io.IOBase):  # its lines may be JSON, and end in line breaks
         raise DataError("data: expected texts or a SPEC, found an open file; give its path")
     if isinstance(data, set | frozenset):
         raise DataError(
@@ -221,7 +217,7 @@ def given_documents(data: Any) -> Documents:
         raise DataError(f"data: {_of_mapping(data)}")
     columns = _columns_of(data)
     if columns is None:
-        rows = _Remembered(data) if isinstance(data, Iterator) else data
+        rows = _Buffered(data) if isinstance(data, Iterator) else data
         return Documents(NAME, None, None, lambda: _given_texts(iter(rows)))
     if columns.count(FIELD) != 1:
         raise DataError(
@@ -231,8 +227,8 @@ def given_documents(data: Any) -> Documents:
     return Documents(NAME, None, None, lambda: _given_texts(_column(data)))
 
 
-class _Remembered:
-    """An iterator that can be read again from the start, and never beyond what is asked for."""
+class _Buffered:
+    """An iterator that can be read again from the start, and never further than needed."""
 
     def __init__(self, source: Iterator[Any]) -> None:
         self._source = source
@@ -260,7 +256,7 @@ def _given_texts(rows: Iterator[Any]) -> Iterator[str | None]:
         except StopIteration:
             return
         except Exception as error:
-            # A stream fails with whatever its source raises: the network's errors, the user's own.
+            # A stream's source may raise anything: the network's errors, the user's own.
             raise DataError(f"{where}: cannot be read: {type(error).__name__}: {error}") from error
         row = row.as_py() if hasattr(row, "as_py") else row  # an element of an Arrow column
         if isinstance(row, Mapping):
@@ -275,7 +271,7 @@ def _can_be_read(data: Any) -> bool:
 
 
 def _of_mapping(data: Mapping[Any, Any]) -> str:
-    """Say what to give instead of a mapping: one of its splits or columns."""
+    """Return what to give instead of a mapping: one of its splits or columns."""
     names = [str(name) for name in data]
     if FIELD in names:
         return f"expected texts, found a mapping of columns {names}; give one: data[{FIELD!r}]"
@@ -286,19 +282,19 @@ def _of_mapping(data: Mapping[Any, Any]) -> str:
 def _columns_of(data: Any) -> list[str] | None:
     """Return the columns of a data frame, a table or a data set; None for other objects.
 
-    They are told by what they can do, so that none of their libraries has to be there: to go
-    through a pandas or polars frame gives the names of its columns, which are no documents.
+    They are recognised by their attributes, so that their libraries need not be installed.
+    Iterating over a pandas or polars frame would yield the names of its columns, not documents.
     """
     for name in ("column_names", "columns"):
-        found = getattr(data, name, None)
-        if found is not None and not callable(found) and not isinstance(found, str | Mapping):
-            return [str(column) for column in found]
+        columns = getattr(data, name, None)
+        if columns is not None and not callable(columns) and not isinstance(columns, str | Mapping):
+            return [str(column) for column in columns]
     return None
 
 
 def _column(data: Any) -> Iterator[Any]:
-    """Give the texts of a data frame, a table or a data set, one after another."""
-    plain: Callable[[None], Any] | None = getattr(data, "with_format", None)
-    if plain is not None:  # a data set gives rows; those of a format may be tensors or frames
-        return iter(plain(None))
+    """Yield the texts of a data frame, a table or a data set."""
+    with_format: Callable[[None], Any] | None = getattr(data, "with_format", None)
+    if with_format is not None:  # a data set's format may make tensors or frames of its rows
+        return iter(with_format(None))
     return iter(data.column(FIELD) if callable(getattr(data, "column", None)) else data[FIELD])

@@ -1,4 +1,4 @@
-"""Documents as an endless supply of equal rows, and which documents two sets share."""
+"""Packed rows of documents for training, and checks of their overlap with judged sequences."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,21 +10,21 @@ from saebench.data.documents import Documents
 from saebench.errors import DataError
 
 KEY = 16  # tokens that are looked up before whole sequences are compared
-SHOWN = 3  # overlapping documents that an error names
+NAMED = 3  # overlapping documents that an error names
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """Documents that are joined by BOS and cut into rows, each with BOS first.
+    """Documents joined by BOS and cut into rows of equal length, each with BOS first.
 
     Attributes:
-        documents: where the texts come from.
+        documents: the texts.
         tokenizer: the model's.
         context: tokens in each row, BOS included.
-        bos: its id; None for models without, or SAEs that were trained without.
+        bos: the id of BOS; None for models without, or SAEs that were trained without.
         special_ids: ids that do not count as tokens of the text.
-        first: the row of a pass that is the first to be given.
-        end: the row before which a pass ends; None for where the documents end.
+        first: index of the first row of each pass.
+        end: index after the last row of each pass; None for all rows.
     """
 
     documents: Documents
@@ -36,16 +36,16 @@ class RowSource:
     end: int | None = None
 
     def between(self, first: int, end: int | None) -> "RowSource":
-        """Return the same with some rows of each pass alone."""
+        """Return the source restricted to some rows of each pass."""
         return replace(self, first=first, end=end)
 
     def tokenised(self) -> Iterator[list[int]]:
-        """Give each document's ids, without BOS."""
+        """Yield each document's ids, without BOS."""
         for text in self.documents:
             yield self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def once(self) -> Iterator[list[int]]:
-        """Give the rows of one pass over the documents; what is left at the end is not used."""
+        """Yield the rows of one pass over the documents; an incomplete last row is dropped."""
         return islice(self._cut(), self.first, self.end)
 
     def _cut(self) -> Iterator[list[int]]:
@@ -59,10 +59,10 @@ class RowSource:
                 buffer = buffer[size:]
 
     def endless(self) -> Iterator[list[int]]:
-        """Give the rows of pass after pass.
+        """Yield the rows of pass after pass, without end.
 
         Raises:
-            DataError: where not one row is to be had.
+            DataError: where the documents do not fill one row.
         """
         while True:
             empty = True
@@ -73,42 +73,42 @@ class RowSource:
                 raise self._too_short(0, 1)
 
     def counted(self, row: Sequence[int]) -> int:
-        """Return how many of a row's tokens count: all but the first and special ones."""
+        """Return the number of a row's tokens that count: all but the first and special ones."""
         return sum(token not in self.special_ids for token in row[1:])
 
     def survey(self, tokens: int, *, passes: int, held: int = 0) -> "Supply":
-        """Count what one pass holds, as far as it is needed for so many tokens.
+        """Count the rows of one pass, as far as they are needed for a number of tokens.
 
-        The first rows are held apart: enough for so many tokens, but a tenth of all at most.
+        The first rows are held out: enough for ``held`` tokens, but at most a tenth of all.
 
         Args:
-            tokens: how many are asked for.
-            passes: over the documents, at most.
-            held: tokens that are to be held apart from them.
+            tokens: number of tokens for training.
+            passes: largest number of passes over the documents.
+            held: number of tokens to hold out.
 
         Raises:
-            DataError: saying how many tokens there are, where they are fewer.
+            DataError: where there are fewer tokens, with their number.
         """
-        digest, counts, found, largest = hashlib.sha256(), [], 0, 0
+        digest, counts, total, largest = hashlib.sha256(), [], 0, 0
         for row in self.once():
             digest.update(str(row).encode())
             counts.append(self.counted(row))
-            found += counts[-1]
+            total += counts[-1]
             largest = max(largest, *row)
-            # The last row that is held apart may hold more than was asked for.
-            if found >= tokens + held + (self.context if held else 0):
+            # The last held-out row may have more tokens than needed.
+            if total >= tokens + held + (self.context if held else 0):
                 break
-        apart = _rows_for(held, counts)
-        left = sum(counts[apart:])
+        held_out = _rows_for(held, counts)
+        left = sum(counts[held_out:])
         if left * passes < tokens:
             raise self._too_short(left, tokens, passes)
         passes_needed = max(1.0, tokens / left)
-        return Supply(digest.hexdigest(), len(counts), apart, left, passes_needed, largest)
+        return Supply(digest.hexdigest(), len(counts), held_out, left, passes_needed, largest)
 
-    def _too_short(self, found: int, tokens: int, passes: int = 1) -> DataError:
-        times = "" if passes == 1 else f", and {passes} passes over them {found * passes:,}"
+    def _too_short(self, available: int, tokens: int, passes: int = 1) -> DataError:
+        times = "" if passes == 1 else f", and {passes} passes over them {available * passes:,}"
         return DataError(
-            f"{self.documents.name}: its texts give {found:,} tokens in rows of {self.context}"
+            f"{self.documents.name}: its texts give {available:,} tokens in rows of {self.context}"
             f"{times}, but {tokens:,} were asked for; give longer texts, fewer --tokens or more "
             "--max-passes"
         )
@@ -116,14 +116,14 @@ class RowSource:
 
 @dataclass(frozen=True)
 class Supply:
-    """What a source holds.
+    """The rows of a source that a training needs.
 
     Attributes:
         fingerprint: SHA-256 of the rows of a pass, as far as they are needed.
-        rows: how many these are.
-        held: how many of them, from the first on, are held apart.
-        tokens: counted tokens in the others.
-        passes: how often the others are gone through for the tokens that were asked for.
+        rows: their number.
+        held: the number of held-out rows among them, which are the first.
+        tokens: counted tokens in the other rows.
+        passes: number of passes over the other rows.
         largest: the largest token id in the rows.
     """
 
@@ -136,7 +136,7 @@ class Supply:
 
 
 def _rows_for(tokens: int, counts: Sequence[int]) -> int:
-    """Return how many rows hold so many tokens; a tenth of them, or one of few, at most."""
+    """Return the number of rows with so many tokens; at most a tenth of them, or one of few."""
     most = max(len(counts) // 10, int(len(counts) > 1)) if tokens else 0
     enough = (i for i, total in enumerate(accumulate(counts), start=1) if total >= tokens)
     return min(most, next(enough, most))
@@ -145,16 +145,16 @@ def _rows_for(tokens: int, counts: Sequence[int]) -> int:
 def refuse_overlap(
     source: RowSource, sequences: Iterable[Sequence[int]], *, judged: str, limit: int
 ) -> None:
-    """Refuse documents that hold a sequence which is to be judged on, wherever in them.
+    """Refuse training documents that contain a sequence of the judged ones.
 
     Args:
-        source: what is fitted on.
+        source: the training documents.
         sequences: the judged ids, with BOS first where the source has one.
-        judged: what the judged texts are called.
-        limit: tokens of the source's documents, in their order, that may be used.
+        judged: the name of the judged texts.
+        limit: number of tokens of the source's documents, in their order, that may be used.
 
     Raises:
-        DataError: naming the documents that overlap.
+        DataError: naming the overlapping documents.
     """
     wanted: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
     for number, sequence in enumerate(sequences):
@@ -163,24 +163,25 @@ def refuse_overlap(
     shared: list[str] = []
     used = 0
     for index, ids in enumerate(source.tokenised()):
-        held = _held(ids, wanted)
-        if held is not None:
-            shared.append(f"document {index} (judged sequence {held}: {_start(source, ids)})")
+        contained = _contained(ids, wanted)
+        if contained is not None:
+            start = _start(source, ids)
+            shared.append(f"document {index} (judged sequence {contained}: {start})")
         used += len(ids)
         if used >= limit:
             break
     if shared:
-        rest = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
+        rest = f" and {len(shared) - NAMED} more" if len(shared) > NAMED else ""
         raise DataError(
             f"{source.documents.name} and {judged} overlap, so that the result would be judged on "
-            f"what it was fitted on: {', '.join(shared[:SHOWN])}{rest}; keep them apart"
+            f"its training texts: {', '.join(shared[:NAMED])}{rest}; keep them apart"
         )
 
 
-def _held(
+def _contained(
     ids: Sequence[int], wanted: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]]
 ) -> int | None:
-    """Return the number of a wanted sequence that is in a document, else None."""
+    """Return the number of a wanted sequence that a document contains, else None."""
     for length in {len(key) for key in wanted}:
         for start in range(len(ids) - length + 1):
             for number, sequence in wanted.get(tuple(ids[start : start + length]), ()):
@@ -194,11 +195,11 @@ def _start(source: RowSource, ids: Sequence[int]) -> str:
 
 
 def split_documents(documents: Documents, *, every: int) -> tuple[Documents, Documents]:
-    """Return documents with every so-many-th left out, and those that were left out.
+    """Split documents into most of them and every ``every``-th one.
 
     Args:
-        documents: all of them.
-        every: the last of each so many is kept apart.
+        documents: all documents.
+        every: the last one of each so many is split off.
 
     Example:
         >>> most, few = split_documents(Documents("d", None, None, lambda: iter("abcd")), every=2)
@@ -209,11 +210,11 @@ def split_documents(documents: Documents, *, every: int) -> tuple[Documents, Doc
     def fitted() -> Iterator[str]:
         return (text for i, text in enumerate(documents) if i % every != every - 1)
 
-    def kept() -> Iterator[str]:
+    def held_out() -> Iterator[str]:
         return islice(iter(documents), every - 1, None, every)
 
     name = documents.name
     return (
         replace(documents, name=f"{name}, but every {every}th document", read=fitted),
-        replace(documents, name=f"{name}, every {every}th document", read=kept),
+        replace(documents, name=f"{name}, every {every}th document", read=held_out),
     )

@@ -24,7 +24,7 @@ from saebench.text import from_system, is_unicode
 OPTION = "--sae-cloze"
 BLANK = "XXXXX"
 CBT_FIELDS = ("sentences", "question", "answer", "options")
-# What METRICS.md calls them, and where they are: by either name, whichever is in the cache.
+# Names of docs/metrics.md and their data sets, whichever of the names is in the cache.
 NAMED = {
     "lambada_openai": ("EleutherAI/lambada_openai:default:test",),
     "lambada": ("cimec/lambada:plain_text:test", "lambada:plain_text:test"),
@@ -38,7 +38,7 @@ FILES: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
 
 @dataclass(frozen=True)
 class Prompts:
-    """A source of cloze prompts and what the result file calls it."""
+    """A source of cloze prompts, with its name in the result file."""
 
     name: str
     split: str | None
@@ -69,7 +69,7 @@ def open_prompts(spec: str) -> Prompts:
     path = Path(os.path.expanduser(spec))
     directory = directory_and_split(spec)
     if spec in NAMED and not path.exists():
-        return _of_rows(_first_found(spec))
+        return _of_rows(_first_available(spec))
     if directory is not None:
         return _of_rows(directory_rows(directory[0], split=directory[1], option=OPTION))
     if path.suffix in FILES or path.is_file() or ":" not in spec:
@@ -95,24 +95,25 @@ def prompt_of(row: Any, *, where: str) -> ClozePrompt:
     """Return the prompt in a row.
 
     Raises:
-        DataError: naming the row's place and the field.
+        DataError: naming the row's location and the field.
     """
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object, found {type(row).__name__}")
     row = {k: v.removeprefix(MARK) if isinstance(v, str) else v for k, v in row.items()}
     if any(field in row for field in ("sentences", "question")):
-        found = _cbt(row, where)
+        prompt = _cbt(row, where)
     elif isinstance(row.get("text"), str):
-        found = split_last_word(row["text"])
+        prompt = split_last_word(row["text"])
     else:
-        found = _plain(row, where)
-    if not is_unicode(f"{found.prompt}{found.answer}{found.rest}{''.join(found.options)}"):
-        raise DataError(f"{where}: half a character (a lone surrogate) in {found.prompt[:40]!r}")
-    if not found.prompt.strip() or not found.answer.strip():
+        prompt = _plain(row, where)
+    texts = (prompt.prompt, prompt.answer, prompt.rest, *prompt.options)
+    if not is_unicode("".join(texts)):
+        raise DataError(f"{where}: half a character (a lone surrogate) in {prompt.prompt[:40]!r}")
+    if not prompt.prompt.strip() or not prompt.answer.strip():
         raise DataError(f"{where}: the prompt or its last word is empty")
-    if found.options and found.answer.strip() not in found.options:
-        raise DataError(f"{where}: the answer {found.answer!r} is not among {found.options}")
-    return found
+    if prompt.options and prompt.answer.strip() not in prompt.options:
+        raise DataError(f"{where}: the answer {prompt.answer!r} is not among {prompt.options}")
+    return prompt
 
 
 def _file(path: Path) -> Prompts:
@@ -133,8 +134,8 @@ def _of_rows(rows: Rows) -> Prompts:
     return Prompts(rows.name, rows.split, rows.revision, read)
 
 
-def _first_found(name: str) -> Rows:
-    """Return the first of a data set's names that can be had."""
+def _first_available(name: str) -> Rows:
+    """Return the rows of the first of a data set's names that can be opened."""
     errors: list[DataError] = []
     for spec in NAMED[name]:
         try:
@@ -149,19 +150,19 @@ def _plain(row: dict[str, Any], where: str) -> ClozePrompt:
         if not isinstance(row.get(field), str):
             raise DataError(
                 f"{where}: expected a string under {field!r} (or a passage under 'text'), "
-                f"found {_found(row, field)}"
+                f"found {_value(row, field)}"
             )
     return ClozePrompt(row["prompt"], row["answer"], _words(row, "options", where))
 
 
-def _found(row: dict[str, Any], field: str) -> str:
-    """Return what a row has instead of a string: the value under a field, or its columns."""
+def _value(row: dict[str, Any], field: str) -> str:
+    """Describe what a row has instead of a string: a field's value, or its columns."""
     named = next((name for name in (field, "text") if name in row), None)
     return str(sorted(row)) if named is None else f"{described(row[named])} under {named!r}"
 
 
 def _cbt(row: dict[str, Any], where: str) -> ClozePrompt:
-    """Return the sentences and the question up to the blank, with what follows it."""
+    """Return the prompt of sentences and question up to the blank, with the rest after it."""
     for field in CBT_FIELDS:
         if row.get(field) is None:
             raise DataError(f"{where}: expected {field!r}, found {sorted(row)}")
@@ -180,7 +181,7 @@ def _cbt(row: dict[str, Any], where: str) -> ClozePrompt:
 
 
 def _words(row: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
-    """Return a list of strings, each once where they are options."""
+    """Return a list of strings; options without repetitions."""
     words = [] if row.get(field) is None else row[field]
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(f"{where}: expected a list of strings under {field!r}, found {words!r}")

@@ -1,4 +1,4 @@
-"""Lines of UTF-8 text files: byte order marks left out, files of another encoding named."""
+"""Rows of text files, parquet files, saved data sets and the hub, with their locations."""
 
 import codecs
 import errno
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import DataError
-from saebench.text import from_system
+from saebench.text import first_line, from_system
 
 MARK = "\ufeff"  # the byte order mark, which no tokenizer should see
-LOOKED_AT = 4096  # bytes at a file's start
-NULS = 0.2  # share of them that text of one byte a character never has
-# By their first bytes; UTF-32's begin as UTF-16's do, so they come first.
+SAMPLE = 4096  # bytes at a file's start
+NULS = 0.2  # a share of zero bytes that text of one byte for each character never has
+# By their first bytes; UTF-32 comes first, since its marks begin with UTF-16's.
 ENCODINGS = {
     b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32",
     b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
@@ -28,16 +28,16 @@ PACKED = {
 
 
 def text_lines(path: Path, *, option: str) -> Iterator[tuple[int, str]]:
-    """Give each line of a text file with its number, without byte order marks.
+    """Yield each line of a text file with its number, without byte order marks.
 
-    A mark stands at the start of a file, and of a later line where files were joined.
+    A mark may begin a file and, where files were joined, later lines.
 
     Args:
         path: the file.
-        option: that named it, for messages.
+        option: the option that named it, for messages.
 
     Raises:
-        DataError: for a file that cannot be read or is no UTF-8 text, naming what it is.
+        DataError: for a file that cannot be read or is no UTF-8 text, naming its encoding.
     """
     number = 0
     try:
@@ -56,17 +56,17 @@ def text_lines(path: Path, *, option: str) -> Iterator[tuple[int, str]]:
 
 
 def check_encoding(path: Path, *, option: str) -> None:
-    """Refuse a file whose first bytes say that it is no UTF-8 text.
+    """Refuse a file whose first bytes show that it is no UTF-8 text.
 
     Args:
         path: the file.
-        option: that named it, for messages.
+        option: the option that named it, for messages.
 
     Raises:
         DataError: naming the encoding or the format, and how to convert it.
     """
     with path.open("rb") as file:
-        start = file.read(LOOKED_AT)
+        start = file.read(SAMPLE)
     packed = next((name for mark, name in PACKED.items() if start.startswith(mark)), None)
     if packed is not None and not _is_text(start):
         raise DataError(f"{option} {path}: expected UTF-8 text, found {packed}; unpack it first")
@@ -81,7 +81,7 @@ def check_encoding(path: Path, *, option: str) -> None:
 def encoding_of(start: bytes) -> str | None:
     r"""Return the encoding that a file's first bytes show; None where it may be UTF-8.
 
-    Every second byte of Western text in UTF-16 is zero, also where no mark says so.
+    In UTF-16 every second byte of Western text is zero, also without a mark.
 
     Example:
         >>> encoding_of("text".encode("utf-16-le")), encoding_of(b"\xef\xbb\xbftext")
@@ -96,7 +96,7 @@ def encoding_of(start: bytes) -> str | None:
 
 
 def _is_text(start: bytes) -> bool:
-    """True for bytes that may begin a text in UTF-8: a story may begin with BZh or PAR1, too."""
+    """True for bytes that may begin a UTF-8 text, which may begin with BZh or PAR1 too."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
@@ -115,13 +115,13 @@ FOLDER_FILES = ("*.parquet", "*.jsonl", "*.arrow")
 
 @dataclass(frozen=True)
 class Rows:
-    """A source of rows and what the result file calls it.
+    """A source of rows, with its name in the result file.
 
     Attributes:
-        name: the file's, directory's or data set's.
-        split: which part of it.
-        revision: as the data set says.
-        read: gives the rows from the start, each with its place for messages.
+        name: of the file, directory or data set.
+        split: of the data set; None for a file.
+        revision: of the data set.
+        read: yields the rows from the start, each with its location for messages.
     """
 
     name: str
@@ -131,11 +131,11 @@ class Rows:
 
 
 def jsonl_rows(path: Path, *, option: str) -> Iterator[tuple[str, Any]]:
-    """Give the value on each line that is not empty, with ``FILE, line N``.
+    """Yield the value on each line that is not empty, with ``FILE, line N``.
 
     Args:
         path: the file.
-        option: that named it, for messages.
+        option: the option that named it, for messages.
 
     Raises:
         DataError: for a line that is no JSON, or a file that is no UTF-8 text.
@@ -146,11 +146,11 @@ def jsonl_rows(path: Path, *, option: str) -> Iterator[tuple[str, Any]]:
 
 
 def parquet_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, Row]]:
-    """Give the rows of a parquet file, with ``FILE, row N``.
+    """Yield the rows of a parquet file, with ``FILE, row N``.
 
     Args:
         path: the file.
-        columns: those that are needed; all where none is named.
+        columns: the columns to read; by default all.
 
     Raises:
         DataError: for a file of another kind, or without a column.
@@ -175,30 +175,30 @@ def parquet_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 def directory_and_split(spec: str) -> tuple[Path, str | None] | None:
-    """Return the directory that a SPEC names, with the split behind it; None for another SPEC.
+    """Return a SPEC's directory and the split after it; None for another SPEC.
 
     Example:
         >>> directory_and_split("no/such/directory:test") is None
         True
     """
-    whole = Path(os.path.expanduser(spec))
-    if whole.is_dir():
-        return whole, None
+    directory = Path(os.path.expanduser(spec))
+    if directory.is_dir():
+        return directory, None
     path, _, split = spec.rpartition(":")
     before = Path(os.path.expanduser(path))
     return (before, split) if path and before.is_dir() else None
 
 
 def directory_rows(path: Path, *, split: str | None, option: str) -> Rows:
-    """Return the rows of a directory that ``datasets`` saved, or of one that holds data files.
+    """Return the rows of a directory that ``datasets`` saved, or that has data files in it.
 
     Args:
-        path: written by ``save_to_disk``, or holding parquet or JSON-lines files.
-        split: which part; ``test`` where there is one, else the first, where None.
-        option: that named it, for messages.
+        path: written by ``save_to_disk``, or with parquet or JSON-lines files.
+        split: the split; by default ``test`` where there is one, else the first.
+        option: the option that named it, for messages.
 
     Raises:
-        DataError: for a directory of another kind, or without the split.
+        DataError: for another kind of directory, or without the split.
     """
     from datasets import Dataset, DatasetDict, load_from_disk
 
@@ -230,11 +230,11 @@ def named_rows(spec: str, *, option: str, split: str = "train") -> Rows:
 
     Args:
         spec: ``NAME``, ``NAME:SPLIT`` or ``NAME:CONFIG:SPLIT``.
-        option: that named it, for messages.
-        split: where the SPEC names none.
+        option: the option that named it, for messages.
+        split: the split of a SPEC without one.
 
     Raises:
-        DataError: where there is no such data set, configuration or split.
+        DataError: for an unknown data set, configuration or split.
     """
     name, *rest = spec.split(":")
     if len(rest) > 2 or not all((name, *rest)):
@@ -244,25 +244,25 @@ def named_rows(spec: str, *, option: str, split: str = "train") -> Rows:
 
 
 def _loaded(source: str, config: str | None, split: str | None, *, option: str, name: str) -> Rows:
-    asked = ":".join(part for part in (source, config, split) if part)
+    spec = ":".join(part for part in (source, config, split) if part)
     try:
         split, data = _opened(source, config, split)
     except Exception as error:
-        # The library raises its own errors, fsspec's, the hub client's and those of the system.
+        # The library raises its own errors, fsspec's, the hub client's and the system's.
         raise DataError(
-            f"{option} {asked}: no such file, and neither the Hugging Face cache nor the hub gives "
-            f"data set {source!r} with split {split!r}: {_first_line(error)}"
+            f"{option} {spec}: no such file, and neither the Hugging Face cache nor the hub gives "
+            f"data set {source!r} with split {split!r}: {first_line(error)}"
         ) from error
     version = getattr(getattr(data, "info", None), "version", None)
     revision = str(version) if version else None
-    return Rows(name, split, revision, lambda: _numbered(data, asked, option))
+    return Rows(name, split, revision, lambda: _numbered(data, spec, option))
 
 
 def _opened(source: str, config: str | None, split: str | None) -> tuple[str, Any]:
-    """Return the split, ``test`` or else the first where None, and its rows as a stream.
+    """Return the split, by default ``test`` or else the first, and its rows as a stream.
 
-    A stream leaves nothing in the library's cache, but the library makes its directory and a lock
-    in it; where that cannot be written, a directory's files are read all the same.
+    A stream writes no data into the library's cache, but the library creates the cache directory
+    and a lock in it; where these cannot be written, a temporary cache is used for local files.
     """
     try:
         return _streamed(source, config, split)
@@ -293,16 +293,12 @@ def _numbered(data: Any, about: str, option: str) -> Iterator[tuple[str, Row]]:
         except StopIteration:
             return
         except Exception as error:
-            # Streaming may fail at any row, with any of the errors above.
+            # Streaming may fail at any row, with any of these errors.
             raise DataError(
-                f"{option} {about}: cannot be read beyond row {number}: {_first_line(error)}"
+                f"{option} {about}: cannot be read beyond row {number}: {first_line(error)}"
             ) from error
         number += 1
         yield f"{about}, row {number}", row
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
 
 
 def _parsed(line: str, path: Path, number: int) -> Any:

@@ -1,4 +1,4 @@
-"""Names of the ways to make sequences, for those who must not import torch."""
+"""Token sequences of equal length: documents tokenised, packed, and masked for scoring."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -19,54 +19,54 @@ from saebench.records.run import ALL_COUNT, FIRST, SPECIAL, DatasetRecord
 
 
 def repeats(ids: Int[Tensor, "sequences tokens"]) -> Int[np.ndarray, "sequences"] | None:
-    """Return for each sequence the first one with the same tokens; None where all differ.
+    """Return for each sequence the index of the first equal one; None where all differ.
 
-    The first ones' places do not depend on what comes later: the clusters of a run's first
-    sequences are the first of the run's clusters.
+    Later sequences do not change these indices, so the clusters of a run's first sequences are
+    the first of the run's clusters.
 
     Args:
-        ids: token ids, and whatever else tells sequences apart.
+        ids: token ids, and whatever else distinguishes sequences.
 
     Example:
         >>> repeats(torch.tensor([[5, 6], [7, 8], [5, 6]]))
         array([0, 1, 0])
     """
     _, kind = ids.unique(dim=0, return_inverse=True)
-    places = torch.arange(len(ids))
-    first = torch.full_like(places, len(ids)).scatter_reduce(0, kind, places, "amin")
-    found = first[kind]
-    return None if torch.equal(found, places) else found.numpy()
+    indices = torch.arange(len(ids))
+    first = torch.full_like(indices, len(ids)).scatter_reduce(0, kind, indices, "amin")
+    clusters = first[kind]
+    return None if torch.equal(clusters, indices) else clusters.numpy()
 
 
-LARGEST_SHARE_UNREAD = 100  # documents read per sequence asked for, before giving up
+MOST_READ = 100  # documents for each requested sequence, before giving up
 
 
 @dataclass(frozen=True)
 class WithoutText:
-    """How many documents had nothing to read."""
+    """The number of documents without a text."""
 
     null: int = 0
     empty: int = 0
 
     def __str__(self) -> str:
-        """Count them in words; empty where there are none."""
+        """Return the numbers in words; empty for none."""
         kinds = (("null", self.null), ("empty", self.empty))
         return ", ".join(f"{n} {kind} text{'s' if n > 1 else ''}" for kind, n in kinds if n)
 
 
 @dataclass(frozen=True)
 class TokenSet:
-    """Token sequences of equal length, and how they came about.
+    """Token sequences of equal length, with the counts of their documents.
 
     Attributes:
         ids: token ids, BOS first where the SAE was trained so.
-        counted: the tokens that are substituted, scored and enter statistics: every position
-            but 0 and but special tokens.
-        first: the index, in the run, of the first of them.
-        is_part: there are others in the run.
-        clusters: for each, the first sequence of the run that it repeats, itself where it repeats
-            none; None where no sequence of the run repeats another.
-        without_text: documents that were looked at, and had null for a text or an empty one.
+        counted: the tokens that are substituted, scored and enter statistics: all but position 0
+            and special tokens.
+        first: the index, in the run, of the first sequence.
+        is_part: whether the run has other sequences.
+        clusters: for each sequence the index of the first equal one in the run; None where all
+            differ.
+        without_text: documents that were read and had no text.
     """
 
     ids: Int[Tensor, "sequences context"]
@@ -80,7 +80,7 @@ class TokenSet:
     without_text: WithoutText = field(default_factory=WithoutText)
 
     def part(self, rows: slice) -> "TokenSet":
-        """Return some of the run's sequences, which keep their indices there."""
+        """Return some of the run's sequences, with their indices in the run."""
         return replace(
             self,
             ids=self.ids[rows],
@@ -100,13 +100,13 @@ class TokenSet:
 
     @property
     def repeated(self) -> int:
-        """How many sequences repeat an earlier one: they say nothing new."""
+        """Number of sequences that repeat an earlier one."""
         clusters = self.clusters
         return 0 if clusters is None else len(clusters) - len(np.unique(clusters))
 
     @property
     def has_target(self) -> Bool[Tensor, "sequences context"]:
-        """The tokens at which cross-entropy is scored: those counted that have a next token."""
+        """The tokens at which cross-entropy is scored: counted tokens with a next token."""
         mask = self.counted.clone()
         mask[:, -1] = False
         return mask
@@ -114,12 +114,12 @@ class TokenSet:
     def record(
         self, documents: Documents, *, score_bos: bool, special_ids: Iterable[int] = ()
     ) -> DatasetRecord:
-        """Return what the result file says of the data.
+        """Return the data's entry of the result file.
 
         Args:
-            documents: where the texts come from.
-            score_bos: position 0 and special tokens count too.
-            special_ids: the special tokens: other tools leave out these alone, wherever they are.
+            documents: the texts.
+            score_bos: whether position 0 and special tokens count too.
+            special_ids: the special tokens.
         """
         rule = ALL_COUNT if score_bos else "all but position 0 and special tokens"
         first = {int(id) in set(special_ids) for id in self.ids[:, 0].unique()}
@@ -151,29 +151,30 @@ def take_sequences(
     score_bos: bool = False,
     bos: int | None = None,
 ) -> TokenSet:
-    """Return the first sequences that the documents give.
+    """Return the documents' first sequences.
 
     Args:
-        documents: where the texts come from.
+        documents: the texts.
         tokenizer: the model's.
-        sequences: how many sequences; fewer are returned where the documents run out.
+        sequences: number of sequences; fewer are returned where the documents run out.
         context: tokens in each, BOS included.
         prepend_bos: BOS first, where the tokenizer has one.
         special_ids: ids that are neither substituted nor scored.
         packing: one document a sequence, or documents joined by BOS and cut.
         score_bos: count position 0 and special tokens too.
-        bos: the token that is first; the tokenizer's BOS where None.
+        bos: the first token; by default the tokenizer's BOS.
 
     Raises:
         DataError: where no document, or no packed text, is long enough.
 
     Source:
-        METRICS.md 1.
+        docs/metrics.md (data).
     """
     first = (tokenizer.bos_token_id if bos is None else bos) if prepend_bos else None
-    reader = _Reader(documents, tokenizer, bos=first, limit=sequences * LARGEST_SHARE_UNREAD)
-    found = reader.packed(context) if packing is Packing.PACKED else reader.separate(context)
-    rows = list(islice(found, sequences))
+    reader = _Reader(documents, tokenizer, bos=first, limit=sequences * MOST_READ)
+    is_packed = packing is Packing.PACKED
+    given = reader.packed(context) if is_packed else reader.separate(context)
+    rows = list(islice(given, sequences))
     if not rows:
         raise reader.too_short(context)
     ids = torch.tensor(rows, dtype=torch.int64)
@@ -195,15 +196,15 @@ def take_sequences(
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """Return a token as it stands in a text, with the space that it begins with.
+    """Return a token's text, with its leading space.
 
-    A piece of a character, which is no text, is given by its name in the vocabulary.
+    A piece of a character, which is no text, is represented by its name in the vocabulary.
 
     Args:
         tokenizer: the model's.
         token: the id.
     """
-    # Tokenizers drop the space before a text's first token: look at the second of two.
+    # Tokenizers drop the space before a text's first token: take the second of two.
     once, twice = (
         tokenizer.decode([token] * times, clean_up_tokenization_spaces=False) for times in (1, 2)
     )
@@ -214,7 +215,7 @@ def token_text(tokenizer: Any, token: int) -> str:
 
 
 class _Reader:
-    """Tokenises documents one by one and remembers how many and how long they were."""
+    """Tokenises documents one by one, and counts them and their tokens."""
 
     def __init__(
         self, documents: Documents, tokenizer: Any, *, bos: int | None, limit: int
@@ -229,13 +230,13 @@ class _Reader:
         self._limit = limit
 
     def separate(self, context: int) -> Iterator[list[int]]:
-        """Give the first ``context`` tokens of each document that has as many."""
+        """Yield the first ``context`` tokens of each document that is long enough."""
         for ids in self._tokenised():
             if len(ids) >= context:
                 yield ids[:context]
 
     def packed(self, context: int) -> Iterator[list[int]]:
-        """Give consecutive pieces of all documents, joined by BOS."""
+        """Yield consecutive pieces of all documents, joined by BOS."""
         buffer: list[int] = []
         for ids in self._tokenised():
             buffer += ids
@@ -244,10 +245,10 @@ class _Reader:
                 buffer = buffer[context:]
 
     def too_short(self, context: int) -> DataError:
-        """Return the error that says what there was instead of a long enough text."""
-        found = WithoutText(self.null, self.empty)
-        nothing = f" (found: {found})" if str(found) else ""
-        all_read = f", all that are looked at ({LARGEST_SHARE_UNREAD} for each sequence)"
+        """Return the error for documents that are all too short."""
+        without = WithoutText(self.null, self.empty)
+        nothing = f" (found: {without})" if str(without) else ""
+        all_read = f", as many as are tried ({MOST_READ} for each sequence)"
         most = all_read if self.read == self._limit else ""
         return DataError(
             f"--sae-dataset {self._documents.name}: no document has {context} tokens; "

@@ -1,1 +1,1 @@
-"""Layouts of SAE directories: how to know one, what it says of itself, how to load it."""
+"""SAE formats: how SAE directories on disk are recognised, checked and loaded."""

@@ -1,6 +1,6 @@
-"""Files that ``torch.save`` wrote, looked at before they are opened: tensors, and nothing else.
+"""Checks of ``torch.save`` and ``.npz`` files before they are opened: tensors and nothing else.
 
-Nothing is run for it: the archive's index and the pickle's instructions are read as data.
+The archive's index and the pickle's instructions are read as data; nothing in them is run.
 """
 
 import io
@@ -18,7 +18,7 @@ from typing import Any
 from saebench.errors import SubjectError
 from saebench.formats.files import Shape, check_regular
 
-LARGEST_PICKLE_BYTES = 1 << 22  # a state dict's names, shapes and offsets: some kilobytes
+LARGEST_PICKLE_BYTES = 1 << 22  # a state dict's names, shapes and offsets take some kilobytes
 STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 NAMES = {
     "collections OrderedDict",
@@ -26,8 +26,8 @@ NAMES = {
     "torch._utils _rebuild_parameter",
     *(f"torch {kind}Storage" for kind in STORAGES),
 }
-# What the pickle of a dictionary of tensors consists of; INST, OBJ, NEWOBJ, EXT and STACK_GLOBAL,
-# which make or look up other things, are not.
+# The instructions of a pickled dictionary of tensors; INST, OBJ, NEWOBJ, EXT and STACK_GLOBAL,
+# which create or look up other objects, are not among them.
 INSTRUCTIONS = {
     "PROTO", "MARK", "STOP", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "NONE", "NEWTRUE",
     "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "BINFLOAT", "EMPTY_DICT",
@@ -35,14 +35,14 @@ INSTRUCTIONS = {
     "APPEND", "APPENDS", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET",
 }  # fmt: skip
 
-# How a number of each kind lies in memory; half precision of the brain kind has no code of its own.
+# struct's format of each storage type; bfloat16 has none.
 _CODES = {"Float": "f", "Double": "d", "Half": "e", "Long": "q", "Int": "i", "Short": "h",
           "Char": "b", "Byte": "B"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PickledTensor:
-    """What a pickle says of a tensor: where its numbers lie, and its shape."""
+    """A tensor as a pickle describes it: storage type and key, offset, shape."""
 
     kind: str
     key: str
@@ -51,7 +51,7 @@ class PickledTensor:
 
 
 def pickled_tensors(path: Path) -> dict[str, PickledTensor]:
-    """Return what a state dict's pickle says of its tensors; no tensor is made, nothing is run.
+    """Return a state dict's tensors as its pickle describes them; nothing is loaded or run.
 
     Raises:
         SubjectError: for a pickle that is more than a dictionary of tensors, or damaged.
@@ -60,21 +60,21 @@ def pickled_tensors(path: Path) -> dict[str, PickledTensor]:
     with zipfile.ZipFile(path) as archive:
         instructions = _pickle(path, archive)
     try:
-        found = _Headers(io.BytesIO(instructions)).load()
+        state = _Headers(io.BytesIO(instructions)).load()
     except Exception as error:
-        # Instructions in an order that torch.save never writes end in errors of every kind.
+        # Instructions in an order that torch.save never writes may raise anything.
         raise _refused(path, f"its pickle is damaged ({error!r})") from error
-    if not isinstance(found, dict) or not all(
+    if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, PickledTensor)
-        for name, tensor in found.items()
+        for name, tensor in state.items()
     ):
-        kind = type(found).__name__
+        kind = type(state).__name__
         raise SubjectError(f"{path}: expected a state dict, found {kind}: a dictionary of tensors")
-    return dict(found)
+    return dict(state)
 
 
 def pickled_number(path: Path, tensor: PickledTensor) -> float | int | None:
-    """Return the one number of a tensor, or None where it has more or is of another kind."""
+    """Return a one-element tensor's number; None for other tensors and storage types."""
     code = _CODES.get(tensor.kind)
     if prod(tensor.shape) != 1 or code is None:
         return None
@@ -87,35 +87,34 @@ def pickled_number(path: Path, tensor: PickledTensor) -> float | int | None:
 
 
 class _Dictionary(dict[Any, Any]):
-    """A dictionary that may be given attributes, as a state dict's pickle does."""
+    """A dictionary that accepts attributes, which a state dict's pickle sets."""
 
 
-class _Stand:
-    """What stands for a function that a pickle names: one for each name in each file.
+class _Substitute:
+    """A harmless replacement of a function that a pickle names, created anew for each file.
 
-    An instruction may set attributes of whatever lies on the stack; here there are none to set
-    that another file would meet.
+    A pickle's instructions may set attributes on it; being new, it carries none to other files.
     """
 
-    __slots__ = ("_make",)
+    __slots__ = ("_function",)
 
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self._make = make
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
 
-    def __call__(self, *given: Any) -> Any:
-        return self._make(*given)
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
 
 
 class _Headers(pickle.Unpickler):
-    """Reads a pickle that :func:`check_tensors_alone` let through; every name is one of ours."""
+    """Unpickler of files that :func:`check_tensors_alone` accepted; it looks up no name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name: none is looked up."""
-        made = _STANDING_FOR.get(f"{module} {name}")
-        return name.removesuffix("Storage") if made is None else _Stand(made)
+        """Return the substitute of a function, or a storage type's name."""
+        function = _SUBSTITUTES.get(f"{module} {name}")
+        return name.removesuffix("Storage") if function is None else _Substitute(function)
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return the storage's kind and key."""
+        """Return the storage's type and key."""
         return pid[1], pid[2]
 
 
@@ -127,7 +126,7 @@ def _tensor(storage: Any, offset: Any, size: Any, *_: Any) -> PickledTensor:
     return PickledTensor(kind, str(key), offset, shape)
 
 
-_STANDING_FOR: Mapping[str, Callable[..., Any]] = {
+_SUBSTITUTES: Mapping[str, Callable[..., Any]] = {
     "collections OrderedDict": lambda *pairs: _Dictionary(*pairs),
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_parameter": lambda data, *_: data,
@@ -135,20 +134,20 @@ _STANDING_FOR: Mapping[str, Callable[..., Any]] = {
 
 
 def check_tensors_alone(path: Path) -> None:
-    """Refuse a pickle that is more than a dictionary of tensors, without opening it as one.
+    """Refuse a pickle that is more than a dictionary of tensors, without unpickling it.
 
     ``torch.load(weights_only=True)`` refuses what could run code too, but its unpickler was
-    broken twice (CVE-2025-32434, CVE-2026-24747). This lets through only what a state dict needs.
+    broken twice (CVE-2025-32434, CVE-2026-24747). This accepts only what a state dict needs.
 
     Raises:
-        SubjectError: naming what is refused, and how to convert the file.
+        SubjectError: naming the refused content, and how to convert the file.
     """
     check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
             instructions = _pickle(path, archive)
     except (OSError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
-        raise _refused(path, f"truncated or no file of torch.save ({error})") from error
+        raise _refused(path, f"truncated or not written by torch.save ({error})") from error
     try:
         for instruction, argument, _ in pickletools.genops(instructions):
             if instruction.name not in INSTRUCTIONS:
@@ -160,13 +159,13 @@ def check_tensors_alone(path: Path) -> None:
 
 
 def _pickle(path: Path, archive: zipfile.ZipFile) -> bytes:
-    """Return the archive's pickle; its members must be as torch.save lays them out."""
+    """Return the archive's pickle; its members must be laid out as torch.save does."""
     members = archive.infolist()
-    twice = [name for name, count in Counter(m.filename for m in members).items() if count > 1]
-    if twice:
-        raise _refused(path, f"its archive holds {twice[0]!r} twice")
-    packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
-    if packed or sum(m.file_size for m in members) > path.stat().st_size:
+    repeated = [name for name, count in Counter(m.filename for m in members).items() if count > 1]
+    if repeated:
+        raise _refused(path, f"its archive holds {repeated[0]!r} twice")
+    compressed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
+    if compressed or sum(m.file_size for m in members) > path.stat().st_size:
         raise _refused(path, "its archive is compressed, which torch.save never does")
     pickles = [m for m in members if m.filename.endswith(".pkl")]
     if len(pickles) != 1 or not pickles[0].filename.endswith("/data.pkl"):
@@ -185,11 +184,11 @@ def _refused(path: Path, why: str) -> SubjectError:
 
 
 def npz_shapes(path: Path) -> dict[str, Shape]:
-    """Return the shapes in an ``.npz``, from its arrays' headers.
+    """Return the shapes in an ``.npz`` file, read from its arrays' headers.
 
     Raises:
-        SubjectError: for a file of another kind, arrays of Python objects, which are pickles, or
-            arrays that are larger or smaller than their headers say.
+        SubjectError: for another kind of file, for arrays of Python objects, which are pickles,
+            and for arrays whose size is not that of their header.
     """
     import numpy as np
 
@@ -203,14 +202,14 @@ def npz_shapes(path: Path) -> dict[str, Shape]:
                     shape, _, kind = getattr(np.lib.format, read)(file)
                     if kind.hasobject:
                         raise SubjectError(f"{path}: {member.filename} holds pickled objects")
-                    told = prod(shape) * kind.itemsize
-                    if told != member.file_size - file.tell():
+                    expected = prod(shape) * kind.itemsize
+                    if expected != member.file_size - file.tell():
                         raise ValueError(f"{member.filename} has not the size of its header")
                 shapes[member.filename.removesuffix(".npy")] = shape
     except SubjectError:
         raise
     except Exception as error:
-        # zlib, zipfile and numpy's header parser raise whatever damaged bytes lead them to.
+        # zlib, zipfile and numpy's header parser may raise anything on damaged bytes.
         raise SubjectError(f"{path}: truncated or no npz file ({error!r})") from error
     return shapes
 

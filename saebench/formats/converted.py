@@ -1,19 +1,22 @@
-"""Layouts that SAELens converts and saebench has no reader of its own for: Gemma and Llama Scope.
+"""SAELens' converters, run on local directories (Gemma and Llama Scope) and checked downloads.
 
 SAELens' converters ask the hub for each file, and read model, hook and width off the names of
-repository and folder. Here the files come from a directory, and the names from its path.
+repository and folder. For a directory, its files replace the downloads, and the names come from
+its path. Whatever is downloaded is checked before SAELens opens it.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saebench.errors import SubjectError
-from saebench.formats.archives import npz_shapes
+from saebench.formats.archives import check_tensors_alone, npz_shapes
 from saebench.formats.files import (
+    PICKLES,
     Shape,
     check_memory,
     check_shapes,
@@ -21,9 +24,11 @@ from saebench.formats.files import (
     read_object,
     safetensors_shapes,
 )
-from saebench.formats.foreign import CROSS_LAYER
+from saebench.formats.foreign import CROSS_LAYER, refuse_vision
+from saebench.formats.saelens_config import check_activation
+from saebench.formats.saelens_keys import check_keys, refuse_shadowing
 
-# What Llama Scope's SAEs compute, by the keys that would say otherwise.
+# The only values with which Llama Scope's SAEs are read.
 LLAMA_SCOPE_COMPUTES = {
     "act_fn": "jumprelu",
     "apply_decoder_bias_to_pre_encoder": False,
@@ -32,18 +37,21 @@ LLAMA_SCOPE_COMPUTES = {
     "use_glu_encoder": False,
 }
 _SNAPSHOT = re.compile(r"^/?snapshots/[^/]+/")  # of a Hugging Face cache
+# Keys under which configurations give an SAE's sizes.
+SIZES = ("d_in", "d_sae", "d_model", "act_size", "dict_size", "activation_dim", "num_latents")
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A layout that SAELens converts.
+    """A format that is loaded by SAELens' converter.
 
     Attributes:
-        name: what listings and messages call it.
-        config_file: the file that marks it.
-        files: further files that mark it.
-        converters: names in a path, as a pattern, and SAELens' converter for them.
-        example: a path that is understood.
+        name: what listings and messages call the format.
+        config_file: a file that every directory of the format has.
+        files: further such files.
+        converters: patterns of names in a path, each with SAELens' converter for them.
+        example: a path with such names.
     """
 
     name: str
@@ -57,14 +65,14 @@ class Converted:
         return all((directory / name).exists() for name in (self.config_file, *self.files))
 
     def read_files(self, directory: Path) -> tuple[str, ...]:  # noqa: ARG002
-        """Return the weights that are read."""
+        """Return the names of the weight files."""
         return self.files
 
     def config(self, directory: Path) -> None:
-        """Return None, once the path is understood: the converters, which know, import torch.
+        """Check path and files; return None, since only the converters, with torch, know more.
 
         Raises:
-            SubjectError: for a path that says too little, or files whose sizes differ.
+            SubjectError: for a path that names no known release, or files whose sizes differ.
         """
         _, _, folder = self._names(directory)
         if "clt" in folder:
@@ -78,14 +86,14 @@ class Converted:
         return npz_shapes(weights) if weights.suffix == ".npz" else safetensors_shapes(weights)
 
     def load(self, directory: Path, config: dict[str, Any]) -> Any:  # noqa: ARG002
-        """Return what SAELens makes of the directory."""
+        """Return the SAE as SAELens converts it."""
         from sae_lens import SAE
 
         check_memory(directory, self._shapes(directory))
         try:
             sae = SAE.load_from_disk(directory, dtype="float32", converter=self._convert)
         except Exception as error:
-            # The converters raise whatever their parsing or building raises.
+            # The converters' parsing and building may raise anything.
             raise SubjectError(
                 f"{directory}: SAELens cannot convert this {self.name} directory: {error!r}; it "
                 f"reads facts off the names of a path such as {self.example}"
@@ -98,7 +106,7 @@ class Converted:
         from sae_lens.loading.pretrained_sae_loaders import NAMED_PRETRAINED_SAE_LOADERS
 
         converter, repository, folder = self._names(path)
-        with _files_from(path, folder):
+        with _fetching(_from_directory(path, folder)):
             config, state, _ = NAMED_PRETRAINED_SAE_LOADERS[converter](
                 repo_id=repository,
                 folder_name=folder,
@@ -110,59 +118,127 @@ class Converted:
 
     def _names(self, directory: Path) -> tuple[str, str, str]:
         """Return SAELens' converter, and the names of repository and folder for it."""
-        whole = directory.absolute().as_posix()
+        path = directory.absolute().as_posix()
         for pattern, converter in self.converters:
-            found = re.search(pattern, whole)
-            if found is not None:
-                folder = _SNAPSHOT.sub("", whole[found.end() :]).lstrip("/")
-                return converter, found[0].replace("--", "/"), folder or directory.name
+            match = re.search(pattern, path)
+            if match is not None:
+                folder = _SNAPSHOT.sub("", path[match.end() :]).lstrip("/")
+                return converter, match[0].replace("--", "/"), folder or directory.name
         raise SubjectError(
             f"--sae {directory}: {self.name} directories say by their path which model and hook "
             f"they belong to; keep the names as published: {self.example}"
         )
 
 
-@contextmanager
-def _files_from(directory: Path, folder: str) -> Iterator[None]:
-    """Hand SAELens' converters a directory's files where they ask the hub for the folder's."""
+def _from_directory(directory: Path, folder: str) -> Callable[..., str]:
+    """Return a replacement of the hub's download function that gives a directory's files."""
     from huggingface_hub.utils import LocalEntryNotFoundError
-    from sae_lens.loading import pretrained_sae_loaders as loaders
 
-    def local(repo_id: str, filename: str, subfolder: str = "", **_: Any) -> str:
-        asked = f"{subfolder}/{filename}" if subfolder else filename
-        path = directory / asked.removeprefix(f"{folder}/")
+    def fetch(repo_id: str, filename: str, subfolder: str = "", **_: Any) -> str:
+        inside = f"{subfolder}/{filename}" if subfolder else filename
+        path = directory / inside.removeprefix(f"{folder}/")
         if not path.exists():
             raise LocalEntryNotFoundError(f"{path} does not exist (asked of {repo_id})")
         return str(path)
 
+    return fetch
+
+
+@contextmanager
+def _fetching(fetch: Callable[..., str]) -> Iterator[None]:
+    """Have SAELens' converters call ``fetch`` instead of the hub's download function.
+
+    Shapes come from the fetched file too: SAELens asks the hub's server for them, which fails
+    offline, and the file is needed anyway.
+    """
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
     def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
-        found = safetensors_shapes(Path(local(repo_id, filename)))
-        return {name: list(shape) for name, shape in found.items()}
+        header = safetensors_shapes(Path(fetch(repo_id, filename)))
+        return {name: list(shape) for name, shape in header.items()}
 
     before = loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes
-    loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = local, shapes
+    loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = fetch, shapes
     try:
         yield
     finally:
         loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = before
 
 
+@contextmanager
+def checked_downloads() -> Iterator[None]:
+    """Check each file that SAELens' converters download, and have torch load tensors only.
+
+    The converters call ``torch.load`` without ``weights_only``; one environment variable of torch
+    can turn its default off, and another one forces it on.
+    """
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    download, forced = loaders.hf_hub_download, os.environ.get(WEIGHTS_ONLY)
+
+    def checked(*args: Any, **kwargs: Any) -> str:
+        path = download(*args, **kwargs)
+        check_download(Path(path))
+        return path
+
+    os.environ[WEIGHTS_ONLY] = "1"
+    try:
+        with _fetching(checked):
+            yield
+    finally:
+        if forced is None:
+            del os.environ[WEIGHTS_ONLY]
+        else:
+            os.environ[WEIGHTS_ONLY] = forced
+
+
+def check_download(path: Path) -> None:
+    """Refuse a downloaded file that could run code, or whose sizes are invalid.
+
+    Raises:
+        SubjectError: naming the file.
+    """
+    if path.suffix == ".json":
+        _check_json(path)
+    elif path.suffix == ".npz":
+        check_memory(path, npz_shapes(path))
+    elif path.suffix == ".safetensors":
+        check_memory(path, safetensors_shapes(path))
+    elif path.suffix in PICKLES:
+        check_tensors_alone(path)
+
+
+def _check_json(path: Path) -> None:
+    """Check sizes, and in SAELens' own cfg.json the keys that SAELens would silently drop."""
+    config, where = read_object(path), str(path)
+    refuse_shadowing(config, where=where)
+    inside = [value for value in config.values() if isinstance(value, dict)]
+    for table in (config, *inside):
+        for key in SIZES:
+            if table.get(key):
+                check_size(table, key, where=where)
+    if path.name == "cfg.json":
+        refuse_vision(config, where=where)
+        check_keys(config, where=where)
+        check_activation(config, where=where)
+
+
 def _check_llama_scope(directory: Path) -> None:
-    """Hold hyperparams.json against the weights: SAELens makes a threshold as wide as it says."""
+    """Check hyperparams.json against the weights: SAELens builds a threshold of its width."""
     path = directory / LLAMA_SCOPE.config_file
-    told, where = read_object(path), str(path)
-    d_in, d_sae = (check_size(told, key, where=where) for key in ("d_model", "d_sae"))
-    reads, writes = told.get("hook_point_in"), told.get("hook_point_out")
+    params, where = read_object(path), str(path)
+    d_in, d_sae = (check_size(params, key, where=where) for key in ("d_model", "d_sae"))
+    reads, writes = params.get("hook_point_in"), params.get("hook_point_out")
     if writes not in (None, reads):
         raise SubjectError(
-            f"{path}: a transcoder, from {reads} to {writes}; what Llama Scope's read, the norm's "
-            "output before its weights, is no place that a substitution can be compared at, so "
+            f"{path}: a transcoder, from {reads} to {writes}; Llama Scope's transcoders read the "
+            "norm's output before its weights, where saebench cannot compare substitutions, so "
             "they are not judged"
         )
     for key, expected in LLAMA_SCOPE_COMPUTES.items():
-        if told.get(key, expected) != expected:
+        if params.get(key, expected) != expected:
             raise SubjectError(
-                f"{path}: {key} is {told[key]!r}; Llama Scope's SAEs are read where it is "
+                f"{path}: {key} is {params[key]!r}; Llama Scope's SAEs are read only with "
                 f"{expected!r}"
             )
     _llama_scope_factor(directory)
@@ -172,17 +248,17 @@ def _check_llama_scope(directory: Path) -> None:
 
 
 def _llama_scope_factor(directory: Path) -> float:
-    """Return what Llama Scope multiplies activations with, so that their norm is √d."""
+    """Return the factor that scales Llama Scope's activations to a mean norm of √d."""
     path = directory / LLAMA_SCOPE.config_file
-    told = read_object(path)
+    params = read_object(path)
     try:
-        norms = told["dataset_average_activation_norm"]
+        norms = params["dataset_average_activation_norm"]
         if norms.get("out", norms["in"]) != norms["in"]:
             raise SubjectError(
-                f"{path}: dataset_average_activation_norm is {norms['in']} of what the SAE reads "
-                f"and {norms['out']} of what it writes, at one hook; which is it?"
+                f"{path}: dataset_average_activation_norm is {norms['in']} at the SAE's input "
+                f"and {norms['out']} at its output, which are one hook; correct one of them"
             )
-        return told["d_model"] ** 0.5 / norms["in"]
+        return params["d_model"] ** 0.5 / norms["in"]
     except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
         raise SubjectError(
             f"{path}: expected dataset_average_activation_norm.in above 0: {error!r}"

@@ -1,7 +1,7 @@
-"""dictionary_learning's classes by the tensors that they hold.
+"""dictionary_learning's classes, recognised by their tensors.
 
-config.json is written before training. What class a dictionary is, its sizes and its k are what
-the weights hold, whatever it says.
+config.json is written before training, so a dictionary's class, sizes and k are taken from its
+weights.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ BUFFERS = ("k", "threshold", "group_sizes")
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of dictionary_learning's.
+    """A class of dictionary_learning.
 
     Attributes:
-        architecture: SAELens' name of what it computes.
-        centres: the input loses the decoder's bias.
-        tensors: what its state dict holds, but for the buffers.
-        threshold: the number of dimensions of its threshold; None where it needs none.
-        trainers: what configurations that do not name the class may call its trainer.
+        architecture: SAELens' name of the same architecture.
+        centres: whether the decoder's bias is subtracted from the input.
+        tensors: names in its state dict, without the buffers.
+        threshold: the number of dimensions of its threshold; None for a class without one.
+        trainers: names of its trainer in configurations that do not name the class.
     """
 
     architecture: str
@@ -57,27 +57,27 @@ CLASSES = {
 
 
 def class_of(trainer: Mapping[str, Any], shapes: Mapping[str, Shape], *, where: str) -> str:
-    """Return the class whose tensors the weights are.
+    """Return the class that the weights' tensors belong to.
 
     Args:
-        trainer: what config.json says of the training.
-        shapes: the weights'.
+        trainer: the ``trainer`` object of config.json.
+        shapes: the shapes of the weights.
         where: what messages call config.json.
 
     Raises:
-        SubjectError: where config.json names another one, or nothing tells two apart.
+        SubjectError: where config.json names another class, or several classes are possible.
     """
-    told = trainer.get("dict_class")
-    if "dict_class" in trainer and (not isinstance(told, str) or told not in CLASSES):
+    named = trainer.get("dict_class")
+    if "dict_class" in trainer and (not isinstance(named, str) or named not in CLASSES):
         raise SubjectError(
-            f"{where}: trainer.dict_class {told!r} is not read{nearest(str(told), CLASSES)}"
+            f"{where}: trainer.dict_class {named!r} is not read{nearest(str(named), CLASSES)}"
         )
     possible = [name for name, kind in CLASSES.items() if _fits(kind, shapes)]
-    if told is not None:
-        return _agreed(told, possible, shapes, where)
+    if named is not None:
+        return _agreed(named, possible, shapes, where)
     if len(possible) > 1:
-        named = trainer.get("trainer_class")
-        possible = [name for name in possible if named in CLASSES[name].trainers] or possible
+        trained_by = trainer.get("trainer_class")
+        possible = [n for n in possible if trained_by in CLASSES[n].trainers] or possible
     if len(possible) != 1:
         which = " and of ".join(possible) or "none that is read"
         raise SubjectError(
@@ -87,32 +87,32 @@ def class_of(trainer: Mapping[str, Any], shapes: Mapping[str, Shape], *, where: 
     return possible[0]
 
 
-def _agreed(told: str, possible: list[str], shapes: Mapping[str, Shape], where: str) -> str:
-    """Return the class that config.json names, unless the weights are plainly another's."""
-    kind = CLASSES[told]
+def _agreed(named: str, possible: list[str], shapes: Mapping[str, Shape], where: str) -> str:
+    """Return the class that config.json names, unless the weights contradict it."""
+    kind = CLASSES[named]
     further = sorted(set(shapes) - kind.tensors - set(BUFFERS))
     if not possible and kind.tensors <= set(shapes) and further:
         raise SubjectError(
-            f"{where}: says trainer.dict_class {told!r}, but the weights hold {', '.join(further)} "
-            "too, of which nothing here says what it does"
+            f"{where}: says trainer.dict_class {named!r}, but the weights hold "
+            f"{', '.join(further)} too, whose effect is unknown"
         )
-    if told in possible or not possible:
-        return told
+    if named in possible or not possible:
+        return named
     if kind.tensors - set(shapes) or set(shapes) - kind.tensors - set(BUFFERS):
         raise SubjectError(
-            f"{where}: says trainer.dict_class {told!r}, but the weights {sorted(shapes)} are of "
+            f"{where}: says trainer.dict_class {named!r}, but the weights {sorted(shapes)} are of "
             f"{' or '.join(possible)}"
         )
     if kind.threshold is not None and len(shapes.get("threshold", ())) != kind.threshold:
         raise SubjectError(
-            f"{where}: says trainer.dict_class {told!r}, but the weights {dict(shapes)} are of "
+            f"{where}: says trainer.dict_class {named!r}, but the weights {dict(shapes)} are of "
             f"{' or '.join(possible)}"
         )
-    return told
+    return named
 
 
 def sizes_of(shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Return the weights' d_in and d_sae, where there are any; a Linear keeps [out, in]."""
+    """Return the weights' d_in and d_sae, where an encoder shows them; a Linear is [out, in]."""
     if len(shapes.get("encoder.weight", ())) == 2:
         d_sae, d_in = shapes["encoder.weight"]
     elif len(shapes.get("W_enc", ())) == 2:

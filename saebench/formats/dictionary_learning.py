@@ -1,7 +1,7 @@
-"""dictionary_learning's directories: config.json and ae.pt, a pickle of tensors alone.
+"""dictionary_learning's format: config.json, and ae.pt, which is a pickle of tensors.
 
-The same tensors as ae.safetensors are read instead, where somebody converted them. A checkpoint,
-checkpoints/ae_100.pt below config.json, is read by its own path.
+ae.safetensors, a conversion of ae.pt, is read instead where it exists. A checkpoint, such as
+checkpoints/ae_100.pt below config.json, is given by its own path.
 """
 
 import pickle
@@ -55,57 +55,57 @@ class DictionaryLearning:
     config_file = CONFIG_FILE
 
     def matches(self, directory: Path) -> bool:
-        """Return whether config.json lies beside ae.pt or ae.safetensors, or above a checkpoint."""
+        """Return whether there are config.json and weights, or a checkpoint below config.json."""
         if directory.is_dir():
             return (directory / CONFIG_FILE).exists() and _weights(directory).exists()
-        known = _CHECKPOINT.fullmatch(directory.name) is not None
-        return known and directory.is_file() and _config_of(directory).exists()
+        is_named_so = _CHECKPOINT.fullmatch(directory.name) is not None
+        return is_named_so and directory.is_file() and _config_of(directory).exists()
 
     def read_files(self, directory: Path) -> tuple[str, ...]:
-        """Return the weights that are read."""
+        """Return the name of the weight file."""
         return (_weights(directory).name,)
 
     def config(self, directory: Path) -> dict[str, Any]:
-        """Return config.json in SAELens' terms, corrected by what the weights hold."""
+        """Return config.json in SAELens' terms, corrected by the weights."""
         path, weights = _config_of(directory), _weights(directory)
-        told = read_object(path)
-        if not told:
+        declared = read_object(path)
+        if not declared:
             raise SubjectError(f"{path}: expected an object under 'trainer', found nothing")
-        trainer = _table(told, "trainer", path) if "trainer" in told else told
-        buffer = _table(told, "buffer", path)
+        trainer = _table(declared, "trainer", path) if "trainer" in declared else declared
+        buffer = _table(declared, "buffer", path)
         if trainer.get("dict_class") == "AutoEncoderTopK" and "k" in trainer:
             check_size(trainer, "k", where=str(path))
         shapes, k = _header(weights)
-        made = class_of(trainer, shapes, where=str(path))
+        class_name = class_of(trainer, shapes, where=str(path))
         sizes = _sizes(trainer, shapes, path)
         metadata, transcodes = _metadata(trainer, buffer, path)
         config = {
-            "architecture": CLASSES[made].architecture,
-            "apply_b_dec_to_input": CLASSES[made].centres,
+            "architecture": CLASSES[class_name].architecture,
+            "apply_b_dec_to_input": CLASSES[class_name].centres,
             **sizes,
             "dtype": "float32",
             "device": "cpu",
             "normalize_activations": "none",
             "metadata": metadata,
             "transcodes": transcodes,
-            NOTES: _notes(trainer, made, k),
+            NOTES: _notes(trainer, class_name, k),
         }
         if config["architecture"] == "topk":
             config["k"] = _checked_k(trainer, k, sizes["d_sae"], path if k is None else weights)
         return config
 
     def load(self, directory: Path, config: dict[str, Any]) -> "nn.Module":
-        """Return SAELens' equal of the dictionary."""
+        """Return the dictionary as SAELens' equivalent SAE."""
         from sae_lens import SAE
 
         weights = _weights(directory)
-        safe = weights.suffix == ".safetensors"
-        tensors = _safe_tensors(weights) if safe else _tensors(weights)
+        is_safetensors = weights.suffix == ".safetensors"
+        tensors = _safe_tensors(weights) if is_safetensors else _pickled_tensors(weights)
         _check_fit(tensors, config, weights)
         state = _converted(tensors, config, weights)
 
         def converter(*_: Any, **__: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-            # The version keeps SAELens from filling in what configurations before 6 left out.
+            # Without a version, SAELens fills in keys that configurations before 6 left out.
             return config | {"sae_lens_version": "6.0.0"}, state
 
         try:
@@ -118,12 +118,12 @@ def _config_of(place: Path) -> Path:
     """Return the config.json of a directory, or of a checkpoint in it or one level below."""
     if place.is_dir():
         return place / CONFIG_FILE
-    beside = place.parent / CONFIG_FILE
-    return beside if beside.exists() else place.parent.parent / CONFIG_FILE
+    own = place.parent / CONFIG_FILE
+    return own if own.exists() else place.parent.parent / CONFIG_FILE
 
 
 def _weights(place: Path) -> Path:
-    """Return the weights that are read: those that are no pickle, where they are there."""
+    """Return the weight file: the safetensors conversion where it exists."""
     if not place.is_dir():
         return place
     converted = place / CONVERTED_FILE
@@ -131,7 +131,7 @@ def _weights(place: Path) -> Path:
 
 
 def _header(weights: Path) -> tuple[dict[str, Shape], int | None]:
-    """Return the tensors' shapes, and the k that is among them; None where there is none."""
+    """Return the tensors' shapes, and the value of the tensor k, or None without one."""
     if weights.suffix != ".safetensors":
         tensors = pickled_tensors(weights)
         k = pickled_number(weights, tensors["k"]) if "k" in tensors else None
@@ -146,62 +146,65 @@ def _header(weights: Path) -> tuple[dict[str, Shape], int | None]:
 
 
 def _sizes(trainer: dict[str, Any], shapes: dict[str, Shape], path: Path) -> dict[str, int]:
-    """Return the sizes that config.json says, or the weights' where it says none."""
+    """Return the sizes from config.json, or else from the weights."""
     keys = {"d_in": "activation_dim", "d_sae": "dict_size"}
-    found = sizes_of(shapes)
+    stored = sizes_of(shapes)
     return {
         name: check_size(trainer, key, where=str(path))
-        if key in trainer or name not in found
-        else found[name]
+        if key in trainer or name not in stored
+        else stored[name]
         for name, key in keys.items()
     }
 
 
-def _checked_k(trainer: dict[str, Any], held: int | None, d_sae: int, where: Path) -> int:
-    """Return the weights' k, or config.json's where they hold none."""
-    k = check_size({"k": trainer.get("k") if held is None else held}, "k", where=str(where))
+def _checked_k(trainer: dict[str, Any], stored: int | None, d_sae: int, where: Path) -> int:
+    """Return the weights' k, or config.json's where they have none."""
+    k = check_size({"k": trainer.get("k") if stored is None else stored}, "k", where=str(where))
     if k > d_sae:
         raise SubjectError(f"{where}: k is {k}, but there are {d_sae} features")
     return k
 
 
-def _notes(trainer: dict[str, Any], made: str, k: int | None) -> tuple[str, ...]:
+def _notes(trainer: dict[str, Any], class_name: str, k: int | None) -> tuple[str, ...]:
     notes = []
     if "dict_class" not in trainer:
-        notes.append(f"config.json names no class: {made} by the weights' tensors")
-    told = trainer.get("k")
-    if k is not None and told not in (None, k) and CLASSES[made].architecture == "topk":
-        notes.append(f"k is {k}, as the weights say; config.json, written before training: {told}")
+        notes.append(f"config.json names no class: {class_name} by the weights' tensors")
+    configured = trainer.get("k")
+    is_topk = CLASSES[class_name].architecture == "topk"
+    if k is not None and configured not in (None, k) and is_topk:
+        notes.append(
+            f"k is {k}, as the weights say; config.json, written before training: {configured}"
+        )
     return tuple(notes)
 
 
-def _table(told: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
-    found = told.get(key, {})
-    if not isinstance(found, dict):
-        raise SubjectError(f"{path}: expected an object under {key!r}, found {found!r}")
-    return found
+def _table(config: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    table = config.get(key, {})
+    if not isinstance(table, dict):
+        raise SubjectError(f"{path}: expected an object under {key!r}, found {table!r}")
+    return table
 
 
 def _metadata(
     trainer: dict[str, Any], buffer: dict[str, Any], path: Path
 ) -> tuple[dict[str, Any], bool]:
-    """Return where the dictionary belongs, and whether it is a transcoder.
+    """Return the dictionary's metadata, and whether it is a transcoder.
 
-    The hook is given only where config.json leaves no doubt.
+    The hook is set only where config.json is unambiguous.
     """
     metadata = {"model_name": trainer.get("lm_name"), "context_size": buffer.get("ctx_len")}
     name, layer = trainer.get("submodule_name"), trainer.get("layer")
     side = buffer.get("io", OUT)
     if side not in (IN, OUT, IN_AND_OUT):
         raise SubjectError(f"{path}: buffer.io must be {IN}, {OUT} or {IN_AND_OUT}, found {side!r}")
-    named = "transcoder" in str(trainer.get("trainer_class", "")).lower()
-    transcodes = side == IN_AND_OUT or named
-    # A buffer with a layer of its own is that of single attention heads.
+    is_named_so = "transcoder" in str(trainer.get("trainer_class", "")).lower()
+    transcodes = side == IN_AND_OUT or is_named_so
+    # Only the buffer of single attention heads has a layer of its own.
     if side != OUT or transcodes or "layer" in buffer:
         return metadata, transcodes
-    found = _SUBMODULE.fullmatch(name) if isinstance(name, str) else None
-    if found is not None:
-        metadata["hook_name"] = f"blocks.{found[2]}.hook_{found[1]}"
+    match = _SUBMODULE.fullmatch(name) if isinstance(name, str) else None
+    if match is not None:
+        metadata["hook_name"] = f"blocks.{match[2]}.hook_{match[1]}"
     elif name is None and isinstance(layer, int):
         metadata["hook_name"] = f"blocks.{layer}.hook_resid_post"
         metadata["notes"] = [
@@ -219,18 +222,18 @@ def _safe_tensors(weights: Path) -> "dict[str, Tensor]":
 
 
 def _check_fit(tensors: "Mapping[str, Tensor]", config: dict[str, Any], weights: Path) -> None:
-    """Hold the weights against config.json before anything as large as it claims is made."""
+    """Check the weights against config.json before anything of its sizes is allocated."""
     d_in, d_sae = config["d_in"], config["d_sae"]
     wide: Shape = (d_sae, d_in)
     expected = {
         "encoder.weight": wide, "decoder.weight": wide[::-1], "W_enc": wide[::-1], "W_dec": wide,
     }  # fmt: skip
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    check_shapes(found, expected, weights=weights, config_file=CONFIG_FILE)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check_shapes(shapes, expected, weights=weights, config_file=CONFIG_FILE)
 
 
-def _tensors(weights: Path) -> "dict[str, Tensor]":
-    """Read the tensors; ``weights_only`` refuses whatever else a pickle can do.
+def _pickled_tensors(weights: Path) -> "dict[str, Tensor]":
+    """Read the tensors of a pickle that is checked first; ``weights_only`` refuses other contents.
 
     Raises:
         SubjectError: for a file that is damaged, or holds more than tensors.
@@ -240,26 +243,26 @@ def _tensors(weights: Path) -> "dict[str, Tensor]":
     check_tensors_alone(weights)
     check_memory(weights, {"": (weights.stat().st_size // 4,)})
     try:
-        found = torch.load(weights, map_location="cpu", weights_only=True)
+        state = torch.load(weights, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SubjectError(
             f"{weights}: holds more than tensors, or is no pickle; opening it could run code, so "
             f"it is refused: {str(error).partition(chr(10))[0]}"
         ) from error
     except Exception as error:
-        # On damaged bytes the unpickler raises whatever its opcodes run into.
+        # The unpickler may raise anything on damaged bytes.
         raise SubjectError(f"{weights}: truncated or no torch file ({error!r})") from error
-    if not isinstance(found, Mapping) or not all(
-        isinstance(tensor, torch.Tensor) for tensor in found.values()
+    if not isinstance(state, Mapping) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in state.values()
     ):
-        raise SubjectError(f"{weights}: expected a state dict, found {type(found).__name__}")
-    return dict(found)
+        raise SubjectError(f"{weights}: expected a state dict, found {type(state).__name__}")
+    return dict(state)
 
 
 def _converted(
     tensors: "dict[str, Tensor]", config: dict[str, Any], weights: Path
 ) -> "dict[str, Tensor]":
-    """Give the tensors SAELens' names and orientation: a Linear keeps [out, in]."""
+    """Return the tensors under SAELens' names and in its orientation: a Linear is [out, in]."""
     state = {new: tensors[old].float() for old, new in _RENAMED.items() if old in tensors}
     state |= {
         new: tensors[old].float().T.contiguous() for old, new in _LINEAR.items() if old in tensors
@@ -279,6 +282,6 @@ def _threshold(tensors: "dict[str, Tensor]", d_sae: int, weights: Path) -> "Tens
     if threshold.ndim == 0 and threshold < 0:
         raise SubjectError(
             f"{weights}: its BatchTopK threshold is {float(threshold):g}: it was saved before "
-            "dictionary_learning learned one; take a later checkpoint"
+            "training set it; take a later checkpoint"
         )
     return threshold.expand(d_sae).clone() if threshold.ndim == 0 else threshold

@@ -1,4 +1,7 @@
-"""Configurations and the headers of weights, read before anything is allocated; no torch here."""
+"""Readers and checks of configurations and weight headers, used before anything is allocated.
+
+No torch is imported here.
+"""
 
 import json
 import math
@@ -12,7 +15,7 @@ from saebench.text import is_unicode
 LARGEST_CONFIG_BYTES = 1 << 20
 DEEPEST_CONFIG = 32  # objects and lists inside one another; SAELens writes 3
 LARGEST_SIZE = 2**31
-LOADED_BYTES = 4  # a weight's, in fp32, whatever the file keeps
+LOADED_BYTES = 4  # of a weight once loaded, in fp32, whatever the file's dtype
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 BIASES = ("b_enc", "b_dec", "threshold", "log_threshold", "b_gate", "b_mag", "r_mag",
           "encoder.bias")  # fmt: skip
@@ -24,7 +27,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file.
 
     Raises:
-        SubjectError: where it is missing, too large, nested too deeply, or no JSON object.
+        SubjectError: for a file that is missing, too large, nested too deeply, or no JSON object.
     """
     check_regular(path)
     try:
@@ -40,7 +43,7 @@ def read_object(path: Path) -> dict[str, Any]:
     for depth, text in _texts(config):
         if depth > DEEPEST_CONFIG:
             raise SubjectError(
-                f"{path}: nested more than {DEEPEST_CONFIG} deep: no SAE configuration is"
+                f"{path}: nested more than {DEEPEST_CONFIG} deep, as no SAE configuration is"
             )
         if not is_unicode(text):
             raise SubjectError(f"{path}: {text!r} has half a character (a lone surrogate) in it")
@@ -48,7 +51,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _texts(config: Any) -> Iterator[tuple[int, str]]:
-    """Give every key and text with its depth, and "" for other values; nothing recursive."""
+    """Yield every key and text with its depth, and "" for other values, without recursion."""
     inside: list[tuple[int, Any]] = [(0, config)]
     while inside:
         depth, value = inside.pop()
@@ -62,10 +65,10 @@ def _texts(config: Any) -> Iterator[tuple[int, str]]:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is there but no file: a pipe blocks, and /dev/zero never ends.
+    """Refuse an existing path that is no regular file: a pipe blocks, and /dev/zero never ends.
 
     Raises:
-        SubjectError: naming it; a missing file is left to whoever opens it.
+        SubjectError: naming the path; a missing file is not refused here.
     """
     try:
         refused = path.exists() and not path.is_file()
@@ -76,14 +79,14 @@ def check_regular(path: Path) -> None:
 
 
 def check_memory(path: Path, shapes: Mapping[str, Shape]) -> None:
-    """Refuse, before anything is allocated, weights that memory cannot hold.
+    """Refuse weights that do not fit into memory, before anything is allocated.
 
     Args:
         path: the weights.
-        shapes: their tensors'.
+        shapes: the shapes of their tensors.
 
     Raises:
-        SubjectError: saying how much is needed, and how much there is.
+        SubjectError: with the memory that is needed, and that is free.
     """
     import psutil
 
@@ -97,10 +100,10 @@ def check_memory(path: Path, shapes: Mapping[str, Shape]) -> None:
 
 
 def check_size(config: Mapping[str, Any], key: str, *, where: str) -> int:
-    """Return a size that a configuration claims.
+    """Return a size from a configuration.
 
     Raises:
-        SubjectError: where it is no positive integer that a tensor could have.
+        SubjectError: for anything but a positive integer that a tensor's size can be.
     """
     size = config.get(key)
     if not isinstance(size, int) or isinstance(size, bool) or not 0 < size < LARGEST_SIZE:
@@ -109,10 +112,10 @@ def check_size(config: Mapping[str, Any], key: str, *, where: str) -> int:
 
 
 def safetensors_shapes(path: Path) -> dict[str, Shape]:
-    """Return the shapes in a safetensors header: truncation shows before any allocation.
+    """Return the shapes in a safetensors header; truncated files fail before any allocation.
 
     Raises:
-        SubjectError: for a file that is truncated, of another kind, or of integer weights.
+        SubjectError: for a truncated file, another kind of file, or integer weights.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -127,8 +130,8 @@ def safetensors_shapes(path: Path) -> dict[str, Shape]:
             f"{path}: truncated or no safetensors file ({error}); copy or save it again"
         ) from error
     for name, kind in kinds.items():
-        weighs = len(shapes[name]) > 1 or name in BIASES
-        if weighs and not kind.startswith(("F", "BF")):
+        is_weight = len(shapes[name]) > 1 or name in BIASES
+        if is_weight and not kind.startswith(("F", "BF")):
             raise SubjectError(
                 f"{path}: {name} is of {kind}: quantised weights mean nothing without their scale;"
                 " save the SAE in float32, float16 or bfloat16"
@@ -137,20 +140,20 @@ def safetensors_shapes(path: Path) -> dict[str, Shape]:
 
 
 def check_shapes(
-    found: Mapping[str, Shape],
+    actual: Mapping[str, Shape],
     expected: Mapping[str, Shape],
     *,
     weights: Path,
     config_file: str,
 ) -> None:
-    """Hold the weights' shapes against those that the configuration implies.
+    """Check the weights' shapes against those that the configuration implies.
 
     Raises:
-        SubjectError: naming the first that differs; transposed weights are called so.
+        SubjectError: naming the first that differs, and whether it is transposed.
     """
     for name, shape in expected.items():
-        if name in found and found[name] != shape:
-            transposed = " (transposed)" if found[name] == shape[::-1] else ""
+        if name in actual and actual[name] != shape:
+            transposed = " (transposed)" if actual[name] == shape[::-1] else ""
             raise SubjectError(
-                f"{weights}: {name} is {found[name]}{transposed}, but {config_file} says {shape}"
+                f"{weights}: {name} is {actual[name]}{transposed}, but {config_file} says {shape}"
             )

@@ -1,7 +1,7 @@
-"""Files of tools whose layouts are not read: which tool wrote them, and how to judge its SAEs.
+"""Files of tools whose formats are not read: which tool wrote them, and how to judge their SAEs.
 
-A file of another tool cannot be saved again with SAELens' ``save_model``; what there is for every
-torch module is :func:`saebench.judge`.
+Another tool's SAE cannot be saved with SAELens' ``save_model``, but :func:`saebench.judge` judges
+any torch module.
 """
 
 import pickletools
@@ -30,12 +30,12 @@ _VISION_KEYS = ("cls_token_only", "image_size", "use_patches_only", "vit_model_c
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool that is known by its files.
+    """A tool that is recognised by its files.
 
     Attributes:
-        name: what messages call it, and what the files are.
-        wrote: whether it wrote what lies at a path: a directory, or a file.
-        lines: Python by which one of its SAEs is judged, ``{path}`` standing for the path.
+        name: the tool's name and, in messages, what its files are.
+        wrote: whether the tool wrote a directory or file.
+        lines: Python code that judges one of its SAEs; ``{path}`` is replaced by the path.
     """
 
     name: str
@@ -43,18 +43,18 @@ class Tool:
     lines: tuple[str, ...]
 
     def advice(self, path: Path) -> str:
-        """Return what it is, and how its SAEs are judged."""
-        said = [line.replace("{path}", str(path)) for line in self.lines]
-        return "\n".join([f"files of {self.name}; judge it from Python:", *said])
+        """Return the tool's name, and Python code that judges its SAE."""
+        code = [line.replace("{path}", str(path)) for line in self.lines]
+        return "\n".join([f"files of {self.name}; judge it from Python:", *code])
 
 
 def tool_of(path: Path) -> Tool | None:
-    """Return the tool that wrote a directory or a file, or None where it is not known."""
+    """Return the tool that wrote a directory or file; None for an unknown one."""
     return next((tool for tool in TOOLS if tool.wrote(path)), None)
 
 
 def refused_pickle(path: Path) -> SubjectError:
-    """Return the error for weights that come as a pickle of no layout that is read."""
+    """Return the error for pickled weights that no format reads."""
     tool = tool_of(path) or tool_of(path.parent)
     if tool is not None:
         return SubjectError(f"--sae {path}: {tool.advice(path)}")
@@ -69,49 +69,51 @@ def refused_pickle(path: Path) -> SubjectError:
 
 
 def refuse_vision(config: Mapping[str, Any], *, where: str) -> None:
-    """Refuse an SAE of a model of images.
+    """Refuse an SAE of a vision model.
 
     Raises:
         SubjectError: naming the key that says so.
     """
     inside = config.get("metadata")
-    told = {**config, **(inside if isinstance(inside, dict) else {})}
-    kind, model = str(told.get("model_class_name", "")), str(told.get("model_name", ""))
-    said = next((f"{key} is in it" for key in _VISION_KEYS if told.get(key)), None)
+    values = {**config, **(inside if isinstance(inside, dict) else {})}
+    kind, model = str(values.get("model_class_name", "")), str(values.get("model_name", ""))
+    reason = next((f"{key} is in it" for key in _VISION_KEYS if values.get(key)), None)
     if _VISION_CLASSES.search(kind):
-        said = f"model_class_name is {kind!r}"
+        reason = f"model_class_name is {kind!r}"
     elif _VISION_MODELS.search(model):
-        said = f"model_name is {model!r}"
-    if said:
+        reason = f"model_name is {model!r}"
+    if reason:
         raise SubjectError(
-            f"{where}: an SAE of a vision model ({said}); saebench judges by what a causal "
+            f"{where}: an SAE of a vision model ({reason}); saebench judges by what a causal "
             "language model predicts of texts, and there is none here"
         )
 
 
 def _has(*patterns: str) -> Callable[[Path], bool]:
-    """Return a test for directories that hold a file of each pattern."""
+    """Return a predicate: is it a directory with a file of each pattern?"""
     return lambda path: path.is_dir() and all(any(path.glob(p)) for p in patterns)
 
 
 def _yaml_says(pattern: str) -> Callable[[Path], bool]:
-    found = re.compile(pattern, re.MULTILINE)
+    """Return a predicate: does a directory's config.yaml match the pattern?"""
+    line = re.compile(pattern, re.MULTILINE)
 
     def says(path: Path) -> bool:
         file = path / "config.yaml"
         if not file.is_file() or file.stat().st_size > LARGEST_CONFIG_BYTES:
             return False
-        return found.search(file.read_text(encoding="utf-8", errors="replace")) is not None
+        return line.search(file.read_text(encoding="utf-8", errors="replace")) is not None
 
     return says
 
 
 def _json_says(*keys: str) -> Callable[[Path], bool]:
+    """Return a predicate: does a directory's config.json set one of the keys?"""
     return lambda path: any(_object(path / "config.json").get(key) for key in keys)
 
 
 def _object(file: Path) -> dict[str, Any]:
-    """Return a file's JSON object; an empty one where it has none."""
+    """Return a file's JSON object; an empty one where the file is missing or invalid."""
     try:
         return read_object(file) if file.is_file() else {}
     except SubjectError:
@@ -126,12 +128,12 @@ def _is_cross_layer(path: Path) -> bool:
 
 
 def _pickled(*words: str) -> Callable[[Path], bool]:
-    """Return a test for pickles with all of some words among their texts; none is opened."""
+    """Return a predicate: are all the words among a pickle's texts? It is not unpickled."""
     return lambda path: set(words) <= pickled_texts(path)
 
 
 def pickled_texts(path: Path) -> set[str]:
-    """Return the texts in the pickle that ``torch.save`` wrote, read as data; {} for others."""
+    """Return the texts in a ``torch.save`` pickle, read as data; an empty set for other files."""
     if path.suffix not in PICKLES or not path.is_file():
         return set()
     try:
@@ -157,12 +159,12 @@ def _is_e2e(path: Path) -> bool:
 
 _CLT_YAML = _yaml_says(r"^model_kind:\s*['\"]?cross_layer_transcoder")
 CROSS_LAYER = (
-    "a cross-layer transcoder (CLT): each layer's features write to all later layers, and no one "
-    "place's reconstruction is one layer's. saebench judges what reads at one place and writes at "
-    "one: SAEs, and transcoders of a single layer. A module that computes the sum over all layers "
-    "up to one can be judged there, from Python: saebench.judge(module, hook=…, hook_out=…)"
+    "a cross-layer transcoder (CLT): each layer's features write to all later layers, so no single "
+    "layer reconstructs an activation. saebench judges SAEs and single-layer transcoders, which "
+    "read at one hook and write at one. A module that computes the sum over all layers up to one "
+    "can be judged there, from Python: saebench.judge(module, hook=…, hook_out=…)"
 )
-# A wrapper for modules whose own encode is not what their forward pass decodes.
+# A wrapper for modules whose forward pass does not decode the result of their encode.
 _WRAP = "sae = torch.nn.Module(); sae.inner, sae.encode, sae.decode = inner, {0}"
 TOOLS: tuple[Tool, ...] = (
     Tool(
@@ -233,7 +235,7 @@ TOOLS: tuple[Tool, ...] = (
 
 
 def described(directory: Path) -> str | None:
-    """Return what a directory of no layout that is read is, or None where nothing tells."""
+    """Describe a directory of another tool and how to judge it; None for an unknown one."""
     if _is_cross_layer(directory):
         return CROSS_LAYER
     for name in ("config.json", "cfg.json"):

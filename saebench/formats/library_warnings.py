@@ -1,4 +1,4 @@
-"""What libraries warn of while they load SAEs and models: a note or a refusal, never swallowed."""
+"""Warnings of libraries while they load SAEs and models: each becomes a note or a refusal."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ from saebench.text import plain_text
 
 LIBRARIES = ("sae_lens", "transformers", "huggingface_hub", "transformer_lens", "safetensors")
 LONGEST = 400  # characters of a note
-# About the libraries' own code, for those who write it: they change no number.
+# Meant for the libraries' developers: they change no number.
 ABOUT_CODE = (
     DeprecationWarning,
     PendingDeprecationWarning,
@@ -22,35 +22,35 @@ ABOUT_CODE = (
     ResourceWarning,
 )
 HARMLESS = (
-    # SAELens, of every SAE with such arguments: saebench centres activations itself, and notes
-    # what else it does not honour (metadata.py).
+    # SAELens, for every SAE with such arguments: saebench centres activations itself, and notes
+    # the other arguments (metadata.py).
     r"non-empty model_from_pretrained_kwargs",
-    # SAELens, where a trained Matryoshka SAE is loaded: a level more or less changes its loss
-    # alone; the inference form uses all features.
+    # SAELens, for a trained Matryoshka SAE: levels matter to its training loss alone; the
+    # inference form uses all features.
     r"final matryoshka level|only set one matryoshka level",
-    # SAELens sets what its training of a matching pursuit SAE begins with.
+    # SAELens, for a matching pursuit SAE: a setting of its initialisation before training.
     r"decoder_init_norm must be set",
-    # The hub's client: about speed, tokens and links of its cache.
+    # The hub's client, about speed, access tokens and symbolic links in its cache.
     r"unauthenticated requests|HF_TOKEN|Xet Storage|hf_xet|symlinks|Rate limited|Retrying in",
-    # transformers' table of weights that were missing or left over: host_loading.py names them.
+    # transformers' table of missing and unexpected weights: host_loading.py reports them.
     r"LOAD REPORT",
-    # The model's card or its generation, of which nothing is used.
+    # The model's generation settings, which are not used.
     r"generation flags|GenerationConfig|generation_config|loss_type=None",
 )
-"""What is known to change no number, each with its reason."""
+"""Warnings that are known to change no number, each with its reason."""
 
 MEANINGLESS = {r"not for reconstruction": f"one layer of {CROSS_LAYER}"}
-"""What says that numbers would mean nothing, and why."""
+"""Warnings that make the numbers meaningless, and why."""
 
 
 @dataclass
-class Heard:
-    """What was warned of; complete once the listening has ended."""
+class Collected:
+    """The warnings of a :func:`listening` context, complete once it has ended."""
 
     messages: list[str] = field(default_factory=list)
 
     def add(self, message: object) -> None:
-        """Take a message, once, unless it is known to change no number."""
+        """Add a message once, unless it is known to change no number."""
         text = plain_text(" ".join(str(message).split()))
         if text and text not in self.messages and not _is_any(text, HARMLESS):
             self.messages.append(text)
@@ -59,7 +59,7 @@ class Heard:
         """Return the messages as notes of a result.
 
         Raises:
-            SubjectError: where one says that numbers would mean nothing.
+            SubjectError: for a warning that makes the numbers meaningless.
         """
         for text in self.messages:
             for pattern, why in MEANINGLESS.items():
@@ -69,41 +69,41 @@ class Heard:
 
 
 @contextmanager
-def listening() -> Iterator[Heard]:
-    """Collect what is warned of and logged as a warning; nothing of it reaches the terminal."""
-    heard = Heard()
-    with _logs_to(heard), warnings.catch_warnings(record=True) as caught:
+def listening() -> Iterator[Collected]:
+    """Collect warnings and log records of level WARNING; none of them reaches the terminal."""
+    collected = Collected()
+    with _logs_to(collected), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            yield heard
+            yield collected
         finally:
             for warning in caught:
                 if not issubclass(warning.category, ABOUT_CODE):
-                    heard.add(warning.message)
+                    collected.add(warning.message)
 
 
 @contextmanager
 def without_harmless() -> Iterator[None]:
-    """Drop warnings that change no number; the others are given once more afterwards."""
-    with listening() as heard:
+    """Drop warnings that change no number; the others are issued again afterwards."""
+    with listening() as collected:
         yield
-    for text in heard.messages:
+    for text in collected.messages:
         warnings.warn(text, stacklevel=3)
 
 
 class _Handler(logging.Handler):
-    def __init__(self, heard: Heard) -> None:
+    def __init__(self, collected: Collected) -> None:
         super().__init__(logging.WARNING)
-        self.heard = heard
+        self.collected = collected
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.heard.add(record.getMessage())
+        self.collected.add(record.getMessage())
 
 
 @contextmanager
-def _logs_to(heard: Heard) -> Iterator[None]:
-    """Hand over what the libraries log as a warning, whatever level they were set to."""
-    handler = _Handler(heard)
+def _logs_to(collected: Collected) -> Iterator[None]:
+    """Collect the libraries' log records of level WARNING, whatever level they are set to."""
+    handler = _Handler(collected)
     loggers = [logging.getLogger(name) for name in LIBRARIES]
     before = [(each, each.level, each.propagate, each.handlers[:]) for each in loggers]
     for each in loggers:

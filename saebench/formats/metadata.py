@@ -1,11 +1,11 @@
-"""What an SAE's configuration says of it, checked before anything is allocated; no torch here."""
+"""SAE metadata: hook, model, training context; parsed and checked without torch."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from saebench.errors import SubjectError, nearest
 from saebench.formats.files import check_size
-from saebench.formats.values import check_values
+from saebench.formats.saelens_keys import check_values
 from saebench.options import SHORTEST_CONTEXT, Overrides
 from saebench.text import plain_text
 
@@ -22,17 +22,17 @@ ARCHITECTURES = (
 )
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index"}
-NOTES = "saebench_notes"  # what a layout has to say of a configuration, in the configuration
+NOTES = "saebench_notes"  # the key under which formats add notes to a configuration
 
 
 @dataclass(frozen=True)
 class SubjectMetadata:
-    """Where an SAE belongs and how it was trained, as its metadata says.
+    """An SAE's hook and facts of its training.
 
-    A transcoder's ``hook`` is its output's: what it predicts is compared and substituted there.
+    A transcoder's ``hook`` is its output's, where its prediction is compared and substituted, and
     ``input_hook`` is where it reads; None for an SAE, which reads where it writes.
-    ``seqpos_slice`` is the slice of positions that it was trained on, empty for all of them, and
-    ``excluded_tokens`` the ids that it never saw, or True for the tokenizer's special ones.
+    ``seqpos_slice`` is the slice of positions that it was trained on, empty for all positions, and
+    ``excluded_tokens`` the ids left out of its training, or True for the tokenizer's special ones.
     """
 
     hook: str
@@ -51,17 +51,17 @@ class SubjectMetadata:
 
 
 def check_config(config: dict[str, Any], *, where: str) -> None:
-    """Refuse what cannot be an SAE that saebench judges.
+    """Refuse a configuration of an SAE that saebench cannot judge.
 
     Raises:
         SubjectError: for unknown architectures, sizes that are no positive integers, values of
-            another type, and keys that are misspelt.
+            a wrong type, and misspelt keys.
     """
     architecture = config.get("architecture", "standard")
     if architecture == "temporal":
         raise SubjectError(
             f"{where}: a temporal SAE predicts each activation from those before it; saebench "
-            "hands over tokens one by one, so it cannot be judged"
+            "encodes tokens independently, so it cannot be judged"
         )
     known = (*ARCHITECTURES, *TRANSCODERS)
     if architecture not in known:
@@ -74,7 +74,7 @@ def check_config(config: dict[str, Any], *, where: str) -> None:
 
 
 def metadata_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata: its own object since SAELens 6, top-level keys before."""
+    """Return the metadata: a nested object since SAELens 6, top-level keys before."""
     nested = config.get("metadata")
     if isinstance(nested, dict):
         return nested
@@ -82,16 +82,16 @@ def metadata_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_metadata(config: dict[str, Any], overrides: Overrides, *, where: str) -> SubjectMetadata:
-    """Return the metadata that judging needs, completed by the user's overrides.
+    """Return the metadata that judging needs, with the user's overrides.
 
     Raises:
-        SubjectError: for what is missing or malformed, naming the option that supplies it.
+        SubjectError: for missing or malformed values, naming the option that supplies them.
     """
     data = metadata_of(config)
     hook, head, input_hook, input_head = _hooks(config, data, overrides, where)
     prepend_bos, notes = _prepend_bos(data, overrides, where)
     kwargs = _optional(data, "model_from_pretrained_kwargs", dict, where) or {}
-    found = SubjectMetadata(
+    metadata = SubjectMetadata(
         hook=hook,
         model_name=_optional(data, "model_name", str, where),
         training_context=_training_context(data, overrides, where),
@@ -106,20 +106,21 @@ def parse_metadata(config: dict[str, Any], overrides: Overrides, *, where: str) 
         excluded_tokens=_excluded(data, where),
     )
     own = tuple(str(note) for note in _optional(data, "notes", list, where) or ())
-    own += tuple(config.get(NOTES, ())) + _position_note(found)
-    return replace(found, notes=notes + own + _transcoder_note(found) + _unhonoured(kwargs, found))
+    own += tuple(config.get(NOTES, ())) + _position_note(metadata)
+    own += _transcoder_note(metadata) + _ignored_kwargs(kwargs, metadata)
+    return replace(metadata, notes=notes + own)
 
 
 def _hooks(
     config: dict[str, Any], data: dict[str, Any], overrides: Overrides, where: str
 ) -> tuple[str, int | None, str | None, int | None]:
-    """Return where the SAE writes and, for a transcoder, where it reads: hook and head of each."""
+    """Return hook and head of the output and, for a transcoder, of the input."""
     hook = overrides.hook or _optional(data, "hook_name", str, where)
     transcodes = config.get("transcodes") or _is_transcoder(config, data)
     if not hook:
         also = " of its input, and --sae-hook-out of its output: a transcoder" if transcodes else ""
         raise SubjectError(
-            f"{where}: metadata has no hook_name, the place in the model that the SAE belongs to;"
+            f"{where}: metadata has no hook_name, the hook in the model that the SAE belongs to;"
             f" give it: --sae-hook blocks.LAYER.hook_resid_pre (from Python: hook=…){also}"
         )
     head = _optional(data, "hook_head_index", int, where)
@@ -128,11 +129,11 @@ def _hooks(
         return hook, head, None, None
     if not hook_out:
         raise SubjectError(
-            f"{where}: a transcoder, and metadata has no hook_name_out, the place whose activation "
+            f"{where}: a transcoder, and metadata has no hook_name_out, the hook whose activation "
             "it predicts; give it: --sae-hook-out blocks.LAYER.hook_mlp_out (from Python: "
             "hook_out=…)"
         )
-    # SAELens' names for the input of an MLP differ with the host library; this one does not.
+    # SAELens' other names for the input of an MLP differ with the host library; this one does not.
     exact = None if overrides.hook else _optional(data, "hf_hook_name", str, where)
     return hook_out, _optional(data, "hook_head_index_out", int, where), exact or hook, head
 
@@ -144,15 +145,15 @@ def _is_transcoder(config: dict[str, Any], data: dict[str, Any]) -> bool:
 
 
 def _positions(data: dict[str, Any], where: str) -> tuple[int | None, ...]:
-    """Return the slice of positions that the SAE was trained on, empty where that is all."""
-    told = data.get("seqpos_slice")
-    if told is None:
+    """Return the slice of positions that the SAE was trained on, empty for all positions."""
+    stored = data.get("seqpos_slice")
+    if stored is None:
         return ()
-    parts = tuple(told) if isinstance(told, list | tuple) else (told,)
+    parts = tuple(stored) if isinstance(stored, list | tuple) else (stored,)
     fits = all(p is None or (isinstance(p, int) and not isinstance(p, bool)) for p in parts)
     if not fits or not 0 < len(parts) <= 3 or (len(parts) == 3 and parts[2] == 0):
         raise SubjectError(
-            f"{where}: metadata.seqpos_slice must be what Python's slice takes, found {told!r}"
+            f"{where}: metadata.seqpos_slice must be arguments of Python's slice, found {stored!r}"
         )
     context = data.get("context_size")
     every = range(context if isinstance(context, int) and context > 0 else LARGEST_CONTEXT)
@@ -160,14 +161,15 @@ def _positions(data: dict[str, Any], where: str) -> tuple[int | None, ...]:
 
 
 def _excluded(data: dict[str, Any], where: str) -> bool | tuple[int, ...]:
-    """Return the token ids that training left out; True for the tokenizer's special ones."""
-    told = data.get("exclude_special_tokens")
-    if told is None or isinstance(told, bool):
-        return bool(told)
-    if isinstance(told, list) and all(type(token) is int for token in told):
-        return tuple(told)
+    """Return the token ids left out of training; True for the tokenizer's special ones."""
+    excluded = data.get("exclude_special_tokens")
+    if excluded is None or isinstance(excluded, bool):
+        return bool(excluded)
+    if isinstance(excluded, list) and all(type(token) is int for token in excluded):
+        return tuple(excluded)
     raise SubjectError(
-        f"{where}: metadata.exclude_special_tokens must be bool or a list of ids, found {told!r}"
+        f"{where}: metadata.exclude_special_tokens must be bool or a list of ids, found "
+        f"{excluded!r}"
     )
 
 
@@ -196,12 +198,12 @@ def _training_context(data: dict[str, Any], overrides: Overrides, where: str) ->
 def _prepend_bos(
     data: dict[str, Any], overrides: Overrides, where: str
 ) -> tuple[bool, tuple[str, ...]]:
-    """Return whether the SAE was trained with BOS first, and a note where nothing says so."""
+    """Return whether the SAE was trained with BOS first, and a note where that is assumed."""
     if overrides.prepend_bos is not None:
         return overrides.prepend_bos, ()
-    told = _optional(data, "prepend_bos", bool, where)
-    if told is not None:
-        return told, ()
+    stored = _optional(data, "prepend_bos", bool, where)
+    if stored is not None:
+        return stored, ()
     note = "metadata has no prepend_bos: taken as true (--sae-prepend-bos false changes it)"
     return True, (note,)
 
@@ -225,11 +227,11 @@ def _transcoder_note(metadata: SubjectMetadata) -> tuple[str, ...]:
     return (f"a transcoder: reads {metadata.input_hook}, judged by what it predicts at its output",)
 
 
-def _unhonoured(kwargs: dict[str, Any], metadata: SubjectMetadata) -> tuple[str, ...]:
-    """Return notes on weight processing that this SAE's training used and we do not repeat.
+def _ignored_kwargs(kwargs: dict[str, Any], metadata: SubjectMetadata) -> tuple[str, ...]:
+    """Return notes on weight processing that the training used and saebench does not repeat.
 
-    center_unembed changes no activation and no probability; fold_ln changes only what comes out
-    of a norm, where transcoders read; fold_value_biases moves a constant into hook_z.
+    center_unembed changes no activation and no probability; fold_ln changes only outputs of
+    norms, which transcoders read; fold_value_biases moves a constant into hook_z.
     """
     harmless = {"center_writing_weights", "center_unembed"}
     if metadata.input_hook is None:

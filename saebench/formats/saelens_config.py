@@ -1,4 +1,4 @@
-"""SAELens' classes by the tensors that they hold: what an SAE is, its weights say."""
+"""SAELens' configurations of all versions in version 6's terms, checked against the weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,29 +22,29 @@ TENSORS = {
     "jumprelu_transcoder": _LINEAR | {"threshold"},
     "jumprelu_skip_transcoder": _LINEAR | {"threshold", "W_skip"},
 }
-# Fine-tuning's factor for each feature, as SAELens 2 and as 3 to 5 call it.
+# Fine-tuning's factor for each feature: its name in SAELens 2, and in 3 to 5.
 FACTORS = ("scaling_factor", "finetuning_scaling_factor")
-_AS_BEFORE_6 = ("standard", "gated", "jumprelu")  # what had no architecture in its configuration
+_AS_BEFORE_6 = ("standard", "gated", "jumprelu")  # configurations did not name these
 
 
 def architecture_of(shapes: Mapping[str, Shape]) -> str:
     """Return the architecture of weights whose configuration names none."""
-    held = _held(shapes)
-    return next((name for name in _AS_BEFORE_6 if TENSORS[name] == held), "standard")
+    names = _tensor_names(shapes)
+    return next((name for name in _AS_BEFORE_6 if TENSORS[name] == names), "standard")
 
 
 def check_tensors(shapes: Mapping[str, Shape], config: Mapping[str, Any], weights: Path) -> None:
-    """Hold the weights' names against the architecture that the configuration names.
+    """Check the weights' names against the architecture that the configuration names.
 
     Raises:
-        SubjectError: naming both, and the architecture whose tensors these are.
+        SubjectError: naming the differences, and the architecture that has these tensors.
     """
     architecture = config.get("architecture", "standard")
-    expected, held = TENSORS[architecture], _held(shapes)
-    if held == expected:
+    expected, names = TENSORS[architecture], _tensor_names(shapes)
+    if names == expected:
         return
-    missing, further = sorted(expected - held), sorted(held - expected)
-    alike = [name for name, tensors in TENSORS.items() if tensors == held]
+    missing, further = sorted(expected - names), sorted(names - expected)
+    alike = [name for name, tensors in TENSORS.items() if tensors == names]
     raise SubjectError(
         f"{weights}: cfg.json says architecture {architecture!r}, but the weights "
         + " and ".join(
@@ -57,7 +57,7 @@ def check_tensors(shapes: Mapping[str, Shape], config: Mapping[str, Any], weight
 
 
 def check_vectors(shapes: Mapping[str, Shape], config: Mapping[str, Any], weights: Path) -> None:
-    """Hold the sizes of biases, thresholds and factors against the matrices'.
+    """Check the sizes of biases, thresholds and factors against the matrices'.
 
     Raises:
         SubjectError: naming the first that differs.
@@ -72,8 +72,8 @@ def check_vectors(shapes: Mapping[str, Shape], config: Mapping[str, Any], weight
             raise SubjectError(f"{weights}: {name} is {shape}, expected {expected[name]}")
 
 
-def _held(shapes: Mapping[str, Shape]) -> frozenset[str]:
-    """Return the names, but for those that are folded into others on loading."""
+def _tensor_names(shapes: Mapping[str, Shape]) -> frozenset[str]:
+    """Return the tensors' names, without those that loading folds into others."""
     renamed = {"threshold" if name == "log_threshold" else name for name in shapes}
     return frozenset(renamed - set(FACTORS))
 
@@ -82,23 +82,25 @@ _ACTIVATION = ("activation_fn", "activation_fn_str")
 _CHOOSES_K = ("topk", "abstopk")
 
 
-def settled(told: Mapping[str, Any], shapes: Mapping[str, Shape], *, where: str) -> dict[str, Any]:
-    """Return the configuration with the architecture and k that it and the weights mean.
+def settled(
+    stored: Mapping[str, Any], shapes: Mapping[str, Shape], *, where: str
+) -> dict[str, Any]:
+    """Return the configuration with its architecture and k filled in, from it and the weights.
 
     Args:
-        told: the configuration as it was read.
-        shapes: the weights'.
+        stored: the configuration as it was read.
+        shapes: the shapes of the weights.
         where: what messages call the configuration.
 
     Raises:
         SubjectError: for activation functions that are not read, and contradictions.
     """
     sizes = ("d_in", "d_sae")
-    config = {key: told[key] for key in told if told[key] is not None or key in sizes}
+    config = {key: stored[key] for key in stored if stored[key] is not None or key in sizes}
     architecture = config.get("architecture", architecture_of(shapes))
     config["architecture"] = _with_activation(config, architecture, where=where)
     if str(config["architecture"]).endswith("transcoder"):
-        # Its decoder's bias is as wide as what it writes; SAELens' own default would be refused.
+        # SAELens' own default, true, does not fit: the decoder's bias has the output's width.
         config.setdefault("apply_b_dec_to_input", False)
     if config["architecture"] in _CHOOSES_K:
         k = _k(config, where=where)
@@ -107,23 +109,23 @@ def settled(told: Mapping[str, Any], shapes: Mapping[str, Shape], *, where: str)
     return config
 
 
-def check_activation(told: Mapping[str, Any], *, where: str) -> None:
-    """Refuse an activation function that SAELens would read as another one.
+def check_activation(config: Mapping[str, Any], *, where: str) -> None:
+    """Refuse an activation function that SAELens would silently replace by another one.
 
     Raises:
         SubjectError: naming it.
     """
-    _with_activation(told, told.get("architecture") or "standard", where=where)
+    _with_activation(config, config.get("architecture") or "standard", where=where)
 
 
 def for_saelens(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a settled configuration without what SAELens would settle again, from older keys."""
-    done = (*_ACTIVATION, "activation_fn_kwargs", "finetuning_scaling_factor")
-    return {key: value for key, value in config.items() if key not in done}
+    """Return a settled configuration without the older keys, which SAELens would convert again."""
+    older = (*_ACTIVATION, "activation_fn_kwargs", "finetuning_scaling_factor")
+    return {key: value for key, value in config.items() if key not in older}
 
 
 def check_weights(config: Mapping[str, Any], shapes: Mapping[str, Shape], weights: Path) -> None:
-    """Hold a settled configuration against the weights' header.
+    """Check a settled configuration against the weights' header.
 
     Raises:
         SubjectError: naming what differs.
@@ -146,42 +148,42 @@ def check_weights(config: Mapping[str, Any], shapes: Mapping[str, Shape], weight
 
 
 def _with_activation(config: Mapping[str, Any], architecture: Any, *, where: str) -> Any:
-    """Return the architecture, settled by the activation function that older versions name."""
+    """Return the architecture, given the activation function that older versions name."""
     names = {key: config[key] for key in _ACTIVATION if config.get(key)}
     older = {key: config[key] for key in (*names, "activation_fn_kwargs") if config.get(key)}
     if _is_6(config) and older not in ({}, {"activation_fn": "relu"}):
         raise SubjectError(
-            f"{where}: says {', '.join(f'{k}={v!r}' for k, v in older.items())}, as SAELens does "
-            "before version 6, and that version 6 wrote it, which names architecture 'topk' and k "
+            f"{where}: says {', '.join(f'{k}={v!r}' for k, v in older.items())}, as SAELens before "
+            "version 6 writes, but names version 6, which writes architecture 'topk' and k "
             "instead; write these"
         )
-    found = set(names.values()) if all(isinstance(n, str) for n in names.values()) else set()
-    if names and (len(found) != 1 or not found <= {"relu", "topk"}):
+    functions = set(names.values()) if all(isinstance(n, str) for n in names.values()) else set()
+    if names and (len(functions) != 1 or not functions <= {"relu", "topk"}):
         raise SubjectError(
             f"{where}: activation function {', '.join(f'{k}={v!r}' for k, v in names.items())} is "
             "not read: expected 'relu' or 'topk'; where the SAE is a torch module, judge it from "
             "Python: saebench.judge(module, hook=…)"
         )
-    _check_arguments(config, "topk" in found or architecture in _CHOOSES_K, where=where)
-    if "topk" in found and architecture not in ("standard", "topk"):
+    _check_arguments(config, "topk" in functions or architecture in _CHOOSES_K, where=where)
+    if "topk" in functions and architecture not in ("standard", "topk"):
         raise SubjectError(
             f"{where}: says architecture {architecture!r} and activation function 'topk'; no "
-            "version of SAELens that is read computes both"
+            "version of SAELens computes both"
         )
-    if architecture == "topk" and found == {"relu"}:
+    if architecture == "topk" and functions == {"relu"}:
         raise SubjectError(
-            f"{where}: says architecture 'topk' and activation function 'relu'; which is it?"
+            f"{where}: says architecture 'topk' and activation function 'relu'; correct one of them"
         )
-    return "topk" if "topk" in found else architecture
+    return "topk" if "topk" in functions else architecture
 
 
 def _is_6(config: Mapping[str, Any]) -> bool:
     """Return whether the configuration says that SAELens 6 or later wrote it."""
     inside = config.get("metadata")
-    told = config.get("sae_lens_version") or (
+    version = config.get("sae_lens_version") or (
         inside.get("sae_lens_version") if isinstance(inside, dict) else None
     )
-    major = str(told).partition(".")[0]
+    major = str(version).partition(".")[0]
     return major.isdigit() and int(major) >= 6
 
 
@@ -194,7 +196,7 @@ def _check_arguments(config: Mapping[str, Any], chooses: bool, *, where: str) ->
     further = sorted(set(given) - taken)
     if further:
         which = "TopK takes k alone" if chooses else "ReLU takes none"
-        advice = '; of a TopK SAE it says "activation_fn": "topk"' if "k" in further else ""
+        advice = '; for a TopK SAE write "activation_fn": "topk"' if "k" in further else ""
         raise SubjectError(
             f"{where}: activation_fn_kwargs has {further[0]}={given[further[0]]!r}, but {which}"
             f"{advice}"
@@ -202,7 +204,7 @@ def _check_arguments(config: Mapping[str, Any], chooses: bool, *, where: str) ->
 
 
 def _k(config: Mapping[str, Any], *, where: str) -> Any:
-    """Return k, which two keys may tell."""
+    """Return k, which may be under two keys."""
     inner = (config.get("activation_fn_kwargs") or {}).get("k")
     if inner is not None and config.get("k", inner) != inner:
         raise SubjectError(

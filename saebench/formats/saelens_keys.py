@@ -1,22 +1,16 @@
-"""Versions that configurations name."""
+"""Keys and values of SAELens' configurations: which are read, ignored, noted or refused.
 
+SAELens itself ignores keys that it does not know and uses its default instead, so a misspelt or
+damaged key would silently change the numbers.
+"""
+
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from saebench.errors import SubjectError, nearest
-
-
-def is_before(version: Any, other: tuple[int, ...]) -> bool:
-    """Return whether a version is known and before another one; 6.0.0-rc.0 is 6.
-
-    Example:
-        >>> is_before("5.10.7", (6,)), is_before("6.0.0", (6,)), is_before(None, (6,))
-        (True, False, False)
-    """
-    found = re.match(r"\d+(?:\.\d+)*", version) if isinstance(version, str) else None
-    return found is not None and tuple(map(int, found[0].split("."))) < other
-
+from saebench.formats.files import check_size
 
 HONOURED = frozenset({
     "architecture", "d_in", "d_sae", "d_out", "k", "dtype", "metadata", "apply_b_dec_to_input",
@@ -70,14 +64,13 @@ REFUSED = {
     "out_hook_point": "a transcoder of another tool: SAELens names its output hook_name_out",
     "hook_point_out": "a transcoder of another tool: SAELens names its output hook_name_out",
 }
-# What names of the forward pass have in them: an unknown key with one of these may change it.
+# Parts of names in the forward pass: an unknown key with one of these may change it.
 _FORWARD = (
     "act_f", "activ", "bias", "b_dec", "center", "centr", "decod", "encod", "fold_", "folded",
     "gated", "_gate", "hook", "_mean", "nonlin", "norm", "relu", "scale", "scaling", "skip", "_std",
     "thresh", "tied", "topk", "top_k", "transc", "w_dec", "w_enc", "whiten",
 )  # fmt: skip
 _OFF = (None, False, 0, "", "none")
-
 
 SPARSIFY = frozenset({
     "activation", "d_in", "expansion_factor", "k", "num_latents", "signed", "skip_connection",
@@ -86,20 +79,61 @@ SPARSIFY = frozenset({
 SPARSIFY_HARMLESS = frozenset({"multi_topk", "normalize_decoder"})
 _KNOWN = HONOURED | HARMLESS | set(NOTED) | set(REFUSED)
 
+TYPES: dict[str, tuple[type, ...]] = {
+    "apply_b_dec_to_input": (bool,),
+    "rescale_acts_by_decoder_norm": (bool,),
+    "stop_on_duplicate_support": (bool,),
+    "normalize_activations": (str, bool),  # a bool before SAELens 6
+    "reshape_activations": (str,),
+    "dtype": (str,),
+    "device": (str,),
+    "sae_lens_version": (str,),
+    "activation_fn_kwargs": (dict,),
+    "metadata": (dict,),
+    "k": (int, float),
+    "residual_threshold": (int, float),
+}
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+RESHAPES = ("none", "hook_z")
+CHOOSES_K = ("topk", "abstopk")
+METADATA = (
+    "hook_name", "hook_name_out", "hook_head_index", "hook_head_index_out", "hf_hook_name",
+    "hf_hook_name_out", "context_size", "prepend_bos", "model_name", "model_class_name",
+    "model_from_pretrained_kwargs", "dataset_path",
+)  # fmt: skip
+# Names of the hook in older versions, and keys that only repeat parts of the name.
+OTHER_HOOKS = (
+    "hook_point", "hook_point_head_index", "hook_point_layer", "hook_point_eval", "hook_layer",
+    "hook_layer_out", "hook_eval",
+)  # fmt: skip
+SHADOWED = ("to_dict", "from_dict", "keys", "values", "items", "get")
+ALIKE = 0.9  # one letter of eleven differs; hook_name and hf_hook_name differ by more
+
+
+def is_before(version: Any, other: tuple[int, ...]) -> bool:
+    """Return whether a version is known and before another one; 6.0.0-rc.0 counts as 6.
+
+    Example:
+        >>> is_before("5.10.7", (6,)), is_before("6.0.0", (6,)), is_before(None, (6,))
+        (True, False, False)
+    """
+    numbers = re.match(r"\d+(?:\.\d+)*", version) if isinstance(version, str) else None
+    return numbers is not None and tuple(map(int, numbers[0].split("."))) < other
+
 
 def check_keys(
     config: Mapping[str, Any], *, where: str, known: frozenset[str] | set[str] = _KNOWN
 ) -> tuple[str, ...]:
-    """Return notes on keys that are not honoured.
+    """Return notes on keys that saebench does not follow.
 
     Args:
         config: the configuration.
         where: what messages call it.
-        known: the keys that are; SAELens' where nothing else is said.
+        known: the keys that saebench knows; by default SAELens'.
 
     Raises:
         SubjectError: for keys that would change what the SAE computes, and unknown ones whose
-            names say that they might.
+            names suggest that they might.
     """
     for key in config:
         if key in known and key in REFUSED and not _is_off(config[key]):
@@ -118,7 +152,7 @@ def check_keys(
 def _notes(
     config: Mapping[str, Any], known: frozenset[str] | set[str], where: str
 ) -> Iterator[str]:
-    # A slice of positions is told by whoever reads the metadata: it lies there since SAELens 6.
+    # seqpos_slice is noted where the metadata are parsed: SAELens 6 writes it there.
     if config.get("model_kwargs"):
         yield f"trained with model_kwargs {config['model_kwargs']!r}: {NOTED['model_kwargs']}"
     unknown = sorted(key for key in config if key not in known and config[key] is not None)
@@ -133,3 +167,80 @@ def _may_compute(key: str) -> bool:
 
 def _is_off(value: Any) -> bool:
     return value in ([], {}) or any(value is off or value == off for off in _OFF)
+
+
+def check_values(config: Mapping[str, Any], *, where: str) -> None:
+    """Refuse values of a wrong type or range, and keys that are nearly known ones.
+
+    Raises:
+        SubjectError: naming the key, the expected values and the value.
+    """
+    for key, kinds in TYPES.items():
+        value = config.get(key)
+        is_odd_bool = isinstance(value, bool) and bool not in kinds
+        if value is not None and (is_odd_bool or not isinstance(value, kinds)):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise SubjectError(f"{where}: {key} must be {expected}, found {value!r}")
+    dtype = str(config.get("dtype") or "float32").removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise SubjectError(f"{where}: dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    if (config.get("reshape_activations") or "none") not in RESHAPES:
+        raise SubjectError(
+            f"{where}: reshape_activations must be one of {', '.join(RESHAPES)}, found "
+            f"{config['reshape_activations']!r}"
+        )
+    _check_counts(config, where)
+    _refuse_misspelt(config, (*TYPES, "architecture"), where)
+    _refuse_misspelt(config.get("metadata") or {}, METADATA, f"{where}: metadata")
+    _refuse_further_hooks(config.get("metadata") or {}, where)
+    refuse_shadowing(config, where=where)
+
+
+def _refuse_further_hooks(metadata: Mapping[str, Any], where: str) -> None:
+    """Refuse a hook under an unknown key: it may make the SAE a transcoder."""
+    for key, value in metadata.items():
+        if "hook" in str(key).lower() and key not in (*METADATA, *OTHER_HOOKS) and value:
+            raise SubjectError(
+                f"{where}: unknown key metadata.{key} ({value!r}), a hook by another name; SAELens "
+                "names a transcoder's output hook_name_out"
+            )
+
+
+def refuse_shadowing(config: Mapping[str, Any], *, where: str) -> None:
+    """Refuse metadata that would shadow a method: SAELens turns its keys into attributes.
+
+    Raises:
+        SubjectError: naming the key.
+    """
+    metadata = config.get("metadata")
+    for key in metadata if isinstance(metadata, dict) else ():
+        if key in SHADOWED or key.startswith("_"):
+            raise SubjectError(f"{where}: metadata.{key} is not a metadata key of an SAE")
+
+
+def _check_counts(config: Mapping[str, Any], where: str) -> None:
+    """Check that k and max_iterations do not exceed the SAE's sizes."""
+    d_sae = config["d_sae"]
+    if config.get("d_out") is not None:
+        check_size(config, "d_out", where=where)
+    if config.get("architecture") in CHOOSES_K:
+        # Without k, SAELens would use its default of 100.
+        k = check_size(_table_with_k(config), "k", where=where)
+        if k > d_sae:
+            raise SubjectError(f"{where}: k is {k}, but there are {d_sae} features")
+    if config.get("max_iterations") is not None:
+        steps = check_size(config, "max_iterations", where=where)
+        if steps > max(d_sae, config["d_in"]):
+            raise SubjectError(f"{where}: max_iterations is {steps}, for {d_sae} features")
+
+
+def _table_with_k(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return config if "k" in config else config.get("activation_fn_kwargs") or {}
+
+
+def _refuse_misspelt(config: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    absent = [key for key in known if key not in config and len(key) > 1]
+    for key in config:
+        close = difflib.get_close_matches(key, absent, n=1, cutoff=ALIKE)
+        if key not in known and close:
+            raise SubjectError(f"{where}: unknown key {key!r}; did you mean {close[0]!r}?")

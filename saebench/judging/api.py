@@ -45,6 +45,7 @@ from saebench.subjects.host_loading import check_tf32, load_host
 from saebench.subjects.loading import load_subject, wrap_sae
 from saebench.subjects.references import SubjectReference, find_subjects
 from saebench.subjects.sae import Subject
+from saebench.text import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -295,16 +296,11 @@ def _host(model: Any, tokenizer: Any, settings: Settings, subject: Subject) -> H
     try:
         return Host(model, tokenizer, name=name, tf32=tf32)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        kind, why = type(model).__name__, _first_line(error)
+        kind, why = type(model).__name__, first_line(error)
         raise HostError(
             f"model: {kind} cannot be run on a few tokens: {why}; does "
             "model(input_ids=torch.tensor([[1, 2]])) run?"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _tokenizer(source: str) -> Any:

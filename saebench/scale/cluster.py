@@ -11,6 +11,7 @@ from saebench.errors import OptionError, StoreError
 from saebench.scale.jobs import Job, Recipe
 from saebench.scale.rundir import payload
 from saebench.telemetry import switch_telemetry_off
+from saebench.text import first_line
 
 if TYPE_CHECKING:
     from saebench.scale.worker import Worker
@@ -70,7 +71,7 @@ class Cluster:
             yield from self._run(jobs, corpora)
         except (self._ray.exceptions.RayError, ConnectionError) as error:
             raise StoreError(
-                f"the Ray cluster was lost: {str(error).splitlines()[0]}; finished shards are "
+                f"the Ray cluster was lost: {first_line(error)}; finished shards are "
                 "kept: the same command goes on"
             ) from error
 
@@ -117,7 +118,7 @@ class Cluster:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"--sae-ray-address {address}" if address else "--sae-engine ray"
             raise OptionError(
-                f"{where}: no Ray cluster: {str(error).splitlines()[0]}; start one (ray start "
+                f"{where}: no Ray cluster: {first_line(error)}; start one (ray start "
                 "--head), or leave --sae-ray-address out for one on this machine"
             ) from error
 

@@ -1,8 +1,8 @@
-"""Which token a sequence begins with, for SAEs that were trained with one first.
+"""The first token of a sequence, for SAEs that were trained with BOS first.
 
-TransformerLens, through which SAELens trains, takes EOS for BOS where a tokenizer has no BOS; an
-SAE that SAELens trained on a plain transformers model (``model_class_name`` is
-``AutoModelForCausalLM``) had nothing first there.
+Where a tokenizer has no BOS, TransformerLens, which SAELens trains through, puts EOS first. An SAE
+that SAELens trained on a plain transformers model (``model_class_name`` is
+``AutoModelForCausalLM``) had no token first.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ OPTION = "--sae-bos-token"
 
 @dataclass(frozen=True)
 class FirstToken:
-    """What a sequence begins with.
+    """The token that a sequence begins with.
 
     Attributes:
-        id: the token's; None where nothing is put first.
-        note: what is odd about it; None where the tokenizer's own BOS is put first.
+        id: the token's id; None where no token is put first.
+        note: a note for the result; None for the tokenizer's own BOS.
     """
 
     id: int | None
@@ -31,12 +31,12 @@ class FirstToken:
 
 
 def first_token(host: "Host", metadata: "SubjectMetadata", chosen: str | None) -> FirstToken:
-    """Return what an SAE's sequences begin with.
+    """Return the token that an SAE's sequences begin with.
 
     Args:
         host: the model.
-        metadata: the SAE's.
-        chosen: a token or its id, from the option; None where it was not given.
+        metadata: the SAE's metadata.
+        chosen: the option's value, a token or its id; None without the option.
 
     Raises:
         OptionError: for a token that the model does not have.
@@ -48,11 +48,11 @@ def first_token(host: "Host", metadata: "SubjectMetadata", chosen: str | None) -
         id = chosen_id(host, chosen)
         return FirstToken(id, f"sequences begin with token {id} ({_text(host, id)}): {OPTION}")
     own = getattr(host.tokenizer, "bos_token_id", None)
-    return FirstToken(own) if own is not None else _instead(host, metadata)
+    return FirstToken(own) if own is not None else _without_bos(host, metadata)
 
 
-def _instead(host: "Host", metadata: "SubjectMetadata") -> FirstToken:
-    """Return what was first in training where the tokenizer has no BOS."""
+def _without_bos(host: "Host", metadata: "SubjectMetadata") -> FirstToken:
+    """Return the first token in training where the tokenizer has no BOS."""
     none = f"trained with BOS first (prepend_bos), and the tokenizer of {host.name} has none"
     choose = f"{OPTION} TOKEN chooses another"
     if metadata.module_path:
@@ -62,16 +62,14 @@ def _instead(host: "Host", metadata: "SubjectMetadata") -> FirstToken:
     eos = getattr(host.tokenizer, "eos_token_id", None)
     if eos is None:
         return FirstToken(None, f"{none}, nor EOS: sequences begin without; {choose}")
-    shown = _text(host, eos)
+    text = _text(host, eos)
     return FirstToken(
-        eos, f"{none}: sequences begin with EOS ({shown}), as TransformerLens puts there; {choose}"
+        eos, f"{none}: sequences begin with EOS ({text}), as TransformerLens' do; {choose}"
     )
 
 
 def chosen_id(host: "Host", chosen: str) -> int:
-    """Return the id of the token that the option names, by its text or its id.
-
-    Digits are an id.
+    """Return the id of the option's token, given by its text or its id; digits are an id.
 
     Raises:
         OptionError: for a token that the tokenizer, or an id that the model, does not have.

@@ -1,7 +1,7 @@
-"""Calls of a module: the hidden states that it is given and that it gives back.
+"""Hidden states in the arguments and results of module calls: reading, replacing, recording.
 
 A block may take its hidden states by position or by name, and may return them alone or first in a
-tuple. Whatever the form, a substitution leaves it as it is: the block's caller unpacks it.
+tuple. A substitution keeps the form, which the block's caller unpacks.
 """
 
 import inspect
@@ -26,7 +26,7 @@ def argument(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """Return the hidden states that a module is called with.
 
     Raises:
-        HookError: where it is called without a tensor.
+        HookError: for a call without a tensor.
     """
     value = args[0] if args else kwargs.get(_keyword(module, kwargs))
     if not isinstance(value, Tensor):
@@ -48,10 +48,10 @@ def with_argument(
 
 
 def result(module: nn.Module, output: Any) -> Tensor:
-    """Return the hidden states among what a module gave back.
+    """Return the hidden states in a module's output.
 
     Raises:
-        HookError: where it gave no tensor, alone or first in a tuple.
+        HookError: for an output that is no tensor and no tuple that begins with one.
     """
     value = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(value, Tensor):
@@ -63,18 +63,18 @@ def result(module: nn.Module, output: Any) -> Tensor:
 
 
 def with_result(module: nn.Module, output: Any, value: Tensor) -> Any:
-    """Return what a module gave back with other hidden states, in its own form."""
+    """Return a module's output with other hidden states, in the same form."""
     value = shaped_like(value, result(module, output))
     return type(output)((value, *output[1:])) if isinstance(output, tuple | list) else value
 
 
 def shaped_like(value: Tensor, other: Tensor) -> Tensor:
-    """Return a tensor in another's shape, where it is the same numbers.
+    """Return a tensor reshaped like another one.
 
-    Some modules see the batch's tokens as rows of a matrix.
+    Some modules take the batch's tokens as rows of a matrix.
 
     Raises:
-        HookError: where the shapes hold different numbers of components.
+        HookError: for shapes with different numbers of components.
     """
     if value.shape == other.shape:
         return value
@@ -89,7 +89,7 @@ def by_token(
     """Return an activation with one vector for each token.
 
     Args:
-        value: the activation; heads apart and tokens as rows of a matrix are put together.
+        value: the activation; heads are flattened, and tokens as rows of a matrix batched.
         ids: the tokens.
         where: the module's path, for the error message.
 
@@ -109,7 +109,7 @@ def by_token(
 
 
 def _keyword(module: nn.Module, kwargs: dict[str, Any]) -> str:
-    """Return the name under which a module's hidden states are given."""
+    """Return the name of the argument that holds a module's hidden states."""
     first = _first_parameter(type(module))
     if first in kwargs or "hidden_states" not in kwargs:
         return first
@@ -130,11 +130,11 @@ class Call:
     """One call of a module during a pass.
 
     Attributes:
-        path: the module's.
-        given: the hidden states that it was called with; None where it got none.
-        output: what it returned, as it returned it.
-        returned: the hidden states among that; None where there are none.
-        is_stream: it was given one vector for each token, and gave one back.
+        path: the module's path.
+        given: the hidden states that it was called with; None without any.
+        output: its output, unchanged.
+        returned: the hidden states in the output; None without any.
+        is_stream: whether it took and returned hidden states of shape [batch, pos, width].
     """
 
     path: str
@@ -152,24 +152,24 @@ def record(
     inputs: Mapping[str, Tensor] | None = None,
     outputs: Mapping[str, Tensor] | None = None,
 ) -> list[Call]:
-    """Run the model on its trial tokens and return the calls of some modules, as they ended.
+    """Run the model on its trial tokens and return the calls of some modules, as they return.
 
     Args:
         host: the model.
-        paths: which modules.
-        inputs: hidden states to give to modules by path, instead of their own.
-        outputs: hidden states to have modules return, instead of their own.
+        paths: of the modules to record.
+        inputs: replacements of modules' inputs, by path.
+        outputs: replacements of modules' outputs, by path.
     """
     module_at = host.model.get_submodule
     ids = host.trial_ids
     calls: list[Call] = []
     with ExitStack() as hooks:
         for path, value in (inputs or {}).items():
-            write = partial(_given, value=value)
+            write = partial(_replace_input, value=value)
             hooks.enter_context(module_at(path).register_forward_pre_hook(write, with_kwargs=True))
         for path, value in (outputs or {}).items():
             hooks.enter_context(
-                module_at(path).register_forward_hook(partial(_returned, value=value))
+                module_at(path).register_forward_hook(partial(_replace_output, value=value))
             )
         for path in paths:
             recorder = _Recorder(path, ids, calls)
@@ -181,22 +181,24 @@ def record(
 
 
 def trial_noise(like: Tensor, *, seed: int = 0) -> Tensor:
-    """Return random numbers of a tensor's shape and standard deviation, the same each time."""
+    """Return random numbers of a tensor's shape and standard deviation, reproducibly."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like.device)
     return (noise * like.float().std()).to(like.dtype)
 
 
-def _given(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor) -> Any:
+def _replace_input(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], value: Tensor
+) -> Any:
     return with_argument(module, args, kwargs, value)
 
 
-def _returned(module: nn.Module, _: Any, output: Any, value: Tensor) -> Any:
+def _replace_output(module: nn.Module, _: Any, output: Any, value: Tensor) -> Any:
     return with_result(module, output, value)
 
 
 class _Recorder:
-    """Keeps copies: what a module is given may be changed in place before the pass ends."""
+    """Hooks that copy a module's inputs and outputs, which later code may change in place."""
 
     def __init__(self, path: str, ids: Int[Tensor, "batch pos"], calls: list[Call]) -> None:
         self._path, self._ids, self._calls = path, ids, calls
@@ -206,7 +208,7 @@ class _Recorder:
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             value = argument(module, args, kwargs)
-            self._given.append(self._kept(value))
+            self._given.append(self._copy(value))
             self._dimensions.append(value.ndim)
         except HookError:
             self._given.append(None)
@@ -216,17 +218,17 @@ class _Recorder:
         before = self._dimensions.pop()
         try:
             value = result(module, output)
-            returned, after = self._kept(value), value.ndim
+            returned, after = self._copy(value), value.ndim
         except HookError:
             returned, after = None, 0
         stream = before == after == STREAM
         self._calls.append(Call(self._path, self._given.pop(), output, returned, stream))
 
-    def _kept(self, value: Tensor) -> Tensor:
+    def _copy(self, value: Tensor) -> Tensor:
         return by_token(value, self._ids, where=self._path).clone()
 
 
 def calls_once(calls: Sequence[Call]) -> dict[str, Call]:
-    """Return the calls of modules that were run just once, by path, as they ended."""
-    often = Counter(call.path for call in calls)
-    return {call.path: call for call in calls if often[call.path] == 1}
+    """Return the calls of modules that ran exactly once, by path, in the order of their return."""
+    count = Counter(call.path for call in calls)
+    return {call.path: call for call in calls if count[call.path] == 1}

@@ -1,4 +1,4 @@
-"""How deep in the model a hook lies, told from its name; nothing is loaded for it."""
+"""A hook's depth in the model by its name, without loading the model."""
 
 import re
 
@@ -14,11 +14,11 @@ _ATTENTION = ("attn", "self_attn", "attention", "self_attention")
 
 
 def depth(hook: str) -> tuple[int, int] | None:
-    """Return a hook's place in the order in which the model computes; None where it is not known.
+    """Return a hook's position in the order of the model's computation; None for unknown hooks.
 
     Within a block: the stream before it and its norm, heads, attention's output, the stream after
-    that, what the MLP reads of it, its hidden layer, its output. The stream after a block is the
-    one before the next.
+    that, the MLP's input, its hidden layer, its output. The stream after a block is the stream
+    before the next one.
 
     Args:
         hook: a TransformerLens name, or a module path, which means the module's output.
@@ -46,7 +46,7 @@ def depth(hook: str) -> tuple[int, int] | None:
 
 
 def same_place(one: str, other: str) -> bool:
-    """True where two hooks are one place in the model's computation, or cannot be told apart.
+    """True where two hooks are the same activation, or have the same depth.
 
     Example:
         >>> same_place("blocks.1.hook_resid_post", "blocks.2.hook_resid_pre")

@@ -1,4 +1,4 @@
-"""The features that fire, found without holding all features of many tokens at once."""
+"""Active features in sparse form, computed by tiles of features to save memory traffic."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
-INDEPENDENT = ("standard", "jumprelu", "gated")  # no feature looks at another
+INDEPENDENT = ("standard", "jumprelu", "gated")  # no feature depends on another one
 TILE = 2048  # features
 SPARSE_FROM = 4096  # features; below, the dense product is as fast as gathering
 SPARSE_SHARE = 0.05  # of features that fire; above, the dense product is as fast
@@ -27,7 +27,7 @@ class Active:
 
     @classmethod
     def of(cls, features: Float[Tensor, "tokens features"]) -> "Active":
-        """Return them.
+        """Return the features that are not zero.
 
         Example:
             >>> Active.of(torch.tensor([[0.0, 2.0], [0.0, 0.0]])).counts
@@ -39,7 +39,7 @@ class Active:
 
     @classmethod
     def joined(cls, tiles: Sequence["Active"], starts: Sequence[int]) -> "Active":
-        """Return those of all tiles; the features of each are counted from its start.
+        """Return the features of several tiles, each of which numbers its features from its start.
 
         Example:
             >>> tile = Active.of(torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
@@ -48,7 +48,7 @@ class Active:
         """
         token = torch.cat([tile.token for tile in tiles])
         feature = torch.cat([t.feature + start for t, start in zip(tiles, starts, strict=True)])
-        # Tiles come in order: so do the features of each token.
+        # A stable sort keeps the tiles' order, hence that of each token's features.
         order = token.argsort(stable=True)
         value = torch.cat([tile.value for tile in tiles])
         counts = torch.stack([tile.counts for tile in tiles]).sum(dim=0)
@@ -68,9 +68,9 @@ class Active:
         """Sum the decoder rows of the features that fired, instead of multiplying by zeros.
 
         Args:
-            weight: the decoder's.
-            bias: the decoder's.
-            rescaled: features were multiplied by their rows' norm: it is divided out again.
+            weight: the decoder's weight.
+            bias: the decoder's bias.
+            rescaled: whether encode multiplied features by their rows' norm, which is undone.
 
         Example:
             >>> features = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
@@ -87,11 +87,11 @@ class Active:
 
 
 def tiles_of(sae: Any, d_sae: int) -> Iterator[tuple[int, Any]]:
-    """Give SAEs of a few features each, which share the weights, and where their features begin.
+    """Yield views of an SAE with a few features each, and the index of their first feature.
 
     Args:
         sae: a SAELens SAE of an architecture in ``INDEPENDENT``.
-        d_sae: its number of features, other than any other size of it.
+        d_sae: its number of features, different from its other sizes.
     """
     for start in range(0, d_sae, TILE):
         tile = copy.copy(sae)

@@ -1,8 +1,8 @@
-"""Models given as objects: what would give other numbers than its user expects is refused.
+"""Checks of model objects: those that would give other numbers than expected are refused.
 
-Resumed passes hand block inputs on and put substituted values where a module's output was. A hook
-that somebody else registered would be run on these values again, a wrapper would hide the modules
-that are substituted at, and weights that are elsewhere cannot be read.
+Resumed passes replace block inputs and module outputs by substituted values. Foreign hooks would
+run on these values again, a wrapper would hide the hooked modules, and offloaded weights cannot be
+read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,20 +15,20 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from saebench.errors import HostError, OptionError
 
 TF32 = "tf32"
-# Hooks that only keep what the caller of a pass asks for: transformers installs them for good.
+# Hooks that only record outputs for the caller: transformers installs them permanently.
 HARMLESS = ("transformers.utils.output_capturing",)
 WRAPPERS = ("module", "_orig_mod", "model", "_model", "hf_model", "base_model")
 QUANTISED = ("4bit", "8bit", "quant", "gptq", "awq", "hqq", "fp8", "bitlinear")
 
 
 def check_given(model: Any) -> None:
-    """Refuse a model object that is not judged as it stands.
+    """Refuse a model object that cannot be judged unchanged.
 
     Args:
         model: the object.
 
     Raises:
-        HostError: naming what is in the way, and what to give instead.
+        HostError: naming the obstacle, and what to give instead.
     """
     refuse: tuple[Callable[[Any], None], ...] = (
         _refuse_lens, _refuse_wrappers, _refuse_adapters, _refuse_compiled, refuse_quantised,
@@ -39,15 +39,15 @@ def check_given(model: Any) -> None:
 
 
 def check_asked(model: Any, *, device: str, dtype: str) -> None:
-    """Refuse a device or a dtype that a model object is not in: it is judged as it stands.
+    """Refuse options that differ from a model object's device or dtype, which are not changed.
 
     Args:
         model: the object.
-        device: that was asked for, or ``auto``.
-        dtype: that was asked for; ``float32`` is what is asked for by default.
+        device: the requested device, or ``auto``.
+        dtype: the requested dtype; ``float32`` is the default and never refused.
 
     Raises:
-        OptionError: naming both, and how to bring the model there.
+        OptionError: naming both, and how to convert the model.
     """
     parameter = next(model.parameters())
     wanted = None if device == "auto" else torch.device(device)
@@ -67,21 +67,21 @@ def check_asked(model: Any, *, device: str, dtype: str) -> None:
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse a tokenizer object that gives no list of ids for a text.
+    """Refuse a tokenizer object that does not return a list of ids for a text.
 
     Args:
         tokenizer: the object.
 
     Raises:
-        HostError: saying what it is.
+        HostError: naming the object or its result.
     """
     try:
         ids = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
     except Exception as error:
-        # Whatever is given: not callable, with other arguments, or with another result.
-        found = f"{type(tokenizer).__name__} ({error})"
+        # Any object may be given: not callable, with other arguments, or with another result.
+        actual = f"{type(tokenizer).__name__} ({error})"
         raise HostError(
-            f"tokenizer: expected one of transformers', found {found}; "
+            f"tokenizer: expected one of transformers', found {actual}; "
             "of the library tokenizers: transformers.PreTrainedTokenizerFast(tokenizer_object=…)"
         ) from error
     if not isinstance(ids, list) or not all(isinstance(id, int) for id in ids):
@@ -92,20 +92,20 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def _refuse_lens(model: Any) -> None:
-    """TransformerLens' models compute something else, or run modules of their own."""
+    """Refuse TransformerLens' models, which compute something else or run other modules."""
     root = _package(model)
     inside = next((name for name, m in _named(model) if _package(m) == "transformer_lens"), None)
     if root != "transformer_lens" and inside is None:
         return
-    found = type(model).__name__ if root == "transformer_lens" else f"modules of it ({inside})"
+    actual = type(model).__name__ if root == "transformer_lens" else f"modules of it ({inside})"
     raise HostError(
-        f"model: expected a transformers model, found TransformerLens' {found}; give the model's "
+        f"model: expected a transformers model, found TransformerLens' {actual}; give the model's "
         "name, or load it anew with transformers.AutoModelForCausalLM"
     )
 
 
 def _refuse_wrappers(model: Any) -> None:
-    """Anything that is not itself a language model, and may hold one."""
+    """Refuse objects that are no language model, but may contain one."""
     known = isinstance(model, nn.Module) and all(
         hasattr(model, n) for n in ("config", "base_model")
     )
@@ -162,7 +162,7 @@ def _quantised(model: nn.Module) -> Iterator[str]:
     for name, module in _named(model):
         kind = type(module).__name__
         if type(module) is NonDynamicallyQuantizableLinear:
-            continue  # of nn.MultiheadAttention: what its name says is that it is not quantised
+            continue  # of nn.MultiheadAttention, and not quantised in spite of its name
         if (
             any(word in kind.lower() for word in QUANTISED)
             or ".quantized" in type(module).__module__
@@ -177,13 +177,13 @@ def _quantised(model: nn.Module) -> Iterator[str]:
 
 
 def _refuse_places(model: nn.Module) -> None:
-    """Weights that are not there, or on several devices."""
+    """Refuse weights that are not loaded, or on several devices."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     away = next((name for name, tensor in tensors if tensor.device.type == "meta"), None)
     if away is not None:
         raise HostError(
             f"model: weights are offloaded or were never loaded ({away} is on device meta); load "
-            "it whole on one device: from_pretrained(NAME, device_map=None), or give its name"
+            "it completely on one device: from_pretrained(NAME, device_map=None), or give its name"
         )
     devices = sorted({str(parameter.device) for _, parameter in model.named_parameters()})
     if len(devices) > 1:
@@ -194,7 +194,7 @@ def _refuse_places(model: nn.Module) -> None:
 
 
 def _refuse_accelerate(model: nn.Module) -> None:
-    """Accelerate's hooks that do more than hand on to the one device where all weights are."""
+    """Refuse accelerate's hooks that do more than move inputs to the weights' one device."""
     for name, module in _named(model):
         for hook in _parts(getattr(module, "_hf_hook", None)):
             harmless = type(hook).__name__ == "AlignDevicesHook" and not hook.offload
@@ -211,7 +211,7 @@ def _parts(hook: Any) -> list[Any]:
 
 
 def _refuse_kind(model: Any) -> None:
-    """Models that do not predict each next token from those before it."""
+    """Refuse models that do not predict each next token from the previous ones."""
     name = type(model).__name__
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if output is None:
@@ -229,7 +229,7 @@ def _refuse_kind(model: Any) -> None:
 
 
 def _refuse_hooks(model: nn.Module) -> None:
-    """Hooks of somebody else, which resumed passes would run on substituted values again."""
+    """Refuse foreign hooks, which resumed passes would run on substituted values again."""
     for kind in ("_forward_hooks", "_forward_pre_hooks"):
         if getattr(nn.modules.module, f"_global{kind}", None):
             raise HostError(
@@ -238,20 +238,20 @@ def _refuse_hooks(model: nn.Module) -> None:
                 "remove them: handle.remove()"
             )
         for name, module in _named(model):
-            found = [h for h in getattr(module, kind).values() if not _is_harmless(h)]
-            if found:
-                raise HostError(_hooked(name, kind, found))
+            hooks = [h for h in getattr(module, kind).values() if not _is_harmless(h)]
+            if hooks:
+                raise HostError(_hooked(name, kind, hooks))
 
 
-def _hooked(name: str, kind: str, found: Sequence[Any]) -> str:
-    """Say which hooks are in the way, and how they are removed."""
-    called = getattr(found[0], "__qualname__", type(found[0]).__name__)
+def _hooked(name: str, kind: str, hooks: Sequence[Any]) -> str:
+    """Return the error message: which hooks there are, and how they are removed."""
+    called = getattr(hooks[0], "__qualname__", type(hooks[0]).__name__)
     remove = "handle.remove()"
     if "enable_input_require_grads" in called:  # set by gradient checkpointing, too
         remove = "model.disable_input_require_grads()"
-    count = f"{len(found)} {kind.strip('_').removesuffix('s').replace('_', ' ')}"
+    count = f"{len(hooks)} {kind.strip('_').removesuffix('s').replace('_', ' ')}"
     return (
-        f"model: {count}{'s' if len(found) > 1 else ''} on {name or 'the model itself'} ({called}) "
+        f"model: {count}{'s' if len(hooks) > 1 else ''} on {name or 'the model itself'} ({called}) "
         f"would be run on substituted values too, and twice; remove them: {remove}"
     )
 
@@ -260,9 +260,9 @@ def _is_harmless(hook: Any) -> bool:
     return getattr(hook, "__module__", "") in HARMLESS
 
 
-def _is_language_model(found: Any) -> bool:
+def _is_language_model(value: Any) -> bool:
     return (
-        isinstance(found, nn.Module) and getattr(found, "get_output_embeddings", None) is not None
+        isinstance(value, nn.Module) and getattr(value, "get_output_embeddings", None) is not None
     )
 
 

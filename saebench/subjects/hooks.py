@@ -1,4 +1,4 @@
-"""Hook names → places in a Hugging Face model."""
+"""Hook names → sites in a Hugging Face model where activations are read and substituted."""
 
 import re
 from collections.abc import Callable
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 _BLOCK_HOOK = re.compile(r"blocks\.(\d+)\.((?:attn|mlp|ln1|ln2)\.)?(hook_\w+)")
 NO_ATTENTION = "it has no attention that adds to the residual stream"
 NO_MLP = "it has no MLP that adds to the residual stream"
-LONG, MANY = 110, 5  # letters of a block's parts, and parts, in error messages
-_SHORT = {"hook_z": "attn.hook_z", "hook_post": "mlp.hook_post"}  # as some tools write them
-# What a model with centred writing weights writes into the residual stream, or reads there.
+LONG, MANY = 110, 5  # limits of the list of a block's children in errors: letters, children
+_SHORT = {"hook_z": "attn.hook_z", "hook_post": "mlp.hook_post"}  # some tools' short names
+# Activations of the residual stream, which a model with centred writing weights centres.
 _CENTRED = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out",
             "hook_mlp_out", "hook_mlp_in")  # fmt: skip
 
 
 class Kind(Enum):
-    """How a place is read and written."""
+    """How a site is read and written."""
 
     BLOCK_INPUT = auto()
     MODULE_OUTPUT = auto()
@@ -41,15 +41,15 @@ class Site:
     """A place in the model where activations are read and substituted.
 
     Attributes:
-        hook: the name it was found by.
-        kind: how to read and write there.
+        hook: the name that was resolved to it.
+        kind: how it is read and written.
         block: the first block that a substitution changes; the blocks before it need not run
             again. Equal to the number of blocks for the last block's output.
         module: path of the hooked module; None for a block's input.
         head: index of the one attention head, else None.
-        width: size of the activation there.
-        centred: the SAE saw the activation minus its mean over components, as in models whose
-            writing weights are centred; norms that subtract it make the model blind to that mean.
+        width: size of its activation.
+        centred: the SAE was trained on the activation minus its mean over components, as in models
+            with centred writing weights; the model's norms subtract that mean anyway.
     """
 
     hook: str
@@ -69,7 +69,7 @@ def find_site(
     centred: bool = False,
     module_path: bool = False,
 ) -> Site:
-    """Return the place that a hook name means in this model.
+    """Return the site that a hook name means in this model.
 
     Args:
         host: the model.
@@ -80,7 +80,7 @@ def find_site(
             module path and means that module's output.
 
     Raises:
-        HookError: where the model has no such place, or it cannot be substituted.
+        HookError: where the model has no such site, or it cannot be substituted.
     """
     key = (hook, head, centred, module_path)
     if key not in host.sites:
@@ -116,7 +116,7 @@ def _find_site(host: "Host", hook: str, head: int | None, centred: bool, module_
 
 
 class _BlockHooks:
-    """Finds TransformerLens' hooks in one block."""
+    """Resolves TransformerLens' hooks in one block."""
 
     def __init__(self, host: "Host", hook: str, layer: int) -> None:
         self.host, self.hook, self.layer = host, hook, layer
@@ -144,52 +144,52 @@ class _BlockHooks:
         if parts.middle is not None:
             raise HookError(
                 f"hook {self.hook!r} is not in the model: the blocks of {self.host.kind} normalise "
-                "the residual stream after attention was added to it; what the MLP reads is the "
-                f"output of {parts.middle}: name that"
+                "the residual stream after attention was added to it; the MLP reads the output "
+                f"of {parts.middle}: name that module"
             )
         if parts.form is None or parts.attention is None:
-            raise self._none(parts.missing or NO_ATTENTION)
+            raise self._missing(parts.missing or NO_ATTENTION)
         return self._at(Kind.RESID_MID, parts.attention, self.host.stack.width)
 
     def attn_out(self) -> Site:
-        """Return what attention adds to the residual stream."""
-        return self._adds(self.host.parts(self.layer).attention, NO_ATTENTION)
+        """Return the output that attention adds to the residual stream."""
+        return self._output_in_stream(self.host.parts(self.layer).attention, NO_ATTENTION)
 
     def mlp_out(self) -> Site:
-        """Return what the MLP adds to the residual stream."""
-        return self._adds(self.host.parts(self.layer).mlp, NO_MLP)
+        """Return the output that the MLP adds to the residual stream."""
+        return self._output_in_stream(self.host.parts(self.layer).mlp, NO_MLP)
 
-    def _adds(self, path: str | None, otherwise: str) -> Site:
+    def _output_in_stream(self, path: str | None, otherwise: str) -> Site:
         if path is None:
-            raise self._none(self.host.parts(self.layer).missing or otherwise)
+            raise self._missing(self.host.parts(self.layer).missing or otherwise)
         return self._at(Kind.MODULE_OUTPUT, path, self.host.stack.width)
 
     def mlp_entry(self) -> Site:
-        """Return what the MLP's branch reads of the residual stream, before its norm."""
+        """Return the residual stream that the MLP's branch reads, before its norm."""
         parts = self.host.parts(self.layer)
         if parts.mlp_entry is None:
             alone = "no module reads the residual stream for the MLP alone"
-            raise self._none(alone if parts.mlp else parts.missing or NO_MLP)
+            raise self._missing(alone if parts.mlp else parts.missing or NO_MLP)
         return self._at(Kind.MODULE_INPUT, parts.mlp_entry, self.host.stack.width)
 
     def mlp_in(self) -> Site:
-        """Return what the MLP itself is given, after its norm."""
-        told = self.host.adapter_path(f"blocks.{self.layer}.mlp")
-        for path in (told, self._mlp_itself(), self._linear("mlp", "in")):
+        """Return the MLP's own input, after its norm."""
+        named = self.host.adapter_path(f"blocks.{self.layer}.mlp")
+        for path in (named, self._mlp_itself(), self._linear("mlp", "in")):
             call = self._calls.get(path or "")
             if call is not None and self._is_read_by_mlp(call.given):
                 return self._input(path)
-        raise self._none("no module is given just what the MLP reads")
+        raise self._missing("no module has the MLP's input alone as its input")
 
     def _is_read_by_mlp(self, given: Tensor | None) -> bool:
-        """True for what the MLP's branch begins with, or what its norm makes of that."""
+        """True for the stream that the MLP's branch reads, or its normalised form."""
         entry = self._calls.get(self.host.parts(self.layer).mlp_entry or "")
         if given is None or given.shape[-1] != self.host.stack.width:
             return False
-        if entry is None:  # attention reads the same norm; nothing more can be held against it
+        if entry is None:  # attention reads the same norm, and nothing else is known to compare
             return not is_close(given, self._stream, self.host)
-        made = [x for x in (entry.given, entry.returned) if x is not None]
-        return any(is_close(given, x, self.host) for x in made)
+        expected = [x for x in (entry.given, entry.returned) if x is not None]
+        return any(is_close(given, x, self.host) for x in expected)
 
     @property
     def _stream(self) -> Tensor:
@@ -198,17 +198,17 @@ class _BlockHooks:
         return given
 
     def _mlp_itself(self) -> str | None:
-        """Return the block's MLP, where it is one module and not its parts one after another."""
+        """Return the path of the block's MLP, where it is one module and not several in a row."""
         branch = self.host.parts(self.layer).mlp_branch
         alone = branch is None or _in_features(self.host.model.get_submodule(branch))
         return None if alone else branch
 
     def z(self) -> Site:
-        """Return what the heads give, before the output projection."""
+        """Return the heads' outputs, before the output projection."""
         site = self._input(self._last_linear("attention", "attn.o"))
         heads = self.host.n_heads
         if not heads or site.width % heads:
-            raise self._none(f"{site.module} is {site.width} wide, the model has {heads} heads")
+            raise self._missing(f"{site.module} is {site.width} wide, the model has {heads} heads")
         return site
 
     def mlp_post(self) -> Site:
@@ -221,7 +221,7 @@ class _BlockHooks:
         path = self._linear("mlp", "gate") or self._linear("mlp", "in")
         site = self._output(path)
         if site.width != post.width:
-            raise self._none(f"{site.module} gives the gate and what it lets through in one")
+            raise self._missing(f"{site.module} computes the gate and the gated values in one")
         return site
 
     def q(self) -> Site:
@@ -244,7 +244,7 @@ class _BlockHooks:
         site = self._output(self._linear("attn", which))
         z = self.z()
         if site.width * self.host.n_heads != z.width * heads:
-            raise self._none(
+            raise self._missing(
                 f"{site.module} is {site.width} wide, {heads} heads of {z.width} // "
                 f"{self.host.n_heads} components were expected"
             )
@@ -263,48 +263,48 @@ class _BlockHooks:
         """Return the norm that reads the residual stream for attention, or for the MLP."""
         path = self.host.adapter_path(f"blocks.{self.layer}.{name}")
         if path is None and name == "ln2":
-            path = self.host.parts(self.layer).mlp_entry  # what the MLP's branch begins with
+            path = self.host.parts(self.layer).mlp_entry
         call = self._calls.get(path or "")
         given = None if call is None else call.given
         reads = stream is not None and given is not None and is_close(given, stream, self.host)
         if path is None or not reads:
-            raise self._none(f"no module of it is known as {name}, a norm of the stream")
+            raise self._missing(f"it has no module {name} that normalises the stream")
         try:
             self.host.unit_norm(path)
         except HookError as error:
-            raise self._none(str(error)) from error
+            raise self._missing(str(error)) from error
         return replace(self._input(path), kind=Kind.NORMALISED)
 
     def _linear(self, part: str, which: str) -> str | None:
-        """Return the linear map that TransformerLens' adapter calls so, where there is one."""
+        """Return the linear map with this name in TransformerLens' adapter; None without one."""
         path = self.host.adapter_path(f"blocks.{self.layer}.{part}.{which}")
-        is_one = path is not None and _in_features(self.host.model.get_submodule(path))
-        return path if is_one else None
+        is_linear = path is not None and _in_features(self.host.model.get_submodule(path))
+        return path if is_linear else None
 
     def _last_linear(self, part: str, lens_path: str) -> str | None:
-        """Return the linear map that a part of the block ends in.
+        """Return the linear map that attention or the MLP ends in.
 
-        It must give what the part gives: then its input is all that the part makes of its heads,
-        or of its hidden layer.
+        Its output must be that of attention or the MLP: then its input is all that it computes
+        from the heads, or from the hidden layer.
         """
         parts = self.host.parts(self.layer)
         of_attention = part == "attention"
         branch = parts.attention_branch if of_attention else parts.mlp_branch
         if branch is None:
-            raise self._none(parts.missing or (NO_ATTENTION if of_attention else NO_MLP))
-        adds = parts.attention if of_attention else parts.mlp
-        told = self.host.adapter_path(f"blocks.{self.layer}.{lens_path}")
-        inside = [p for p in self._calls if p.startswith(f"{branch}.") or p in (branch, told)]
-        results = [self._calls[p].returned for p in (adds, branch) if p in self._calls]
+            raise self._missing(parts.missing or (NO_ATTENTION if of_attention else NO_MLP))
+        output = parts.attention if of_attention else parts.mlp
+        named = self.host.adapter_path(f"blocks.{self.layer}.{lens_path}")
+        inside = [p for p in self._calls if p.startswith(f"{branch}.") or p in (branch, named)]
+        results = [self._calls[p].returned for p in (output, branch) if p in self._calls]
         ends = [p for p in inside if self._ends_in(p, results)]
-        return told if told in ends else next(iter(ends), None)
+        return named if named in ends else next(iter(ends), None)
 
     def _ends_in(self, path: str, results: list[Tensor | None]) -> bool:
         if not _in_features(self.host.model.get_submodule(path)):
             return False
-        given = self._calls[path].returned
-        return given is not None and any(
-            r is not None and is_close(given, r, self.host) for r in results
+        returned = self._calls[path].returned
+        return returned is not None and any(
+            r is not None and is_close(returned, r, self.host) for r in results
         )
 
     @cached_property
@@ -314,20 +314,20 @@ class _BlockHooks:
     def _input(self, path: str | None) -> Site:
         call = self._calls.get(path or "")
         if path is None or call is None or call.given is None:
-            raise self._none("no module shows it for each token")
+            raise self._missing("no module has it as input or output for each token")
         return self._at(Kind.MODULE_INPUT, path, call.given.shape[-1])
 
     def _output(self, path: str | None) -> Site:
         call = self._calls.get(path or "")
         if path is None or call is None or call.returned is None:
-            raise self._none("no module shows it for each token")
+            raise self._missing("no module has it as input or output for each token")
         return self._at(Kind.MODULE_OUTPUT, path, call.returned.shape[-1])
 
     def _at(self, kind: Kind, module: str | None, width: int) -> Site:
         return Site(self.hook, kind, self.layer, module, None, width, False)
 
-    def _none(self, why: str) -> HookError:
-        """Return the error of a hook that the block does not have; it names the block's parts."""
+    def _missing(self, why: str) -> HookError:
+        """Return the error for a hook that the block lacks; it names the block's children."""
         path = self.block.path
         children = dict(self.host.model.get_submodule(path).named_children())
         named = [f"{name} ({type(child).__name__})" for name, child in children.items()]
@@ -361,7 +361,7 @@ FINDERS: dict[str, Callable[[_BlockHooks], Site]] = {
 
 def _in_features(module: nn.Module) -> int | None:
     """Return the width of a linear map's input; None for other modules."""
-    # nn.Linear keeps [out, in], GPT-2's Conv1D [in, out] under the name nx.
+    # nn.Linear has [out, in], GPT-2's Conv1D [in, out] under the name nx.
     return getattr(module, "in_features", None) or getattr(module, "nx", None)
 
 
@@ -374,32 +374,32 @@ def _one_head(host: "Host", site: Site, head: int) -> Site:
 
 
 def _module_site(host: "Host", hook: str) -> Site:
-    """Find a module's output, or its input where the name ends so; a block's are the stream."""
+    """Return a module's output or, for a name with .input, its input; a block's are the stream."""
     path, of_input = _module(host, hook), hook.endswith(".input")
     for layer, block in enumerate(host.stack.blocks):
         if path == block.path:
-            found = _BlockHooks(host, hook, layer)
-            return found.resid_pre() if of_input else found.resid_post()
+            hooks = _BlockHooks(host, hook, layer)
+            return hooks.resid_pre() if of_input else hooks.resid_post()
         if path.startswith(f"{block.path}.") and host.has_module(path):
             kind = Kind.MODULE_INPUT if of_input else Kind.MODULE_OUTPUT
-            width = _shown_width(host, layer, path, of_input=of_input)
+            width = _width(host, layer, path, of_input=of_input)
             return Site(hook, kind, layer, path, None, width, False)
     known = [*host.block_paths, *(n for n, _ in host.model.named_modules() if n)]
     raise HookError(f"hook {hook!r} is no module in a block of {host.name}{nearest(path, known)}")
 
 
-def _shown_width(host: "Host", layer: int, path: str, *, of_input: bool) -> int:
+def _width(host: "Host", layer: int, path: str, *, of_input: bool) -> int:
     side = "input" if of_input else "output"
     call = host.calls(layer).get(path)
     value = None if call is None else call.given if of_input else call.returned
     if value is None:
-        often = "it is not run once in a pass" if call is None else "its shape is another"
-        raise HookError(f"{path} of {host.name} has no {side} for each token: {often}")
+        why = "it does not run exactly once in a pass" if call is None else "its shape is another"
+        raise HookError(f"{path} of {host.name} has no {side} for each token: {why}")
     return value.shape[-1]
 
 
 def _module(host: "Host", hook: str) -> str:
-    """Return the module's path that a hook name means, without the side that it may end in."""
+    """Return the module path of a hook name, without .input or .output at its end."""
     if host.has_module(hook):
         return host.full_path(hook)
     return host.full_path(hook.removesuffix(".input").removesuffix(".output"))

@@ -1,4 +1,4 @@
-"""The language model that an SAE is put into: the plain Hugging Face model and its parts."""
+"""The host of an SAE: the plain Hugging Face language model, its blocks and its logits."""
 
 import contextlib
 import functools
@@ -16,37 +16,34 @@ from saebench.errors import HostError, SaebenchError
 from saebench.measures.resources import is_out_of_memory
 from saebench.records.run import ModelRecord
 from saebench.subjects.calls import Call, argument, by_token, calls_once, record, with_argument
-from saebench.subjects.hashing import tensors_sha256
-from saebench.subjects.last_step import LastStep, find_last_step
+from saebench.subjects.modules import tensors_sha256
 from saebench.subjects.norms import UnitNorm
 from saebench.subjects.parts import Parts, find_parts, is_close
 from saebench.subjects.stack import Stack, find_stack
+from saebench.subjects.unembedding import Unembedding, find_last_step
 
 TRIAL_TOKENS = 12
-TILE = 1024  # of the vocabulary
-LINE = 16  # fp32 numbers of a cache line
-PAGE = 1024
 TF32_EPS = 2.0**-10  # its ten bits are fp16's
 
 
 class Host:
-    """A causal language model, its tokenizer, and the parts that substitution works on.
+    """A causal language model, its tokenizer, and the modules that substitution hooks.
 
     Args:
         model: a transformers causal language model; put into evaluation mode.
         tokenizer: its tokenizer.
         name: what the result file calls it.
-        tf32: multiply matrices in TF32 while the model runs, on a GPU that can; logits are still
-            in fp32.
+        tf32: multiply matrices in TF32 while the model runs, on a GPU that supports it; logits
+            stay in fp32.
 
     Attributes:
-        original: the model that this one is a patched copy of; None for a model as it came.
-        sites: places that were found in it, by what was asked for.
-        notes: what was said of it when it was loaded.
+        original: the model that this one is a patched copy of; None for an unpatched model.
+        sites: cache of resolved hooks.
+        notes: notes from loading it.
 
     Raises:
-        HostError: where the model has no list of blocks, or its logits are not what its final
-            hidden state and output embedding give.
+        HostError: where the model's logits are not its output embedding applied to its final
+            hidden state, or the model is not causal.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, tf32: bool = False) -> None:
@@ -62,14 +59,12 @@ class Host:
         self._parts: dict[int, Parts] = {}
         self._unit_norms: dict[str, UnitNorm] = {}
         self._reads_early = False
-        self._columns = 0
-        self._last_step = LastStep()
         self._check_end()
         self._check_causal()
 
     @property
     def device(self) -> torch.device:
-        """Where the model's weights are."""
+        """The device of the model's weights."""
         return next(self.model.parameters()).device
 
     @property
@@ -79,18 +74,18 @@ class Host:
 
     @property
     def rounding(self) -> float:
-        """The relative rounding of what the model computes with."""
+        """The relative rounding error of the model's arithmetic."""
         return TF32_EPS if self.tf32 else torch.finfo(self.model.dtype).eps
 
     @property
     def d_model(self) -> int:
         """Width of the final hidden states; for most models that of the residual stream too."""
-        return self._unembedding[0].shape[1]
+        return self._unembedding.weight.shape[1]
 
     @property
     def vocab_size(self) -> int:
         """Number of logits."""
-        return self._unembedding[0].shape[0]
+        return self._unembedding.weight.shape[0]
 
     @property
     def n_heads(self) -> int:
@@ -100,22 +95,22 @@ class Host:
     @property
     def context(self) -> int | None:
         """The longest sequence the model takes, None where it has no limit."""
-        told = getattr(self.config, "max_position_embeddings", None)
-        return told if isinstance(told, int) and told > 0 else None
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return limit if isinstance(limit, int) and limit > 0 else None
 
     @property
     def embeddings(self) -> int:
-        """How many ids the model can read and predict: rows of its embeddings, not the config's."""
-        read = getattr(self.model.get_input_embeddings(), "weight", None)
-        rows = len(read) if isinstance(read, Tensor) else self.config.vocab_size
+        """Number of ids it reads and predicts: rows of its embeddings, not the configured size."""
+        weight = getattr(self.model.get_input_embeddings(), "weight", None)
+        rows = len(weight) if isinstance(weight, Tensor) else self.config.vocab_size
         return min(rows, len(self.output_embedding.weight))
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Ids of BOS, EOS and PAD; one that is None is ignored."""
+        """Ids of BOS, EOS and PAD, as far as the tokenizer has them."""
         kinds = ("bos_token_id", "eos_token_id", "pad_token_id")
-        found = {getattr(self.tokenizer, kind, None) for kind in kinds}
-        return frozenset(i for i in found if i is not None)
+        ids = {getattr(self.tokenizer, kind, None) for kind in kinds}
+        return frozenset(i for i in ids if i is not None)
 
     @property
     def kind(self) -> str:
@@ -124,7 +119,7 @@ class Host:
 
     @cached_property
     def trial_ids(self) -> Int[Tensor, "2 pos"]:
-        """Two short sequences that differ in every token: what the model does is tried on them."""
+        """Two short sequences, different in every token, to test the model's structure on."""
         width = min(TRIAL_TOKENS, self.context or TRIAL_TOKENS)
         every = range(self.embeddings)
         plain = sorted(set(every) - self._named_ids)
@@ -138,22 +133,22 @@ class Host:
 
     @property
     def _named_ids(self) -> set[int]:
-        """Ids that the configuration gives a meaning, such as padding or an image's place."""
+        """Ids with a special meaning in the configuration, such as padding or images."""
         both = {**self.model.config.to_dict(), **self.config.to_dict()}
-        told = {v for k, v in both.items() if k.endswith(("_token_id", "_token_index"))
+        named = {v for k, v in both.items() if k.endswith(("_token_id", "_token_index"))
                 and isinstance(v, int)}  # fmt: skip
-        return told | set(self.special_ids)
+        return named | set(self.special_ids)
 
     @cached_property
     def adapter(self) -> Any:
-        """TransformerLens' adapter of this architecture: its module names; None without one."""
+        """TransformerLens' adapter of this architecture, which maps names; None without one."""
         return _adapter(self.model.config, self.name)
 
     def adapter_path(self, lens_path: str) -> str | None:
-        """Return the module that TransformerLens' adapter means by a component of its own.
+        """Return the module path of a component in TransformerLens' naming.
 
-        None where there is no adapter, it knows no such component, or the model has no such
-        module: a block of a hybrid model has not all the parts that others have.
+        None where there is no adapter, the component is unknown, or the model has no such module:
+        blocks of a hybrid model differ in their components.
         """
         if self.adapter is None:
             return None
@@ -164,13 +159,13 @@ class Host:
         return path if self._is_module(path) else None
 
     def alias(self, layer: int, hook: str) -> str | None:
-        """Return the module whose output TransformerLens' adapter takes for a block's hook."""
+        """Return the module whose output is a block's hook, by TransformerLens' adapter."""
         if self.adapter is None:
             return None
-        told = getattr(self.adapter.component_mapping.get("blocks"), "hook_aliases", {}).get(hook)
-        if not isinstance(told, str) or not told.endswith(".hook_out"):
+        alias = getattr(self.adapter.component_mapping.get("blocks"), "hook_aliases", {}).get(hook)
+        if not isinstance(alias, str) or not alias.endswith(".hook_out"):
             return None
-        return self.adapter_path(f"blocks.{layer}.{told.removesuffix('.hook_out')}")
+        return self.adapter_path(f"blocks.{layer}.{alias.removesuffix('.hook_out')}")
 
     @cached_property
     def stack(self) -> Stack:
@@ -188,9 +183,9 @@ class Host:
         return tuple(self.model.get_submodule(path) for path in self.block_paths)
 
     def calls(self, layer: int) -> dict[str, Call]:
-        """Return what a block's modules are given and give back on the trial tokens.
+        """Return the inputs and outputs of a block's modules on the trial tokens, by path.
 
-        By path, in the order in which they end, of those that are run once; the block is last.
+        Only modules that run exactly once, in the order in which they return; the block is last.
         """
         if layer not in self._calls:
             path = self.block_paths[layer]
@@ -202,7 +197,7 @@ class Host:
         return self._calls[layer]
 
     def parts(self, layer: int) -> Parts:
-        """Return where a block's attention and MLP add to the residual stream."""
+        """Return the modules whose outputs a block adds to the residual stream."""
         if layer not in self._parts:
             self._parts[layer] = find_parts(self, layer)
         return self._parts[layer]
@@ -222,7 +217,7 @@ class Host:
     def is_blind_to_mean(self) -> bool:
         """True where adding a constant to the residual stream changes nothing.
 
-        All norms that read it then subtract its mean, whatever their class is called.
+        All norms that read it then subtract its mean.
         """
         first = self.blocks[0]
         shift: list[float] = []
@@ -235,20 +230,20 @@ class Host:
         with torch.inference_mode():
             expected = self.final_hidden(self.trial_ids)
             with first.register_forward_pre_hook(shifted, with_kwargs=True):
-                found = self.final_hidden(self.trial_ids)
-        # RMS norms would shrink the rest to a third; rounding is of the size of what was added.
+                actual = self.final_hidden(self.trial_ids)
+        # RMS norms would shrink the rest to a third; the rounding error scales with the shift.
         tolerance = max(1e-3, 16 * self.rounding)
-        return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+        return bool((actual - expected).abs().max() <= tolerance * expected.abs().max())
 
     def final_hidden(self, input_ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d"]:
-        """Run the model up to and including its final norm, with a gradient where one is kept."""
+        """Run the model up to and including its final norm; gradients are not switched off."""
         return self.run(input_ids=input_ids, use_cache=False)[0]
 
     def run(self, **given: Any) -> Any:
-        """Run the model without its unembedding; every pass is one of these.
+        """Run the model without its unembedding, as every pass does.
 
         Raises:
-            HostError: where the model's own code fails on what it is given.
+            HostError: where the model's own code fails on its input.
         """
         with self.gelus_in_one(), self._products(), self._failures_explained(given):
             if not self._reads_early:
@@ -261,7 +256,7 @@ class Host:
         return self.model if self._reads_early else self.model.base_model
 
     def _until_unembedding(self, given: dict[str, Any]) -> Float[Tensor, "batch pos d"]:
-        """Run the whole model, and leave it where the output embedding is given its states."""
+        """Run the model until its output embedding is called, and return the embedding's input."""
 
         def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             raise _Reached(argument(module, args, kwargs))
@@ -270,7 +265,7 @@ class Host:
             try:
                 self.model(**given)
             except _Reached as reached:
-                where = f"{self.kind}: what its output embedding is given"
+                where = f"{self.kind}: the input of its output embedding"
                 return by_token(reached.hidden, given["input_ids"], where=where)
         raise HostError(
             f"{self.kind}: its output embedding is not run, so there "
@@ -279,13 +274,13 @@ class Host:
 
     @contextlib.contextmanager
     def _failures_explained(self, given: dict[str, Any]) -> Iterator[None]:
-        """Turn an error in the model's own code into one that says what was run."""
+        """Turn an error in the model's own code into one that names model and input."""
         try:
             yield
         except SaebenchError:
             raise
         except Exception as error:
-            # Whatever transformers' code raises on tokens that it cannot take.
+            # transformers' code may raise anything on tokens that it cannot take.
             if is_out_of_memory(error):
                 raise
             lines = str(error).strip().splitlines()
@@ -297,7 +292,7 @@ class Host:
 
     @contextlib.contextmanager
     def _products(self) -> Iterator[None]:
-        """Multiply matrices as the host was told to, and afterwards as before."""
+        """Multiply matrices in TF32 while the context lasts, where the host is to."""
         if not self.tf32:
             yield
             return
@@ -310,10 +305,10 @@ class Host:
 
     @contextlib.contextmanager
     def gelus_in_one(self) -> Iterator[None]:
-        """Apply GPT-2's GELU by torch's own operation; within itself it changes nothing more.
+        """Apply GPT-2's GELU by torch's own operation while the context lasts; nested use is fine.
 
-        transformers spells it out in eight, each of which goes through memory. Torch's gives the
-        same within an fp32 rounding, in a sixth of the time.
+        transformers composes it of eight operations, each of which goes through memory. Torch's is
+        equal within an fp32 rounding, in a sixth of the time.
         """
         gelus = [m for m in self._spelt_out_gelus if "forward" not in vars(m)]
         for module in gelus:
@@ -326,76 +321,52 @@ class Host:
 
     @cached_property
     def _spelt_out_gelus(self) -> tuple[nn.Module, ...]:
-        found = [m for m in self.model.modules() if type(m).__name__ == "NewGELUActivation"]
-        return tuple(m for m in found if "forward" not in vars(m))
+        gelus = [m for m in self.model.modules() if type(m).__name__ == "NewGELUActivation"]
+        return tuple(m for m in gelus if "forward" not in vars(m))
 
     def logits_memory(self, rows: int) -> Float[Tensor, "rows vocab"]:
-        """Return memory for logits, to give to :meth:`logits` as often as wanted.
-
-        Each row begins at a cache line. A matrix product that writes rows which do not takes up
-        to twice the time; GPT-2's 50,257 logits are such rows.
-        """
-        vocab = len(self._unembedding[0])
-        stride = -(-vocab // LINE) * LINE
-        # Rows at multiples of 4 KB would all compete for the same places in the cache.
-        stride += LINE if stride % PAGE == 0 else 0
-        return torch.empty(rows, stride, dtype=torch.float32, device=self.device)[:, :vocab]
+        """Return memory for logits, to give to :meth:`logits` repeatedly."""
+        return self._unembedding.memory(rows)
 
     def logits(
-        self,
-        hidden: Float[Tensor, "rows d"],
-        *,
-        out: Float[Tensor, "rows vocab"] | None = None,
+        self, hidden: Float[Tensor, "rows d"], *, out: Float[Tensor, "rows vocab"] | None = None
     ) -> Float[Tensor, "rows vocab"]:
         """Unembed rows of final hidden states in fp32, whatever the model's dtype.
 
         Args:
             hidden: the rows.
-            out: where to put the logits, from :meth:`logits_memory`; memory that was used before
-                is much faster than new.
+            out: memory for the logits, from :meth:`logits_memory`.
         """
-        weight, bias = self._unembedding
-        out = self.logits_memory(len(hidden)) if out is None else out
-        logits = _product(hidden.float(), weight, out=out)
-        if bias is not None:
-            logits += bias
-        return self._last_step.apply_(logits)
+        return self._unembedding.logits(hidden, out=out)
 
     def back_through_logits(
         self, slope: Float[Tensor, "rows vocab"], logits: Float[Tensor, "rows vocab"]
     ) -> Float[Tensor, "rows d"]:
-        """Return the gradient in hidden states of something whose gradient in logits is known.
+        """Return the gradient in hidden states, given a gradient in the logits.
 
         Args:
             slope: the gradient in the logits; may be overwritten.
-            logits: what :meth:`logits` gave for the hidden states.
+            logits: the result of :meth:`logits` for the hidden states.
         """
-        return self._last_step.back_(slope, logits) @ self._unembedding[0]
+        return self._unembedding.backward(slope, logits)
 
     @property
     def output_embedding(self) -> Any:
-        """The module that turns final hidden states into logits.
+        """The module that maps final hidden states to logits.
 
         Raises:
             HostError: where the model has none, or several.
         """
-        found = self.model.get_output_embeddings()
-        if not isinstance(getattr(found, "weight", None), Tensor):
+        output = self.model.get_output_embeddings()
+        if not isinstance(getattr(output, "weight", None), Tensor):
             raise HostError(
                 f"{self.kind}: expected one output embedding, found "
-                f"{type(found).__name__}; it is no language model with one vocabulary of logits"
+                f"{type(output).__name__}; it is no language model with one vocabulary of logits"
             )
-        return found
-
-    @cached_property
-    def _unembedding(self) -> tuple[Tensor, Tensor | None]:
-        output = self.output_embedding
-        bias = getattr(output, "bias", None)
-        weight = output.weight.detach().float()[: self._columns]
-        return weight, None if bias is None else bias.detach().float()[: self._columns]
+        return output
 
     def has_module(self, path: str) -> bool:
-        """True for a module's path, whether from the model or from its base model on."""
+        """True for a module's path, relative to the model or to its base model."""
         return self._is_module(self.full_path(path))
 
     def _is_module(self, path: str) -> bool:
@@ -406,11 +377,11 @@ class Host:
         return path != ""
 
     def full_path(self, path: str) -> str:
-        """Return a module's path from the model on, as this model spells it.
+        """Return a module's path relative to the model.
 
-        Tools that use AutoModel leave the model's prefix out, and in a multimodal wrapper the
-        language model's blocks lie deeper than in the language model alone. What is no module's
-        path is returned as it is.
+        Tools that use AutoModel omit the base model's prefix, and in a multimodal wrapper the
+        language model's blocks are nested deeper than in the language model alone. Other texts
+        are returned unchanged.
         """
         below = f"{self.model.base_model_prefix}.{path}"
         spellings = [path, below]
@@ -421,7 +392,7 @@ class Host:
         return next((each for each in spellings if self._is_module(each)), path)
 
     def record(self) -> ModelRecord:
-        """Return what the result file says of the model."""
+        """Return the model's entry of the result file."""
         return ModelRecord(
             name=self.name,
             revision=getattr(self.model.config, "_commit_hash", None),
@@ -436,10 +407,10 @@ class Host:
 
     @torch.inference_mode()
     def _check_end(self) -> None:
-        """Find the final hidden states and the last step, and hold the logits against the model's.
+        """Find the final hidden states and the last step that reproduce the model's logits.
 
         Raises:
-            HostError: where they are not the model's.
+            HostError: where none do.
         """
         ids = self.trial_ids
         given = {"input_ids": ids, "use_cache": False}
@@ -449,7 +420,7 @@ class Host:
             raise HostError(
                 f"{self.name}: its logits are NaN or infinite; are the weights damaged?"
             )
-        self._columns = theirs.shape[-1]
+        self._unembedding = Unembedding(self.output_embedding, columns=theirs.shape[-1])
         tolerance = 1e-4 if self.is_fp32 else 5e-2
         for early in (False, True):
             self._reads_early = early
@@ -458,7 +429,7 @@ class Host:
             if z is not None and z.shape == theirs.shape:
                 step = find_last_step(z, theirs, self.config, tolerance=tolerance)
             if step is not None:
-                self._last_step = step
+                self._unembedding.last_step = step
                 return
         raise HostError(
             f"{self.kind}: its logits are not its output embedding "
@@ -467,7 +438,7 @@ class Host:
         )
 
     def _unembedded(self, ids: Int[Tensor, "batch pos"]) -> Tensor | None:
-        """Return the output embedding applied to the final hidden states, where they fit it."""
+        """Return the unembedded final hidden states; None where their shape does not fit."""
         try:
             hidden = self.final_hidden(ids)
         except HostError:
@@ -476,14 +447,14 @@ class Host:
             return None
         if not isinstance(hidden, Tensor) or hidden.shape != (*ids.shape, self.d_model):
             return None
-        return self.logits(hidden.flatten(0, 1))  # the last step is none as yet
+        return self.logits(hidden.flatten(0, 1))  # without a last step yet
 
     @torch.inference_mode()
     def _check_causal(self) -> None:
-        """Refuse a model in which a position reads those after it: KL there means nothing.
+        """Refuse a model whose predictions depend on later tokens, which makes KL meaningless.
 
         Raises:
-            HostError: where one does.
+            HostError: for such a model.
         """
         ids = self.trial_ids
         if ids.shape[1] < 2 or self.embeddings < 2:
@@ -500,29 +471,11 @@ class Host:
 
 
 class _Reached(Exception):  # noqa: N818
-    """Carries the output embedding's input out of a pass."""
+    """Ends a pass at the output embedding, and carries its input."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
         self.hidden = hidden
-
-
-def _product(
-    hidden: Float[Tensor, "rows d"],
-    weight: Float[Tensor, "vocab d"],
-    *,
-    out: Float[Tensor, "rows vocab"],
-) -> Float[Tensor, "rows vocab"]:
-    """Put hidden · weightᵀ into ``out``, on a CPU by tiles of the vocabulary.
-
-    A tile of the weights stays in the cache while all rows are multiplied with it.
-    """
-    if hidden.device.type != "cpu":
-        return torch.mm(hidden, weight.T, out=out)
-    for start in range(0, len(weight), TILE):
-        columns = slice(start, min(start + TILE, len(weight)))
-        torch.mm(hidden, weight[columns].T, out=out[:, columns])
-    return out
 
 
 def _adapter(config: Any, name: str) -> Any:
@@ -538,6 +491,6 @@ def _adapter(config: Any, name: str) -> Any:
         bridge = build_bridge_config_from_hf(config, architecture, name, torch.float32)
         return ArchitectureAdapterFactory.select_architecture_adapter(bridge)
     except Exception:
-        # An adapter is told a configuration's sizes under names that not every one has. What it
-        # would have said of the model is then found by running the model.
+        # Adapters read sizes under names that not every configuration has. Without an adapter, the
+        # model's structure is found by running the model.
         return None

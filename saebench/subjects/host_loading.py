@@ -1,4 +1,4 @@
-"""From a directory or a name to the language model that SAEs are put into."""
+"""Loading of host models: from a directory or name, and with a patch next to an SAE."""
 
 import contextlib
 import copy
@@ -15,7 +15,7 @@ from saebench.errors import HostError, OptionError, SubjectError
 from saebench.formats.library_warnings import listening
 from saebench.subjects.given_model import TF32, refuse_quantised
 from saebench.subjects.host import Host
-from saebench.text import from_system, is_unicode
+from saebench.text import first_line, from_system, is_unicode
 
 DTYPES = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
@@ -34,11 +34,11 @@ def load_host(
         dtype: ``float32``, ``bfloat16`` or ``float16``; ``tf32`` for weights in float32 that a
             GPU multiplies in TF32.
         asked_by: where the name comes from, for the error message.
-        name: what results call it; by default the directory's name, or the hub's.
+        name: the model's name in results; by default the directory's, or the hub's.
 
     Raises:
         HostError: where there is no such model, or its weights are not safetensors.
-        OptionError: for ``tf32`` on a device that has none.
+        OptionError: for ``tf32`` on a device without TF32.
     """
     if dtype == TF32:
         check_tf32(device)
@@ -46,7 +46,7 @@ def load_host(
 
     path = source if Path(source).is_dir() else official_name(source)
     try:
-        with _without_bars(), listening() as heard, legible(path) as place:
+        with _without_bars(), listening() as collected, legible(path) as place:
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
             both: Any = AutoModelForCausalLM.from_pretrained(
                 place,
@@ -57,32 +57,31 @@ def load_host(
                 output_loading_info=True,
             )
     except Exception as error:
-        # transformers raises whatever a damaged configuration or tokenizer leads it to.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        # transformers may raise anything on a damaged configuration or tokenizer.
         raise HostError(
-            f"model {source!r} ({asked_by}) cannot be loaded: {reason} "
+            f"model {source!r} ({asked_by}) cannot be loaded: {first_line(error)} "
             "Give a directory or a name in the Hugging Face cache: --sae-model PATH|NAME"
         ) from error
     model, loaded = both
-    told = unread_weights(loaded, model=f"model {source!r} ({asked_by})")
+    unread = unread_weights(loaded, model=f"model {source!r} ({asked_by})")
     refuse_quantised(model)
     model = model.to(device)
-    found = from_system(Path(path).resolve().name if Path(path).is_dir() else path)
-    host = Host(model, tokenizer, name=name or found, tf32=dtype == TF32)
-    host.notes = told + heard.notes(source=f"model {source!r}")
+    by_path = from_system(Path(path).resolve().name if Path(path).is_dir() else path)
+    host = Host(model, tokenizer, name=name or by_path, tf32=dtype == TF32)
+    host.notes = unread + collected.notes(source=f"model {source!r}")
     return host
 
 
 def unread_weights(loaded: Mapping[str, Any], *, model: str) -> tuple[str, ...]:
-    """Return a note on weights in the files that the model has no place for.
+    """Return a note on weights in the files that the model does not use.
 
     Args:
-        loaded: what transformers says of the loading.
+        loaded: transformers' report of the loading.
         model: what messages call the model.
 
     Raises:
-        HostError: for weights of the model that the files do not have, or have in another shape:
-            transformers draws them at random.
+        HostError: for weights of the model that the files lack, or have in another shape:
+            transformers initialises them at random.
     """
     missing = sorted(loaded.get("missing_keys", ()))
     mismatched = sorted(str(key) for key, *_ in loaded.get("mismatched_keys", ()))
@@ -90,8 +89,8 @@ def unread_weights(loaded: Mapping[str, Any], *, model: str) -> tuple[str, ...]:
         if names:
             raise HostError(
                 f"{model}: its files {what} {len(names)} of the model's weights "
-                f"({_few(names)}), which would be random numbers; is the checkpoint whole, and of "
-                "a causal language model?"
+                f"({_few(names)}), which would be random numbers; is the checkpoint complete, and "
+                "of a causal language model?"
             )
     unexpected = sorted(loaded.get("unexpected_keys", ()))
     if not unexpected:
@@ -107,7 +106,7 @@ def _few(names: list[str]) -> str:
 
 
 def check_tf32(device: str) -> None:
-    """Refuse TF32 on a device that has none.
+    """Refuse TF32 on a device without it.
 
     Raises:
         OptionError: naming the device.
@@ -131,7 +130,7 @@ def has_tf32(device: str) -> bool:
 
 
 def official_name(name: str) -> str:
-    """Return the hub name of one of TransformerLens' aliases; other names as they are.
+    """Return the hub name of one of TransformerLens' aliases; other names unchanged.
 
     Example:
         >>> official_name("gpt2-small")
@@ -147,13 +146,13 @@ def official_name(name: str) -> str:
 
 @contextlib.contextmanager
 def legible(path: str) -> Iterator[str]:
-    """Give a path that every library can open, for as long as the context lasts.
+    """Provide a path that every library can open, while the context lasts.
 
-    Where the locale is C, Python has a path that is not ASCII with halves of surrogate pairs in
-    it, which tokenizers' Rust refuses: a link by another name stands for it.
+    In the C locale, Python represents a path that is not ASCII with lone surrogates, which
+    tokenizers' Rust code refuses: a symbolic link with an ASCII name replaces it.
 
     Args:
-        path: a directory, or a name, which is given as it is.
+        path: a directory, or a name, which is provided unchanged.
     """
     if is_unicode(path) or not Path(path).exists():
         yield path
@@ -166,7 +165,7 @@ def legible(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Keep transformers' loading bars out of the terminal: pytest's line is there."""
+    """Switch off transformers' loading bars, which would break pytest's line in the terminal."""
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
@@ -183,28 +182,28 @@ FORMAT = "saebench host patch 1"
 
 
 def write_patch(directory: Path, tensors: dict[str, Tensor], *, host: Host) -> None:
-    """Write the changed parameters beside an SAE.
+    """Write changed parameters of the model into an SAE's directory.
 
     Args:
-        directory: the SAE's.
+        directory: the SAE's directory.
         tensors: changed parameters by their name in the model.
         host: the model before the change.
     """
     from safetensors.torch import save_file
 
-    told = {"format": FORMAT, "model": host.name, "model_weights_sha256": _hash(host)}
-    save_file({n: t.contiguous() for n, t in tensors.items()}, directory / FILE, metadata=told)
+    header = {"format": FORMAT, "model": host.name, "model_weights_sha256": _hash(host)}
+    save_file({n: t.contiguous() for n, t in tensors.items()}, directory / FILE, metadata=header)
 
 
 def patch_file(directory: Path | None) -> Path | None:
-    """Return the patch beside an SAE, where there is one."""
+    """Return the patch in an SAE's directory; None without one."""
     if directory is None or not (directory / FILE).is_file():
         return None
     return directory / FILE
 
 
 def host_for(host: Host, directory: Path | None) -> Host:
-    """Return the model that an SAE of this directory belongs into: patched where it says so.
+    """Return the host of an SAE's directory: patched where the directory has a patch.
 
     Raises:
         UsageError: as :func:`patched_host` does.
@@ -214,23 +213,23 @@ def host_for(host: Host, directory: Path | None) -> Host:
 
 
 def patched_host(host: Host, file: Path) -> Host:
-    """Return a copy of a model with a patch in it; the model is left as it is.
+    """Return a patched copy of a model, which is not changed itself.
 
-    The copy knows the model that it was made of as ``original``, and is called by the patch too.
+    The copy has the model as its ``original``, and the patch's hash in its name.
 
     Args:
         host: the model.
         file: the patch.
 
     Raises:
-        SubjectError: where the file is damaged, or no patch.
+        SubjectError: for a damaged file, or one that is no patch.
         HostError: where it belongs to another model.
     """
-    tensors, told = _read(file)
-    if told.get("model_weights_sha256") != _hash(host):
+    tensors, header = _read(file)
+    if header.get("model_weights_sha256") != _hash(host):
         raise HostError(
             f"{file}: was trained on other weights than those of {host.name} (it names "
-            f"{told.get('model')!r}); give that model: --sae-model PATH|NAME"
+            f"{header.get('model')!r}); give that model: --sae-model PATH|NAME"
         )
     model = copy.deepcopy(host.model)
     own = dict(model.named_parameters())
@@ -240,10 +239,10 @@ def patched_host(host: Host, file: Path) -> Host:
         with torch.no_grad():
             own[name].copy_(tensor)
     sha = hashlib.sha256(file.read_bytes()).hexdigest()
-    found = Host(model, host.tokenizer, name=f"{host.name}+patch-{sha[:8]}", tf32=host.tf32)
-    found.notes = host.notes
-    found.original = host
-    return found
+    patched = Host(model, host.tokenizer, name=f"{host.name}+patch-{sha[:8]}", tf32=host.tf32)
+    patched.notes = host.notes
+    patched.original = host
+    return patched
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -252,16 +251,16 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(file, framework="pt") as opened:
             content: Any = opened
-            told = content.metadata() or {}
+            header = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise SubjectError(f"{file}: no safetensors file that can be read: {error}") from error
-    if told.get("format") != FORMAT:
-        raise SubjectError(f"{file}: expected format {FORMAT!r}, found {told.get('format')!r}")
+    if header.get("format") != FORMAT:
+        raise SubjectError(f"{file}: expected format {FORMAT!r}, found {header.get('format')!r}")
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise SubjectError(f"{file}: {name} has values that are NaN or infinite")
-    return tensors, told
+    return tensors, header
 
 
 def _hash(host: Host) -> str:

@@ -1,4 +1,4 @@
-"""SAEs in hub repositories: fetched, then read as a directory of their layout is."""
+"""SAEs in hub repositories and SAELens' registry: download, releases and their overrides."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,12 +12,12 @@ from saebench.subjects.references import SubjectReference, in_cache
 
 
 def fetched(reference: SubjectReference) -> SubjectReference:
-    """Return a reference to the folder on disk, where it has a layout that is read.
+    """Return a reference to the downloaded folder, where it has a known format.
 
-    Others are returned as they are: SAELens looks for them, and says why it cannot load them.
+    Other references are returned unchanged: SAELens resolves them, or says why it cannot.
 
     Raises:
-        SubjectError: for a folder of a known layout that is damaged.
+        SubjectError: for a damaged folder of a known format.
     """
     folder = _folder(reference)
     loader = None if folder is None else recognise(folder)
@@ -27,7 +27,7 @@ def fetched(reference: SubjectReference) -> SubjectReference:
 
 
 def _folder(reference: SubjectReference) -> Path | None:
-    """Fetch the folder and the configurations above it, where the reference is to a repository."""
+    """Download the folder and the configurations above it; None for no repository's folder."""
     repository, path = reference.repository, reference.path
     if reference.directory or not repository or not path or "/" not in repository:
         return None
@@ -37,7 +37,7 @@ def _folder(reference: SubjectReference) -> Path | None:
     try:
         root = snapshot_download(repository, allow_patterns=[f"{path}/*", *above])
     except Exception:
-        # The hub client's errors, the network's, the system's: SAELens meets the same and says so.
+        # Errors of the hub's client, the network, the system: SAELens will meet and report them.
         return None
     folder = Path(root) / path
     return folder if folder.is_dir() else None
@@ -45,7 +45,7 @@ def _folder(reference: SubjectReference) -> Path | None:
 
 @dataclass(frozen=True)
 class Listed:
-    """An SAE of the registry, with what its release says of how to read it."""
+    """An SAE of the registry, with the settings of its release for reading it."""
 
     release: str
     sae_id: str
@@ -53,33 +53,33 @@ class Listed:
 
 
 def with_release(reference: SubjectReference) -> SubjectReference:
-    """Return a reference by release and id to an SAE that is named by repository and folder.
+    """Return a reference by release and id to an SAE that was given by repository and folder.
 
-    Named so, SAELens would read it without its release's overrides: GPT-2 small's first SAEs
-    without the centring that they were trained with, others unconverted or unscaled.
+    By repository, SAELens reads it without its release's overrides: GPT-2 small's first SAEs
+    without the centring of their training, others unconverted or unscaled.
 
     Raises:
-        SubjectError: where releases say different things of the same folder.
+        SubjectError: where releases read the same folder differently.
     """
     repository, path = reference.repository, reference.path
     if reference.directory or not repository or not path or repository in _releases():
         return reference
-    of_it = list(_listed(repository))
-    found = [each for each in of_it if _path(each) == path.rstrip("/")]
-    found = found or [each for each in of_it if each.sae_id == path]
-    if not found:
+    listed = list(_listed(repository))
+    matching = [each for each in listed if _path(each) == path.rstrip("/")]
+    matching = matching or [each for each in listed if each.sae_id == path]
+    if not matching:
         return reference
-    if any(each.reading != found[0].reading for each in found):
-        names = ", ".join(f"{each.release}:{each.sae_id}" for each in found)
+    if any(each.reading != matching[0].reading for each in matching):
+        names = ", ".join(f"{each.release}:{each.sae_id}" for each in matching)
         raise SubjectError(
             f"--sae {reference.source}: SAELens' registry lists it more than once, read in "
-            f"different ways; say which is meant: --sae with one of {names}"
+            f"different ways; choose one: --sae with one of {names}"
         )
-    return replace(reference, repository=found[0].release, path=found[0].sae_id)
+    return replace(reference, repository=matching[0].release, path=matching[0].sae_id)
 
 
 def copied(reference: SubjectReference) -> SubjectReference:
-    """Return what a directory of the hub's cache is a copy of; other references as they are."""
+    """Return the reference that a directory of the hub's cache is a copy of; others unchanged."""
     if reference.directory is None:
         return reference
     repository, folder = in_cache(reference.directory.resolve())
@@ -89,25 +89,25 @@ def copied(reference: SubjectReference) -> SubjectReference:
 
 
 def note_on_unlisted(reference: SubjectReference) -> tuple[str, ...]:
-    """Return a note on a folder that is read as its repository's releases are.
+    """Return a note on a folder that is read with the overrides of its repository's releases.
 
-    SAELens warns of it itself where it loads the SAE.
+    SAELens warns itself where it loads the SAE.
     """
     if reference.repository is None or reference.repository in _releases():
         return ()
-    of_it = [r.release for r in _releases().values() if r.repo_id == reference.repository]
-    if not of_it:
+    releases = [r.release for r in _releases().values() if r.repo_id == reference.repository]
+    if not releases:
         return ()
     return (
         f"SAELens' registry does not list {reference.path} of {reference.repository}; it is read "
-        f"with the overrides of that repository's releases: {', '.join(of_it)}",
+        f"with the overrides of that repository's releases: {', '.join(releases)}",
     )
 
 
 def refuse_cross_layer(reference: SubjectReference) -> None:
-    """Refuse a layer of a cross-layer transcoder, before gigabytes of it are fetched.
+    """Refuse a layer of a cross-layer transcoder, before gigabytes of it are downloaded.
 
-    SAELens sums its decoders to all later layers, and warns of that for some releases alone.
+    SAELens sums its decoders to all later layers, and warns of that for some releases only.
 
     Raises:
         SubjectError: naming the SAE.
@@ -122,43 +122,43 @@ def refuse_cross_layer(reference: SubjectReference) -> None:
 
 
 def overrides_of(reference: SubjectReference) -> dict[str, Any]:
-    """Return the configuration values that the registry puts over an SAE's own.
+    """Return the registry's overrides of an SAE's configuration.
 
-    A folder that the registry does not list takes those of its repository's releases.
+    A folder that the registry does not list gets those of its repository's releases.
 
     Raises:
         SubjectError: where those releases differ.
     """
-    return dict(_told(reference)[1] or {})
+    return dict(_conversion(reference)[1] or {})
 
 
 def conversion_of(reference: SubjectReference) -> str | None:
-    """Return SAELens' converter for an SAE; None where it lies as SAELens itself writes it.
+    """Return SAELens' converter for an SAE; None for SAELens' own format.
 
     Raises:
         SubjectError: where the releases of an unlisted folder's repository differ.
     """
-    return _told(reference)[0]
+    return _conversion(reference)[0]
 
 
-def _told(reference: SubjectReference) -> tuple[str | None, Any]:
+def _conversion(reference: SubjectReference) -> tuple[str | None, Any]:
     if reference.repository is None:
-        return None, None  # the registry takes seconds to read
+        return None, None  # reading the registry takes seconds
     own = _releases().get(reference.repository)
-    of_it = [r for r in _releases().values() if r.repo_id == reference.repository]
-    told = [(r.conversion_func, r.config_overrides) for r in ([own] if own else of_it)]
-    if any(each != told[0] for each in told):
-        names = ", ".join(release.release for release in of_it)
+    siblings = [r for r in _releases().values() if r.repo_id == reference.repository]
+    ways = [(r.conversion_func, r.config_overrides) for r in ([own] if own else siblings)]
+    if any(each != ways[0] for each in ways):
+        names = ", ".join(release.release for release in siblings)
         raise SubjectError(
             f"--sae {reference.source}: SAELens' registry does not list this folder, and the "
-            f"releases of its repository ({names}) are read in different ways; name an SAE of one "
+            f"releases of its repository ({names}) are read in different ways; give an SAE of one "
             "of them as RELEASE:SAE_ID"
         )
-    return told[0] if told else (None, None)
+    return ways[0] if ways else (None, None)
 
 
 def expected_explained_variance(reference: SubjectReference) -> float | None:
-    """Return the registry's figure; 1.0 there means that none was given."""
+    """Return the registry's figure; its placeholder 1.0 means none."""
     if reference.repository is None:
         return None
     release = _releases().get(reference.repository)

@@ -1,4 +1,4 @@
-"""SAE objects of other libraries than SAELens: what they say of themselves, in SAELens' terms."""
+"""Loading: from a reference, or an SAE object of any library, to a subject with its metadata."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saebench.errors import SubjectError
-from saebench.formats.downloads import checked_downloads
+from saebench.formats.converted import checked_downloads
 from saebench.formats.library_warnings import listening
 from saebench.formats.metadata import OLD_NAMES, check_config, metadata_of, parse_metadata
 from saebench.formats.saelens import inference_sae
@@ -30,8 +30,9 @@ from saebench.subjects.modules import config_of
 from saebench.subjects.normalisation import normalised
 from saebench.subjects.references import SubjectReference
 from saebench.subjects.sae import Subject
+from saebench.text import first_line
 
-TOLD = (
+METADATA = (
     "hook_name",
     "hook_head_index",
     "hook_name_out",
@@ -41,19 +42,20 @@ TOLD = (
     "dataset_path",
     "model_from_pretrained_kwargs",
 )
-TRIED = 8  # activations
+EMPTY = (None, "", {})
+TEST_ROWS = 8  # activations
 CLOSE = 1e-3  # relative; fp32 on other kernels is within 1e-5
-CLOSE_HALF = 0.1  # of an SAE in half precision, which saebench computes in fp32
+CLOSE_HALF = 0.1  # for an SAE in half precision, which saebench computes in fp32
 
 
 def adopted(sae: Any, *, id: str, where: str) -> tuple[Any, dict[str, Any]]:
-    """Return an SAE object as a module that encodes and decodes, and its configuration.
+    """Return an SAE object as a module with encode and decode, and its configuration.
 
     Args:
         sae: EleutherAI sparsify's ``SparseCoder``, or any module; one whose ``cfg`` or ``config``
             has a ``hook_name`` or ``hook_point``, as those of sae_bench's ``custom_saes`` have,
-            says where it belongs.
-        id: its name in the run; sparsify's own names, such as ``layers.5.mlp``, say its module.
+            brings its metadata.
+        id: its name in the run; sparsify's own names, such as ``layers.5.mlp``, name a module.
         where: what messages call it.
 
     Raises:
@@ -61,32 +63,32 @@ def adopted(sae: Any, *, id: str, where: str) -> tuple[Any, dict[str, Any]]:
     """
     if _is_sparse_coder(sae):
         return _of_sparsify(sae, id=id, where=where)
-    told = _flat(sae)
-    if not told.get("hook_name"):
+    declared = _flat(sae)
+    if not declared.get("hook_name"):
         return sae, {}
-    config: dict[str, Any] = {key: told[key] for key in ("d_in", "d_sae") if _is_size(told, key)}
-    if told.get("architecture"):
-        config["architecture"] = str(told["architecture"])
-    return sae, config | {"metadata": {key: told[key] for key in TOLD if told.get(key) is not None}}
+    sizes = [key for key in ("d_in", "d_sae") if _is_size(declared, key)]
+    config: dict[str, Any] = {key: declared[key] for key in sizes}
+    if declared.get("architecture"):
+        config["architecture"] = str(declared["architecture"])
+    metadata = {key: declared[key] for key in METADATA if declared.get(key) is not None}
+    return sae, config | {"metadata": metadata}
 
 
 def _flat(sae: Any) -> dict[str, Any]:
-    """Return an object's configuration without what it leaves empty; old names become new."""
-    found = getattr(sae, "cfg", None) or getattr(sae, "config", None)
-    names = (*TOLD, *OLD_NAMES, "d_in", "d_sae", "architecture")
-    get = found.get if isinstance(found, Mapping) else lambda name: getattr(found, name, None)
-    given = {name: get(name) for name in names}
-    kept = {name: value for name, value in given.items() if value not in (None, "", {})}
-    return {OLD_NAMES.get(name, name): value for name, value in kept.items()}
+    """Return an object's configuration without empty values, under the new names."""
+    config = getattr(sae, "cfg", None) or getattr(sae, "config", None)
+    names = (*METADATA, *OLD_NAMES, "d_in", "d_sae", "architecture")
+    get = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name, None)
+    return {OLD_NAMES.get(name, name): get(name) for name in names if get(name) not in EMPTY}
 
 
-def _is_size(told: Mapping[str, Any], key: str) -> bool:
-    value = told.get(key)
+def _is_size(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key)
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _is_sparse_coder(sae: Any) -> bool:
-    """True for sparsify's class, whichever its version and module were called."""
+    """True for sparsify's class in any of its versions."""
     names = ("encoder", "W_dec", "b_dec", "num_latents")
     cfg = getattr(sae, "cfg", None)
     return (
@@ -103,33 +105,32 @@ def _of_sparsify(sae: Any, *, id: str, where: str) -> tuple[SparseCoder, dict[st
             "its decoder"
         )
     cfg = sae.cfg
-    told = dict(cfg.to_dict() if hasattr(cfg, "to_dict") else vars(cfg))
-    told |= {"d_in": sae.b_dec.shape[0], "num_latents": sae.W_dec.shape[0]}
-    coder = SparseCoder(sae.state_dict(), told)
+    config = dict(cfg.to_dict() if hasattr(cfg, "to_dict") else vars(cfg))
+    config |= {"d_in": sae.b_dec.shape[0], "num_latents": sae.W_dec.shape[0]}
+    coder = SparseCoder(sae.state_dict(), config)
     _check_same(coder, sae, where)
     metadata = {"model_class_name": "AutoModelForCausalLM"}
-    metadata |= hooks_of_module(id, transcodes=bool(told.get("transcode")))
-    return coder, described(told, where=where) | {"metadata": metadata}
+    metadata |= hooks_of_module(id, transcodes=bool(config.get("transcode")))
+    return coder, described(config, where=where) | {"metadata": metadata}
 
 
 @torch.inference_mode()
 def _check_same(coder: SparseCoder, sae: Any, where: str) -> None:
-    """Hold saebench's forward pass against the object's own: its version may compute otherwise.
+    """Compare saebench's forward pass with the object's own, whose version may differ.
 
     Raises:
         SubjectError: where they differ.
     """
     dtype, device = sae.W_dec.dtype, sae.W_dec.device
-    drawn = torch.randn(
-        TRIED, coder.W_enc.shape[0], generator=torch.Generator().manual_seed(0), dtype=torch.float32
-    )
-    x = drawn.to(device)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(TEST_ROWS, len(coder.W_enc), generator=generator, dtype=torch.float32)
+    x = rows.to(device)
     ours = coder.decode(coder.encode(x))
     try:
         values, indices, *_ = sae.encode(x.to(dtype))
         theirs: Tensor = sae.decode(values, indices).float()
     except Exception as error:
-        # The object's code is sparsify's of any version, or a user's.
+        # The object's code is any version of sparsify's, or a user's.
         raise SubjectError(
             f"{where}: cannot be run as sparsify's SparseCoder: {error!r}"
         ) from error
@@ -137,7 +138,7 @@ def _check_same(coder: SparseCoder, sae: Any, where: str) -> None:
     if not off <= (CLOSE if dtype in (torch.float32, torch.float64) else CLOSE_HALF):
         raise SubjectError(
             f"{where}: looks like sparsify's SparseCoder, but its reconstructions are {off:.0%} "
-            "off what its configuration says; wrap it in a module whose encode gives features "
+            "off those of its configuration; wrap it in a module whose encode gives features "
             "[tokens, features] and whose decode takes them"
         )
 
@@ -146,7 +147,7 @@ def wrap_sae(sae: Any, *, id: str, overrides: Overrides) -> Subject:
     """Wrap an SAE object: SAELens' own, or any module with ``encode`` and ``decode``.
 
     Raises:
-        SubjectError: where it has neither, or no metadata says where it belongs.
+        SubjectError: where it has neither, or no metadata names its hook.
     """
     if not isinstance(sae, nn.Module) or not (hasattr(sae, "encode") and hasattr(sae, "decode")):
         raise SubjectError(
@@ -154,21 +155,26 @@ def wrap_sae(sae: Any, *, id: str, overrides: Overrides) -> Subject:
             f"found {type(sae).__name__}"
         )
     where = f"{type(sae).__name__} object"
-    with listening() as heard:
-        told: dict[str, Any] = {}
+    with listening() as collected:
+        declared: dict[str, Any] = {}
         if config_of(sae):
             sae = inference_sae(sae) if hasattr(sae, "save_inference_model") else sae
             check_config(config_of(sae), where=where)
         else:
-            sae, told = adopted(sae, id=id, where=where)
-        config = config_of(sae) or told
+            sae, declared = adopted(sae, id=id, where=where)
+        config = config_of(sae) or declared
         metadata = parse_metadata(config, overrides, where=where)
-        found = normalised(sae, overrides, source=where, version=_version_of(config), given=True)
-        metadata = replace(metadata, notes=metadata.notes + found.notes)
+        folded = normalised(sae, overrides, source=where, version=_version_of(config), given=True)
+        metadata = replace(metadata, notes=metadata.notes + folded.notes)
         subject = Subject(
-            found.sae, id=id, source=where, metadata=metadata, told=told, waits=found.waits
+            folded.sae,
+            id=id,
+            source=where,
+            metadata=metadata,
+            config=declared,
+            waits=folded.waits,
         )
-    return _with_notes(subject, heard.notes(source=where))
+    return _with_notes(subject, collected.notes(source=where))
 
 
 def load_subject(reference: SubjectReference, *, overrides: Overrides, device: str) -> Subject:
@@ -177,25 +183,25 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
     Raises:
         SubjectError: where it cannot be loaded or judged.
     """
-    with listening() as heard:
+    with listening() as collected:
         reference = with_release(fetched(reference))
         refuse_cross_layer(reference)
         sae = _loaded(reference)
-    notes = heard.notes(source=reference.source)
+    notes = collected.notes(source=reference.source)
     named = copied(reference)
     notes += note_on_unlisted(named) if reference.directory is not None else ()
     config = _completed(reference.config or config_of(sae), named)
     if reference.config is None:
         check_config(config, where=reference.where)
     metadata = parse_metadata(config, overrides, where=reference.where)
-    found = normalised(
+    folded = normalised(
         sae,
         overrides,
         source=reference.source,
         directory=reference.directory,
         version=_version_of(config),
     )
-    sae, metadata = found.sae, replace(metadata, notes=metadata.notes + found.notes)
+    sae, metadata = folded.sae, replace(metadata, notes=metadata.notes + folded.notes)
     if reference.control is not None:
         sae, config = make_control(reference.control, sae), {}
     subject = Subject(
@@ -203,8 +209,8 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
         id=reference.id,
         source=reference.source,
         metadata=metadata,
-        told=config,
-        waits=found.waits,
+        config=config,
+        waits=folded.waits,
     )
     _refuse_unusable(subject)
     subject.expected_explained_variance = expected_explained_variance(named)
@@ -219,24 +225,24 @@ def _with_notes(subject: Subject, notes: tuple[str, ...]) -> Subject:
 def _version_of(config: dict[str, Any]) -> str | None:
     """Return the version of SAELens that trained the SAE, else that wrote its configuration."""
     data = metadata_of(config)
-    told = data.get("sae_lens_training_version") or data.get("sae_lens_version")
-    return told if isinstance(told, str) else None
+    version = data.get("sae_lens_training_version") or data.get("sae_lens_version")
+    return version if isinstance(version, str) else None
 
 
 def _completed(config: dict[str, Any], reference: SubjectReference) -> dict[str, Any]:
-    """Put the registry's overrides over what the SAE's own configuration says of its place.
+    """Return an SAE's configuration with the registry's overrides.
 
-    SAELens 6 does not look for them where it puts them, nor at all for a directory.
+    SAELens 6 does not read them from where it puts them, and has none for a directory.
 
     Raises:
-        SubjectError: for a copy of an SAE that its release reads otherwise.
+        SubjectError: for a copy of an SAE that its release reads differently.
     """
     over = overrides_of(reference)
     kind = over.pop("normalize_activations", None)
     if kind is not None and kind != config.get("normalize_activations"):
         raise SubjectError(
             f"{reference.source}: its release normalises activations ({kind}), and the copy's "
-            f"configuration does not say so; name it by release: --sae "
+            f"configuration does not say so; give it by release: --sae "
             f"{reference.repository}:{reference.path}"
         )
     metadata = config.get("metadata")
@@ -246,10 +252,10 @@ def _completed(config: dict[str, Any], reference: SubjectReference) -> dict[str,
 
 
 def _refuse_unusable(subject: Subject) -> None:
-    """Try the SAE on nothing: what its configuration and weights make of it may not even run.
+    """Run the SAE on zeros, to refuse one whose configuration and weights do not fit.
 
     Raises:
-        SubjectError: where it does not take or give what it says.
+        SubjectError: where it fails, or its output has another width than configured.
     """
     if not subject.d_in:
         return
@@ -258,18 +264,18 @@ def _refuse_unusable(subject: Subject) -> None:
         2, subject.d_in, dtype=torch.float32, device=first.device if first is not None else None
     )
     try:
-        found = subject.reconstruct(x).x_hat
+        x_hat = subject.reconstruct(x).x_hat
     except Exception as error:
-        # A configuration leads torch into errors of every kind, and a third party's SAE too.
+        # torch, and a third party's SAE, may raise anything.
         if isinstance(error, SubjectError) and error.__cause__ is None:
             raise
         raise SubjectError(
             f"{subject.source}: cannot be run on activations {subject.d_in} wide: "
             f"{error.__cause__ or error!r}"
         ) from error
-    if found.shape != (2, subject.d_out):
+    if x_hat.shape != (2, subject.d_out):
         raise SubjectError(
-            f"{subject.source}: gives {found.shape[-1]} components, its configuration says "
+            f"{subject.source}: gives {x_hat.shape[-1]} components, its configuration says "
             f"{subject.d_out}"
         )
 
@@ -300,18 +306,18 @@ def _from_registry(reference: SubjectReference) -> Any:
     except SubjectError:
         raise
     except Exception as error:
-        # The registry's loaders raise whatever their download, conversion or parsing raises.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        # Download, conversion and parsing may raise anything.
         raise SubjectError(
             f"--sae {reference.source}: neither a directory nor loadable through SAELens as "
-            f"release {reference.repository!r}, SAE {reference.path!r}: {reason}"
+            f"release {reference.repository!r}, SAE {reference.path!r}: "
+            f"{first_line(error)}"
         ) from error
 
 
 def _overriding(reference: SubjectReference) -> Callable[..., Any]:
-    """Return SAELens' converter, given what the registry says of the repository's releases.
+    """Return SAELens' converter, with the overrides of the repository's releases.
 
-    SAELens itself gives that to SAEs alone that are named by their release.
+    SAELens applies them only to SAEs that are given by their release.
     """
     from sae_lens.loading import pretrained_sae_loaders as loaders
 

@@ -1,6 +1,6 @@
-"""Negative controls, made of a trained SAE at run time: SAEs that a gate must not let pass.
+"""Control SAEs, derived from a trained SAE at run time: SAEs that a gate must fail.
 
-``identity`` is the positive one: it must pass.
+``identity`` is the positive control: it must pass.
 """
 
 import copy
@@ -15,7 +15,7 @@ from saebench.errors import SubjectError, nearest
 
 
 class Control(nn.Module):
-    """An SAE made of another one; encode and decode are given."""
+    """An SAE derived from another one, with its own encode and decode."""
 
     def __init__(
         self, base: Any, encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor]
@@ -39,7 +39,7 @@ def _identity(sae: Any, _: torch.Generator, __: float | None) -> nn.Module:
 
 
 def _permuted_decoder(sae: Any, generator: torch.Generator, _: float | None) -> nn.Module:
-    """Give every feature another feature's direction: sparsity stays, meaning goes."""
+    """Return the SAE with its decoder's rows permuted: as sparse, but without meaning."""
     _decoder(sae, "permuted_decoder")
     sae = copy.deepcopy(sae)
     order = torch.randperm(len(sae.W_dec), generator=generator)
@@ -73,26 +73,26 @@ def _random_init(sae: Any, generator: torch.Generator, _: float | None) -> nn.Mo
 
 
 def _l0_matched_random(sae: Any, generator: torch.Generator, l0: float | None) -> nn.Module:
-    """Return random directions of which as many fire as the trained SAE has active features."""
+    """Return random directions, as many of which fire as the trained SAE has active features."""
     directions = _random_directions(sae, generator, "l0_matched_random")
-    active = _told_l0(sae) if l0 is None else l0
+    active = _metadata_l0(sae) if l0 is None else l0
     if not isinstance(active, int | float) or not 0 < active < float("inf"):
-        told = "no active feature" if l0 is not None else "no l0 in its metadata"
-        raise SubjectError(f"l0_matched_random: the SAE has {told} to match")
+        lack = "no active feature" if l0 is not None else "no l0 in its metadata"
+        raise SubjectError(f"l0_matched_random: the SAE has {lack} to match")
     k = min(max(1, round(active)), len(directions))
     bias = getattr(sae, "b_dec", None)
-    nothing = torch.zeros(directions.shape[-1], dtype=torch.float32)
-    centre = bias.detach() if isinstance(bias, Tensor) else nothing
+    zeros = torch.zeros(directions.shape[-1], dtype=torch.float32)
+    centre = bias.detach() if isinstance(bias, Tensor) else zeros
 
     def encode(x: Tensor) -> Tensor:
-        found = (x - centre.to(x)) @ directions.T.to(x)
-        kept = found.topk(k, dim=-1)
-        return torch.zeros_like(found).scatter(-1, kept.indices, kept.values.relu())
+        features = (x - centre.to(x)) @ directions.T.to(x)
+        top = features.topk(k, dim=-1)
+        return torch.zeros_like(features).scatter(-1, top.indices, top.values.relu())
 
     return Control(sae, encode, lambda f: f @ directions.to(f) + centre.to(f))
 
 
-def _told_l0(sae: Any) -> Any:
+def _metadata_l0(sae: Any) -> Any:
     return getattr(getattr(getattr(sae, "cfg", None), "metadata", None), "l0", None)
 
 
@@ -110,20 +110,20 @@ CONTROLS: dict[str, Callable[[Any, torch.Generator, float | None], nn.Module]] =
 
 
 def make_control(name: str, sae: Any, *, seed: int = 0, l0: float | None = None) -> nn.Module:
-    """Return a control made of a trained SAE, which is left as it is.
+    """Return a control derived from a trained SAE, which is not changed.
 
     Args:
         name: ``identity``, ``permuted_decoder``, ``random_init``, ``l0_matched_random`` or
             ``scaled`` (by 0.7).
         sae: the trained SAE.
         seed: of the random ones.
-        l0: the trained SAE's active features a token; its metadata's where None.
+        l0: the trained SAE's active features for each token; by default its metadata's.
 
     Raises:
-        SubjectError: for an unknown name, or an SAE that this control cannot be made of.
+        SubjectError: for an unknown name, or an SAE without what the control needs.
 
     Source:
-        METRICS.md 3 (controls).
+        docs/metrics.md (controls).
     """
     if name not in CONTROLS:
         raise SubjectError(f"unknown control {name!r}{nearest(name, CONTROLS)}")

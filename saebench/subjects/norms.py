@@ -1,4 +1,4 @@
-"""A model's norm without its weights: what TransformerLens calls ``hook_normalized``."""
+"""A model's norm without its weights, whose output is TransformerLens' ``hook_normalized``."""
 
 import copy
 
@@ -10,19 +10,19 @@ from saebench.errors import HookError
 
 
 class UnitNorm:
-    """The normalisation that a norm does before its weights: x̃ with norm(x) = w · x̃ + b.
+    """The normalisation before a norm's weights: x̃ with norm(x) = w · x̃ + b.
 
     LayerNorm's x̃ has mean 0 and variance 1, RMSNorm's mean square 1. It is computed by the model's
     own class, with neutral weights.
 
     Args:
-        norm: the module; left as it is.
+        norm: the module, which is not changed.
         path: its path, for error messages.
         width: of the activation.
 
     Attributes:
         weight: w, of the activation's width.
-        bias: b; None where there is none.
+        bias: b; None for none.
 
     Raises:
         HookError: where the module is no norm of this form.
@@ -41,25 +41,25 @@ class UnitNorm:
         if several or any(p.shape != (width,) for p in own.values()):
             raise self._no_norm(path)
         self.bias = biases[0] if biases else None
-        for neutral in (1.0, 0.0):  # some keep their weight as what is added to 1
+        for neutral in (1.0, 0.0):  # some norms multiply by 1 + weight
             self._unit = _with_weights(norm, neutral)
             self.weight = (
                 weights[0] + (1 - neutral) if weights else torch.ones(width, dtype=torch.float32)
             )
-            if self._holds(norm, *weights, *biases, width=width):
+            if self._reproduces(norm, *weights, *biases, width=width):
                 return
         raise self._no_norm(path)
 
     @torch.inference_mode()
-    def _holds(self, norm: nn.Module, *own: Tensor, width: int) -> bool:
-        """Try it on random numbers: the form holds, and what is normalised has size 1."""
+    def _reproduces(self, norm: nn.Module, *own: Tensor, width: int) -> bool:
+        """Test on random numbers that norm(x) = w · x̃ + b and that x̃ has a mean square of 1."""
         generator = torch.Generator().manual_seed(0)
         x = 3 * torch.randn(4, 3, width, generator=generator, dtype=torch.float32)
         x = x.to(own[0]) if own else x
         try:
             unit, expected = self.normalised(x), norm(x).float()
         except (RuntimeError, TypeError, ValueError, AttributeError):
-            return False  # a module of another kind
+            return False  # another kind of module
         rounding = torch.finfo(x.dtype).eps
         # The median: a row that varies little is shortened by the norm's epsilon.
         off = (unit.float().square().mean(dim=-1) - 1).abs().median()
@@ -78,12 +78,12 @@ class UnitNorm:
         given: Float[Tensor, "*rows d"],
         unit: Float[Tensor, "*rows d"],
     ) -> Float[Tensor, "*rows d"]:
-        """Return the norm's output with another x̃: just as it was where x̃ is the norm's own.
+        """Return the norm's output with another x̃; unchanged, exactly, for the norm's own x̃.
 
         Args:
-            output: what the norm gave.
-            given: what it was given.
-            unit: the x̃ to put in the place of its own.
+            output: the norm's output.
+            given: the norm's input.
+            unit: the new x̃.
         """
         change = unit.float() - self.normalised(given).float()
         return (output.float() + self.weight.float().to(unit.device) * change).to(output.dtype)

@@ -1,8 +1,8 @@
-"""What the parts of a transformer block add to the residual stream, shown by the model itself.
+"""The modules whose outputs attention and MLP add to the residual stream, tested on the model.
 
-Where a hook such as ``hook_attn_out`` lies is believed only after the model has shown it: what
-attention and MLP add, and the block's input, must sum to the block's output, and changing a part
-must change the sum by just as much.
+The place of a hook such as ``hook_attn_out`` is accepted only after a test: the outputs of
+attention and MLP and the block's input must sum to the block's output, and changing one of them
+must change the sum by the same amount.
 """
 
 import re
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Stream = Float[Tensor, "batch pos d"]
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
-# Mixers of tokens that are no attention in the sense of TransformerLens' attn hooks.
+# Token mixers other than the attention of TransformerLens' attn hooks.
 _OTHER_MIXER = re.compile(
     r"linear|mamba|ssm|delta|recurrent|lightning|conv|retention|mlstm|slstm|mixer", re.IGNORECASE
 )
@@ -33,7 +33,7 @@ _NORM = re.compile(r"norm", re.IGNORECASE)
 
 
 class Form(Enum):
-    """How a block puts its parts together."""
+    """How a block combines attention and MLP."""
 
     SEQUENTIAL = "the MLP reads the residual stream after attention was added to it"
     PARALLEL = "attention and MLP read the same residual stream"
@@ -42,17 +42,17 @@ class Form(Enum):
 
 @dataclass(frozen=True)
 class Parts:
-    """Where a block's parts are.
+    """A block's attention and MLP, as module paths; None for a part that is missing.
 
     Attributes:
-        form: how they are put together; None where that is not known.
-        attention: path of the module whose output is what attention adds.
-        mlp: path of the module whose output is what the MLP adds.
-        middle: where the stream is normalised, the module that gives it between the two.
-        mlp_entry: path of the module whose input is what the MLP's branch reads of the stream.
-        attention_branch: path of the child of the block that attention runs in.
-        mlp_branch: path of the one that the MLP runs in, or ends in.
-        missing: why none could be told, in words; empty where only one of them is not there.
+        form: how the block combines them; None where that is unknown.
+        attention: the module whose output attention adds to the stream.
+        mlp: the module whose output the MLP adds to the stream.
+        middle: for a normalised stream, the norm whose output is the stream between the two.
+        mlp_entry: the module whose input is the stream that the MLP's branch reads.
+        attention_branch: the child of the block that attention runs in.
+        mlp_branch: the child of the block that the MLP runs in, or ends in.
+        missing: why neither was identified; empty where one of them was.
     """
 
     form: Form | None = None
@@ -66,8 +66,8 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A way in which the block's output is made of recorded outputs."""
+class _Candidate:
+    """Recorded outputs that may make up the block's output."""
 
     form: Form | None
     first: Call
@@ -77,12 +77,12 @@ class _Found:
 
 
 def find_parts(host: "Host", layer: int) -> Parts:
-    """Return the parts of a block of a model."""
+    """Return the attention and MLP of a model's block."""
     return _Search(host, layer).parts()
 
 
 def is_close(a: Tensor, b: Tensor, host: "Host") -> bool:
-    """True where two activations are the same up to the model's rounding."""
+    """True where two activations are equal up to the model's rounding."""
     tolerance = 1e-5 if host.is_fp32 else 4 * host.rounding
     return a.shape == b.shape and bool(
         (a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max()
@@ -90,19 +90,19 @@ def is_close(a: Tensor, b: Tensor, host: "Host") -> bool:
 
 
 class _Search:
-    """Looks for the parts of one block."""
+    """Search for the attention and MLP of one block."""
 
     def __init__(self, host: "Host", layer: int) -> None:
         self.host, self.layer = host, layer
         self.path = host.stack.blocks[layer].path
         self.block = host.model.get_submodule(self.path)
-        self.told = {host.alias(layer, hook) for hook in ("hook_attn_out", "hook_mlp_out")}
+        self.aliases = {host.alias(layer, hook) for hook in ("hook_attn_out", "hook_mlp_out")}
         self.calls = host.calls(layer)
         self.paths = list(self.calls)
-        whole = self.calls[self.path]
-        assert whole.given is not None
-        assert whole.returned is not None
-        self.pre, self.post = whole.given, whole.returned
+        own = self.calls[self.path]
+        assert own.given is not None
+        assert own.returned is not None
+        self.pre, self.post = own.given, own.returned
         self.inner = [c for c in self.calls.values() if c.path != self.path]
         self.outputs = [c for c in self.inner if c.returned is not None and self._is_wide(c)]
 
@@ -111,10 +111,10 @@ class _Search:
         return call.returned.shape == self.pre.shape
 
     def parts(self) -> Parts:
-        """Return the parts, each way of putting them together tried in turn."""
-        for found in self._ways():
-            if (shown := self._shown(found)) is not None:
-                return shown
+        """Return the first candidate that the tests on the model confirm."""
+        for candidate in self._candidates():
+            if (confirmed := self._confirmed(candidate)) is not None:
+                return confirmed
         children = [name for name, _ in self.block.named_children() if self._is_run(name)]
         attention = [n for n in children if self._is_attention(n) and not self._passes_on(n)]
         mlp = [name for name in children if self._is_mlp(name)]
@@ -135,12 +135,12 @@ class _Search:
     def _child(self, names: list[str]) -> str | None:
         return f"{self.path}.{names[0]}" if names else None
 
-    def _ways(self) -> Iterator[_Found]:
+    def _candidates(self) -> Iterator[_Candidate]:
         yield from self._sums()
         yield from self._normed()
 
-    def _sums(self) -> Iterator[_Found]:
-        """Give pairs of outputs that with the block's input sum to its output, best guess first."""
+    def _sums(self) -> Iterator[_Candidate]:
+        """Yield pairs of outputs that with the block's input sum to its output, likeliest first."""
         pairs = [
             (x, y)
             for x in self.outputs
@@ -150,13 +150,13 @@ class _Search:
             and is_close(self.pre + _out(x) + _out(y), self.post, self.host)
         ]
         for x, y in sorted(pairs, key=lambda p: [self._rank(c) for c in p], reverse=True):
-            yield _Found(None, x, y)
+            yield _Candidate(None, x, y)
         alone = [x for x in self.outputs if is_close(self.pre + _out(x), self.post, self.host)]
         for x in sorted(alone, key=self._rank, reverse=True):
-            yield _Found(None, x, None)
+            yield _Candidate(None, x, None)
 
-    def _normed(self) -> Iterator[_Found]:
-        """Give the ways of a stream that is normalised after each addition (GPT-1, BERT)."""
+    def _normed(self) -> Iterator[_Candidate]:
+        """Yield candidates for a stream that is normalised after each addition (GPT-1, BERT)."""
         norms = [c for c in self.outputs if self._is_norm(c) and c.given is not None]
         lasts = [c for c in norms if is_close(_out(c), self.post, self.host)]
         for last in lasts:
@@ -164,101 +164,104 @@ class _Search:
                 for x in self._summand(self.pre, middle):
                     for y in self._summand(_out(middle), last):
                         if self._is_mixer(x) and not self._is_mixer(y):
-                            yield _Found(Form.NORMED, x, y, middle, last)
+                            yield _Candidate(Form.NORMED, x, y, middle, last)
 
     def _summand(self, stream: Stream, norm: Call) -> list[Call]:
-        """Return the outputs that a norm is given on top of the stream, the last first."""
+        """Return the outputs that with the stream sum to a norm's input, the last first."""
         assert norm.given is not None
-        found = [c for c in self.outputs if is_close(stream + _out(c), norm.given, self.host)]
-        return sorted(found, key=self._rank, reverse=True)
+        summands = [c for c in self.outputs if is_close(stream + _out(c), norm.given, self.host)]
+        return sorted(summands, key=self._rank, reverse=True)
 
     def _rank(self, call: Call) -> tuple[bool, int]:
-        """Put the adapter's own modules first, then those that were ready last."""
-        return call.path in self.told, self.inner.index(call)
+        """Rank the adapter's own modules highest, then those that returned last."""
+        return call.path in self.aliases, self.inner.index(call)
 
-    def _shown(self, found: _Found) -> Parts | None:
-        """Have the model show what it does with changed parts; None where it is not the sum."""
-        changed = self._written(found.first)
-        if not self._still_sums(found, changed):
+    def _confirmed(self, candidate: _Candidate) -> Parts | None:
+        """Run the model with changed outputs; None where the block's output is not their sum."""
+        changed = self._perturbed(candidate.first)
+        if not self._still_sums(candidate, changed):
             return None
-        form = found.form
-        if found.second is not None:
-            moved = not is_close(_at(changed, found.second), _out(found.second), self.host)
+        form = candidate.form
+        if candidate.second is not None:
+            moved = not is_close(_at(changed, candidate.second), _out(candidate.second), self.host)
             form = form or (Form.SEQUENTIAL if moved else Form.PARALLEL)
-            if not self._still_sums(found, self._written(found.second)):
+            if not self._still_sums(candidate, self._perturbed(candidate.second)):
                 return None
-        return self._named(found, form)
+        return self._named(candidate, form)
 
-    def _written(self, call: Call) -> dict[str, Call]:
-        """Run the block with a part's output changed."""
+    def _perturbed(self, call: Call) -> dict[str, Call]:
+        """Return the block's calls with noise added to one output."""
         value = _out(call)
-        other = value + trial_noise(value)
-        return calls_once(record(self.host, self.paths, outputs={call.path: other}))
+        noisy = value + trial_noise(value)
+        return calls_once(record(self.host, self.paths, outputs={call.path: noisy}))
 
-    def _still_sums(self, found: _Found, calls: dict[str, Call]) -> bool:
-        first, post = _at(calls, found.first), _out(calls[self.path])
-        if found.form is not Form.NORMED:
-            second = 0 if found.second is None else _at(calls, found.second)
+    def _still_sums(self, candidate: _Candidate, calls: dict[str, Call]) -> bool:
+        first, post = _at(calls, candidate.first), _out(calls[self.path])
+        if candidate.form is not Form.NORMED:
+            second = 0 if candidate.second is None else _at(calls, candidate.second)
             moved = not is_close(post, self.post, self.host)
             return moved and is_close(self.pre + first + second, post, self.host)
-        assert found.middle is not None
-        assert found.last is not None
-        assert found.second is not None
-        middle, last = calls[found.middle.path], calls[found.last.path]
+        assert candidate.middle is not None
+        assert candidate.last is not None
+        assert candidate.second is not None
+        middle, last = calls[candidate.middle.path], calls[candidate.last.path]
         assert middle.given is not None
         assert last.given is not None
         return (
             is_close(self.pre + first, middle.given, self.host)
-            and is_close(_out(middle) + _at(calls, found.second), last.given, self.host)
+            and is_close(_out(middle) + _at(calls, candidate.second), last.given, self.host)
             and is_close(_out(last), post, self.host)
         )
 
-    def _named(self, found: _Found, form: Form | None) -> Parts:
-        """Tell which of the parts is attention and which the MLP."""
-        roles = {call.path: self._branch(call) for call in (found.first, found.second) if call}
+    def _named(self, candidate: _Candidate, form: Form | None) -> Parts:
+        """Return the parts with their roles: attention, MLP, or neither."""
+        roles = {
+            call.path: self._branch(call) for call in (candidate.first, candidate.second) if call
+        }
         attention = [p for p, branch in roles.items() if self._is_attention(branch)]
         mlp = [p for p, b in roles.items() if not self._is_attention(b) and not self._mixes(b)]
         entry = None
-        if found.second is not None and mlp == [found.second.path]:
-            entry = self._entry(found, form)
+        if candidate.second is not None and mlp == [candidate.second.path]:
+            entry = self._entry(candidate, form)
         return Parts(
-            form=form if found.second is not None else None,
+            form=form if candidate.second is not None else None,
             attention=attention[0] if attention else None,
             mlp=mlp[0] if mlp else None,
-            middle=found.middle.path if found.middle else None,
+            middle=candidate.middle.path if candidate.middle else None,
             mlp_entry=entry,
             attention_branch=self._child([roles[path] for path in attention]),
             mlp_branch=self._child([roles[path] for path in mlp]),
         )
 
-    def _entry(self, found: _Found, form: Form | None) -> str | None:
-        """Return the module whose input is what the MLP's branch reads, and it alone."""
-        assert found.second is not None
-        stream = self.pre if form is Form.PARALLEL else self.pre + _out(found.first)
-        if found.middle is not None:
-            stream = _out(found.middle)
-        # The outermost first: its own parts read the same, each for a share of the branch.
+    def _entry(self, candidate: _Candidate, form: Form | None) -> str | None:
+        """Return the module whose input is the stream that the MLP's branch alone reads."""
+        first, second = candidate.first, candidate.second
+        assert second is not None
+        stream = self.pre if form is Form.PARALLEL else self.pre + _out(first)
+        if candidate.middle is not None:
+            stream = _out(candidate.middle)
+        # The outermost first: its children read the same input, each for a share of the branch.
         for call in reversed(self.inner):
             if call.given is not None and is_close(call.given, stream, self.host):
-                other = stream + trial_noise(stream)
-                changed = calls_once(record(self.host, self.paths, inputs={call.path: other}))
-                same = is_close(_at(changed, found.first), _out(found.first), self.host)
-                moved = not is_close(_at(changed, found.second), _out(found.second), self.host)
-                if same and moved and self._still_sums(found, changed):
+                noisy = stream + trial_noise(stream)
+                changed = calls_once(record(self.host, self.paths, inputs={call.path: noisy}))
+                same = is_close(_at(changed, first), _out(first), self.host)
+                moved = not is_close(_at(changed, second), _out(second), self.host)
+                if same and moved and self._still_sums(candidate, changed):
                     return call.path
         return None
 
     def _branch(self, call: Call) -> str:
-        """Return the block's child that an output is of; norms and dropout pass on another's."""
-        ended = [c.path for c in self.inner[: self.inner.index(call) + 1]]
-        for path in reversed(ended):
+        """Return the block's child that an output comes from, not a norm or dropout after it."""
+        returned = [c.path for c in self.inner[: self.inner.index(call) + 1]]
+        for path in reversed(returned):
             name = path.removeprefix(f"{self.path}.").split(".")[0]
             if not self._passes_on(name):
                 return name
         return call.path.removeprefix(f"{self.path}.").split(".")[0]
 
     def _is_mixer(self, call: Call) -> bool:
-        """True for what attention, or another part that mixes positions, gives."""
+        """True for the output of attention, or of another module that mixes positions."""
         branch = self._branch(call)
         return self._is_attention(branch) or self._mixes(branch)
 
@@ -271,15 +274,15 @@ class _Search:
         return bool(_OTHER_MIXER.search(self._words(branch))) and not is_linear_map
 
     def _words(self, branch: str) -> str:
-        """Return a child's name and its class's, without the family's: GptOss is no SSM."""
+        """Return the names of a child and its class, without the model family: GptOss is no SSM."""
         child = self.block.get_submodule(branch)
         own = _own_name(type(child).__name__, type(self.block).__name__)
         if _ATTENTION.search(own) or _MLP.search(own):
-            branch = branch.replace("mixer", "")  # a hybrid's name for whatever a block has
+            branch = branch.replace("mixer", "")  # hybrid models call any child so
         return f"{branch} {own}"
 
     def _passes_on(self, name: str) -> bool:
-        """True for norms, dropout and the like: what they give is of the part before them."""
+        """True for norms, dropout and the like, whose output belongs to the module before them."""
         child = self.block.get_submodule(name)
         own = _own_name(type(child).__name__, type(self.block).__name__)
         is_norm = bool(_NORM.search(own) and not _ATTENTION.search(own))
@@ -289,7 +292,7 @@ class _Search:
         return bool(_NORM.search(type(self.host.model.get_submodule(call.path)).__name__))
 
     def _why_not(self) -> str:
-        """Say in words why no two outputs make up what the block adds."""
+        """Explain why no two outputs make up the block's addition to the stream."""
         delta = (self.post - self.pre).double().flatten()
         for x in self.outputs:
             for y in self.outputs:
@@ -299,12 +302,12 @@ class _Search:
                     if is_close(self.pre + (pair @ scale).view_as(self.pre), self.post, self.host):
                         a, m = (round(float(s), 6) for s in scale)
                         return (
-                            f"it adds {a:g} times what attention gives and {m:g} times what the "
-                            "MLP gives"
+                            f"it adds {a:g} times the output of attention and {m:g} times the "
+                            "output of the MLP"
                         )
         return (
-            "what it adds to the stream is not one module's output for attention and one for the "
-            "MLP"
+            "its addition to the stream is not the sum of one module's output for attention and "
+            "one for the MLP"
         )
 
 
@@ -318,7 +321,7 @@ def _at(calls: Mapping[str, Call], call: Call) -> Stream:
 
 
 def _own_name(name: str, block: str) -> str:
-    """Return a class's name without the words that it shares with its block's: the family.
+    """Return a class's name without the words that it shares with its block's class: the family.
 
     Example:
         >>> _own_name("GptOssMLP", "GptOssDecoderLayer")

@@ -1,4 +1,7 @@
-"""Ids of SAEs: each a function of its own path or SPEC, whatever else is in the run."""
+"""References to SAEs: SPECs resolved to directories or registry entries, each with its id.
+
+An id is a function of the SAE's own path or SPEC alone, whatever else is in the run.
+"""
 
 import glob
 import os
@@ -11,14 +14,13 @@ from typing import Any
 from saebench.errors import SubjectError, nearest
 from saebench.formats.files import PICKLES
 from saebench.formats.foreign import described, refused_pickle
-from saebench.formats.layouts import EXPECTED, Loader, place_of, recognise
+from saebench.formats.layouts import EXPECTED, Loader, place_of, recognise, what_is_there
 from saebench.formats.metadata import SubjectMetadata, parse_metadata
-from saebench.formats.nearby import what_is_there
 from saebench.options import Overrides
 from saebench.text import from_system, is_unicode, plain_text
 
-# Words of which names of places, sizes, kinds and checkpoints are made: they tell two SAEs of one
-# training run apart, and not two runs. Numbers, also with a unit (16k, 2b), are such words too.
+# Words in names of hooks, sizes, kinds and checkpoints: they distinguish SAEs of one training run,
+# but not two runs. Numbers, also with a unit (16k, 2b), are such words too.
 _COMMON = frozenset(
     re.findall(
         r"\w+",
@@ -44,18 +46,18 @@ _CACHED = re.compile(r"(?:models|datasets)--([^/]+?)--([^/]+)/snapshots/[0-9a-f]
 
 
 def id_of(path: Path) -> str:
-    """Return the end of a path that tells its SAE from others: ``mine``, or ``mine/layer_3``.
+    """Return the end of a path that identifies its SAE: ``mine``, or ``mine/layer_3``.
 
-    Folders that are called alike in every training run, such as ``layer_3`` or ``sae``, do not
-    stand alone: the ones above come before them, up to the first that has a name of its own.
+    Folder names that every training run has, such as ``layer_3`` or ``sae``, are preceded by their
+    parents, up to the first one with a name of its own.
 
     Args:
-        path: resolved; one in the hub's cache is read as its repository's.
+        path: resolved; for one in the hub's cache the id names the repository.
 
     Example:
         >>> id_of(Path("/saes/stories-l2-standard"))
         'stories-l2-standard'
-        >>> id_of(Path("/work/mine/checkpoints/layer_3/sae"))
+        >>> id_of(Path("/data/mine/checkpoints/layer_3/sae"))
         'mine/checkpoints/layer_3/sae'
     """
     repository, inside = in_cache(path)
@@ -70,14 +72,14 @@ def id_of(path: Path) -> str:
 
 def in_cache(path: Path) -> tuple[str | None, str]:
     """Return the repository, and the folder in it, that a path in the hub's cache is a copy of."""
-    found = _CACHED.search(path.as_posix())
-    if found is None:
+    match = _CACHED.search(path.as_posix())
+    if match is None:
         return None, ""
-    return f"{found[1]}/{found[2]}", path.as_posix()[found.end() :]
+    return f"{match[1]}/{match[2]}", path.as_posix()[match.end() :]
 
 
 def _is_common(part: str) -> bool:
-    """True for a name that is made of common words and numbers alone.
+    """True for a name of common words and numbers alone.
 
     Example:
         >>> [_is_common(part) for part in ("blocks.8.hook_resid_pre", "l0_71", "tiny-l2")]
@@ -88,21 +90,21 @@ def _is_common(part: str) -> bool:
 
 
 def given_name(spec: str) -> tuple[str | None, str]:
-    """Return the name that a SPEC such as ``mine=runs/3/sae`` gives its SAE, and the rest.
+    """Return the name in a SPEC such as ``mine=runs/3/sae``, and the rest.
 
     Example:
         >>> given_name("mine=runs/3/sae"), given_name("runs/a=3/sae")
         (('mine', 'runs/3/sae'), (None, 'runs/a=3/sae'))
     """
-    found = _NAMED.fullmatch(spec)
-    return (found[1], found[2]) if found else (None, spec)
+    match = _NAMED.fullmatch(spec)
+    return (match[1], match[2]) if match else (None, spec)
 
 
 def refuse_equal(named: Iterable[tuple[str, str]]) -> None:
-    """Refuse two SAEs of one id: results and baselines could not tell them apart.
+    """Refuse two SAEs with one id: results and baselines could not distinguish them.
 
     Args:
-        named: ids, each with where its SAE lies.
+        named: ids, each with its SAE's path.
 
     Raises:
         SubjectError: naming both, and how to name them.
@@ -119,7 +121,7 @@ def refuse_equal(named: Iterable[tuple[str, str]]) -> None:
 
 
 def _suggested(*places: str) -> Iterator[str]:
-    """Give a name for each place: the first folder in which they differ, before the last one."""
+    """Yield a name for each path: its last folder and the first folder in which they differ."""
     split = [Path(place).parts for place in places]
     for parts, number in zip(split, (1, 2), strict=True):
         other = split[2 - number]
@@ -137,17 +139,17 @@ class SubjectReference:
     """One SAE, not loaded yet.
 
     Attributes:
-        id: a short name, a function of the path alone (naming.py); tables show it.
-        source: the SPEC that led here.
-        directory: where it lies, a checkpoint's own file, or None for a registry or hub reference.
+        id: a short name for tables, a function of the path alone (:func:`id_of`).
+        source: the SPEC.
+        directory: its directory or checkpoint file; None for a registry or hub reference.
         repository: the SAELens release or hub repository, else None.
         path: the SAE's id in the release, or its folder in the repository.
-        config: what its directory says of it; None where that is known only once it is loaded.
-        loader: its directory's layout, or None for a registry or hub reference.
-        model: the host model that comes with it, where one does.
+        config: its configuration; None where only loading it tells that.
+        loader: its directory's format, or None for a registry or hub reference.
+        model: the host model that comes with it; None for most.
         summary: one line for listings.
-        control: the negative control to make of it, where it is not judged itself.
-        is_demo: it is one of the embedded zoo, which brings its own texts.
+        control: the control to derive from it, where it is not judged itself.
+        is_demo: whether it is one of the embedded zoo, which brings its own texts.
     """
 
     id: str
@@ -163,14 +165,14 @@ class SubjectReference:
     summary: str = ""
 
     def metadata(self, overrides: Overrides) -> SubjectMetadata | None:
-        """Return the checked metadata, or None where it is known only after loading."""
+        """Return the checked metadata, or None where only loading tells them."""
         if self.config is None:
             return None
         return parse_metadata(self.config, overrides, where=self.where)
 
     @property
     def where(self) -> str:
-        """What a message about its metadata cites: the configuration file, if there is one."""
+        """The file that messages about its metadata cite: the configuration, if there is one."""
         file = "" if self.loader is None else self.loader.config_file
         inside = file and not (self.directory is not None and self.directory.is_file())
         return f"{self.source}/{file}" if inside else self.source
@@ -184,20 +186,20 @@ def find_subjects(specs: Iterable[str]) -> tuple[SubjectReference, ...]:
             ``demo`` or ``demo:NAME``; ``NAME=SPEC`` gives the SAE a name.
 
     Raises:
-        SubjectError: for a SPEC that names no SAE, one that cannot be one, and two of one id.
+        SubjectError: for a SPEC that names no SAE, invalid SAEs, and two SAEs with one id.
     """
-    found: dict[str, SubjectReference] = {}
+    references: dict[str, SubjectReference] = {}
     for spec in specs:
         for reference in _named(spec):
             place = reference.directory.resolve() if reference.directory else reference.source
             place = f"{place}+{reference.control}"
-            found.setdefault(str(place), reference)
-    refuse_equal((reference.id, reference.source) for reference in found.values())
-    return tuple(found.values())
+            references.setdefault(str(place), reference)
+    refuse_equal((reference.id, reference.source) for reference in references.values())
+    return tuple(references.values())
 
 
 def _named(spec: str) -> Iterator[SubjectReference]:
-    """Give the SAEs of a SPEC, under the name that it gives: ``NAME=SPEC``."""
+    """Yield the SAEs of a SPEC, under the name in ``NAME=SPEC``."""
     name, inner = given_name(spec)
     if name is None or _exists(spec):
         yield from _expand(spec)
@@ -265,7 +267,7 @@ def _demo(spec: str) -> Iterator[SubjectReference]:
 
 
 def _demo_controls(name: str) -> Iterator[SubjectReference]:
-    """Give the zoo's control of that name, or all of them."""
+    """Yield the zoo's control of that name, or all of them."""
     base = next(iter(_demo(f"demo:{CONTROL_BASE}")))
     if name and name not in CONTROLS:
         raise SubjectError(f"demo:control-{name}: no such control{nearest(name, CONTROLS)}")
@@ -275,7 +277,7 @@ def _demo_controls(name: str) -> Iterator[SubjectReference]:
             id=f"control-{each}",
             source=f"demo:control-{each}",
             control=each,
-            summary=f"made of {CONTROL_BASE} at run time",
+            summary=f"derived from {CONTROL_BASE} at run time",
         )
 
 
@@ -292,22 +294,22 @@ def _matching(pattern: str) -> list[SubjectReference]:
 
 
 def _file(path: Path, spec: str) -> SubjectReference:
-    """Return the SAE that a file is of: its directory's, or that of a checkpoint."""
+    """Return the SAE of a file: its directory's, or a checkpoint."""
     place = place_of(path)
     if place is not None:
         return _directory(place, spec if place == path else str(place))
     loader = recognise(path.parent)
     if loader is not None:
         raise SubjectError(
-            f"--sae {path}: is a file of the {loader.name} directory that holds it, and not what "
-            f"is read there; for the directory's SAE: --sae {path.parent}"
+            f"--sae {path}: is a file of the {loader.name} directory that contains it, but not one "
+            f"that is read; for the directory's SAE: --sae {path.parent}"
         )
     if path.suffix in PICKLES or path.name.endswith(".pkl.gz"):
         raise refused_pickle(path)
     other = described(path.parent)
     if other is not None:
         raise SubjectError(f"--sae {path}: {other}")
-    raise SubjectError(f"--sae {path}: is a file; give the directory that holds it")
+    raise SubjectError(f"--sae {path}: is a file; give its directory")
 
 
 def _directory(path: Path, spec: str) -> SubjectReference:

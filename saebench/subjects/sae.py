@@ -1,4 +1,4 @@
-"""Loaded SAEs: one way to reconstruct activations, whatever the architecture."""
+"""Loaded SAEs: one interface to reconstruct activations, whatever the architecture."""
 
 import copy
 from collections.abc import Iterator
@@ -20,7 +20,6 @@ from saebench.subjects.features import (
     Active,
     tiles_of,
 )
-from saebench.subjects.hashing import tensors_sha256
 from saebench.subjects.modules import (
     Calls,
     config_of,
@@ -29,25 +28,25 @@ from saebench.subjects.modules import (
     is_known,
     refuse_non_finite,
     refuse_unfolded,
+    tensors_sha256,
     without_reshaping,
 )
 
-# Rows of d_sae features each: on a CPU 25 MB at 24,576 features; SAEs of more take fewer rows.
+# Rows of d_sae features: on a CPU 25 MB at 24,576 features; larger SAEs take fewer rows.
 ROWS_AT_ONCE = {"cpu": 256, "cuda": 4096}
 FEATURES_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 28}
-TILE_ROWS = 1024  # where features are taken by tiles: 8 MB of them at once
+TILE_ROWS = 1024  # where features are computed by tiles: 8 MB of them at once
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """An SAE's output for some tokens, and what its features did.
+    """An SAE's output for some tokens, with statistics of its features.
 
     Attributes:
-        x_hat: reconstructions; a transcoder's, of the activation that it predicts.
+        x_hat: reconstructions; for a transcoder, of the activation that it predicts.
         l0: number of features that are not zero, at each token.
         l1: Σ|f|, at each token.
-        l1_unit: Σ|f|·‖d_f‖: what l1 would be with a unit-norm decoder; None where the SAE has
-            no decoder matrix.
+        l1_unit: Σ|f|·‖d_f‖, the l1 with a unit-norm decoder; None without a decoder matrix.
         fired: number of tokens at which each feature is not zero.
     """
 
@@ -64,10 +63,10 @@ class Subject:
     Args:
         sae: a SAELens SAE, or any module with ``encode`` and ``decode``.
         id: its short name in the run.
-        source: where it came from.
-        metadata: where it belongs.
-        told: its configuration, for a module that does not carry one as SAELens' do.
-        waits: its normalisation is folded once it is estimated, before anything is measured.
+        source: its SPEC, or a description of the object, for messages.
+        metadata: its hook, model and training context.
+        config: its configuration, for a module without SAELens' ``cfg``.
+        waits: whether its normalisation must be estimated and folded before measuring.
 
     Raises:
         SubjectError: for weights that are not finite, or a normalisation that is not folded.
@@ -80,7 +79,7 @@ class Subject:
         id: str,
         source: str,
         metadata: SubjectMetadata,
-        told: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
         waits: bool = False,
     ) -> None:
         refuse_non_finite(sae, source)
@@ -91,7 +90,7 @@ class Subject:
         self.id = id
         self.source = source
         self.metadata = metadata
-        self._told = told or {}
+        self._config = config or {}
         self.expected_explained_variance: float | None = None
         self._features_seen = 0
         self._decoder = decoder_of(self.sae)
@@ -102,28 +101,28 @@ class Subject:
     @property
     def config(self) -> dict[str, Any]:
         """The SAE's configuration; empty for a plain module."""
-        return config_of(self.sae) or self._told
+        return config_of(self.sae) or self._config
 
     @property
     def architecture(self) -> str:
-        """SAELens' name of the architecture, or the class's."""
+        """SAELens' name of the architecture, or the class's name."""
         return self.config.get("architecture", type(self.sae).__name__)
 
     @property
     def d_in(self) -> int:
-        """Width of the activations; 0 where a plain module does not tell."""
+        """Width of the activations; 0 for a plain module where it is unknown."""
         return self.config.get("d_in") or self._side_of_encoder(0)
 
     @property
     def d_out(self) -> int:
-        """Width of what it gives: a transcoder's may differ from what it takes."""
+        """Width of the reconstructions; a transcoder's may differ from its input's."""
         if "d_out" in self.config:
             return self.config["d_out"]
         return self.d_in if self._decoder is None else self._decoder.shape[1]
 
     @property
     def d_sae(self) -> int:
-        """Number of features; 0 where a plain module does not tell before it was run."""
+        """Number of features; 0 for a plain module where it is unknown before the first run."""
         return self.config.get("d_sae") or self._side_of_encoder(1) or self._features_seen
 
     @cached_property
@@ -132,9 +131,9 @@ class Subject:
         return tensors_sha256(self.sae.state_dict())
 
     def to(self, device: torch.device) -> "Subject":
-        """Put the SAE where the model is; an SAE object elsewhere is copied, not moved."""
-        here = next(self.sae.parameters(), None)
-        if here is not None and here.device != device:
+        """Put the SAE on the model's device; the user's object is copied, not moved."""
+        parameter = next(self.sae.parameters(), None)
+        if parameter is not None and parameter.device != device:
             self.sae = copy.deepcopy(self.sae).to(device)
             self._decoder = decoder_of(self.sae)
             self._decoder_norm = decoder_norm(self.sae, self._decoder)
@@ -148,11 +147,11 @@ class Subject:
     def reconstruct(
         self, x: Float[Tensor, "tokens d"], *, stages: Stages | None = None
     ) -> Reconstruction:
-        """Encode and decode, in row chunks: some normalisations keep state between the two.
+        """Encode and decode chunk by chunk: some normalisations keep state between the two.
 
         Args:
             x: activations.
-            stages: counts the time of encoding and of decoding.
+            stages: timer of encoding and decoding.
         """
         stages = stages or Stages(x.device)
         parts = list(self._parts(x, stages))
@@ -167,7 +166,7 @@ class Subject:
 
     @property
     def calls(self) -> Calls:
-        """The SAE's own functions, guarded."""
+        """Guarded calls of the SAE's functions."""
         return Calls(self.sae, self.source)
 
     @torch.inference_mode()
@@ -192,66 +191,67 @@ class Subject:
             for rows in x.split(TILE_ROWS):
                 active = self._active_by_tiles(rows, stages)
                 if active is None:
-                    yield from self._whole(rows, stages)
+                    yield from self._by_rows(rows, stages)
                 else:
                     with stages(DECODE):
-                        found = self._gathered(active, rows)
-                        yield self._with_skip(found, rows.to(self.sae.dtype))
+                        gathered = self._gathered(active, rows)
+                        yield self._with_skip(gathered, rows.to(self.sae.dtype))
         else:
-            yield from self._whole(x, stages)
+            yield from self._by_rows(x, stages)
 
-    def _whole(self, x: Tensor, stages: Stages) -> Iterator[Reconstruction]:
+    def _by_rows(self, x: Tensor, stages: Stages) -> Iterator[Reconstruction]:
         for rows in x.split(self._rows_at_once(x.device)):
             yield self._reconstruct(rows, stages)
 
     def _active_by_tiles(self, x: Tensor, stages: Stages) -> Active | None:
-        """Return the features that fire, or None where they are too many to be gathered.
+        """Return the active features, or None where they are too many to be gathered.
 
-        Features of many tokens that go through memory cost a third of the encoder's product; a
-        tile of them stays in the cache until those that fire are picked out.
+        Writing the features of many tokens to memory costs a third of the encoder's product; a
+        tile of them stays in the cache until the active ones are selected.
         """
-        found: list[Active] = []
+        actives: list[Active] = []
         starts: list[int] = []
         left = SPARSE_SHARE * len(x) * self.d_sae
         for start, tile in tiles_of(self.sae, self.d_sae):
             with stages(ENCODE):
                 features = tile.encode(x.to(self.sae.dtype))
             with stages(DECODE):
-                found.append(Active.of(features))
+                actives.append(Active.of(features))
                 starts.append(start)
-                left -= len(found[-1].token)
+                left -= len(actives[-1].token)
             if left <= 0:
                 return None
         with stages(DECODE):
             self._features_seen = self.d_sae
-            return Active.joined(found, starts)
+            return Active.joined(actives, starts)
 
     def _reconstruct(self, x: Tensor, stages: Stages) -> Reconstruction:
         with stages(ENCODE):
             features = self._features(x)
         with stages(DECODE):
             sparse = self._sparse and self._on_cpu(x) and self._few(features)
-            found = self._gathered(Active.of(features), x) if sparse else self._dense(features, x)
-            return self._with_skip(found, x.to(features.dtype))
+            result = self._gathered(Active.of(features), x) if sparse else self._dense(features, x)
+            return self._with_skip(result, x.to(features.dtype))
 
     @staticmethod
     def _on_cpu(x: Tensor) -> bool:
-        """True where picking out what fired pays: a GPU would have to be waited for."""
+        """True where selecting active features pays: on a GPU it needs a synchronisation."""
         return x.device.type == "cpu"
 
     @staticmethod
     def _few(features: Tensor) -> bool:
         return int(features.count_nonzero()) < SPARSE_SHARE * features.numel()
 
-    def _with_skip(self, found: Reconstruction, x: Tensor) -> Reconstruction:
-        """Add what a skip transcoder passes on beside its features."""
+    def _with_skip(self, result: Reconstruction, x: Tensor) -> Reconstruction:
+        """Add a skip transcoder's linear map of its input."""
         skip = getattr(self.sae, "W_skip", None)
         if not isinstance(skip, Tensor):
-            return found
-        return replace(found, x_hat=found.x_hat + (x.to(skip.dtype) @ skip.T).to(found.x_hat.dtype))
+            return result
+        skipped = (x.to(skip.dtype) @ skip.T).to(result.x_hat.dtype)
+        return replace(result, x_hat=result.x_hat + skipped)
 
     def _dense(self, features: Tensor, x: Tensor) -> Reconstruction:
-        # Both are taken before decode is called, which may write to the features.
+        # Both are computed before decode, which may write to the features.
         active = features != 0
         # In fp32: the sum of an fp16 SAE's features may be beyond its range.
         size = features.abs().float()
@@ -282,21 +282,21 @@ class Subject:
         )
 
     def _summed(self, active: Active) -> Float[Tensor, "tokens d"]:
-        """Sum the decoder rows of the features that fired, instead of multiplying by zeros."""
+        """Sum the decoder rows of the active features, instead of multiplying by zeros."""
         rescaled = bool(self.config.get("rescale_acts_by_decoder_norm", False))
         return active.decoded(self.sae.W_dec, self.sae.b_dec, rescaled=rescaled)
 
     @torch.inference_mode()
     def _decodes_sparsely(self) -> bool:
-        """True where gathering gives what decode gives, tried on made-up features."""
+        """Test on random features whether gathering gives the result of decode."""
         plain = self.config.get("normalize_activations", "none") == "none"
         known = is_known(self.sae) and self._decoder is not None and hasattr(self.sae, "b_dec")
         if not plain or not known:
             return False
         generator = torch.Generator().manual_seed(0)
         features = torch.zeros(4, self.d_sae, dtype=torch.float32)
-        picked = torch.randint(self.d_sae, (4, 16), generator=generator)
-        features.scatter_(1, picked, torch.rand(4, 16, generator=generator, dtype=torch.float32))
+        indices = torch.randint(self.d_sae, (4, 16), generator=generator)
+        features.scatter_(1, indices, torch.rand(4, 16, generator=generator, dtype=torch.float32))
         parameter = next(self.sae.parameters())
         features = features.to(parameter.device, parameter.dtype)
         dense = self.calls.decode(features, like=features)
@@ -304,14 +304,14 @@ class Subject:
 
     @torch.inference_mode()
     def _encodes_by_tiles(self) -> bool:
-        """True where tiles give what the whole encoder gives, tried on made-up activations."""
-        theirs = type(self.sae).__module__.startswith("sae_lens.")
-        known = theirs and self.architecture in INDEPENDENT
+        """Test on random activations whether tiles give the result of encode."""
+        is_saelens = type(self.sae).__module__.startswith("sae_lens.")
+        known = is_saelens and self.architecture in INDEPENDENT
         if not known or self.d_in == self.d_sae or self.d_out == self.d_sae:
             return False
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(4, self.d_in, generator=generator, dtype=torch.float32)
         x = x.to(next(self.sae.parameters()))
         tiles = torch.cat([tile.encode(x) for _, tile in tiles_of(self.sae, self.d_sae)], dim=-1)
-        whole = self.sae.encode(x)
-        return tiles.shape == whole.shape and torch.allclose(tiles, whole, rtol=1e-4, atol=1e-5)
+        dense = self.sae.encode(x)
+        return tiles.shape == dense.shape and torch.allclose(tiles, dense, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The transformer blocks of a model, found by what the model runs and held against it."""
+"""The transformer blocks of a model, identified by running it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,26 +19,26 @@ class Block:
 
     Attributes:
         path: its module path.
-        beside: what it returns after its hidden states, in a tuple or list; None where it returns
-            them alone.
+        extras: the values after the hidden states in the tuple or list that it returns; None where
+            it returns the hidden states alone.
         form: the class of that tuple or list.
-        feeds_next: what it returns is just what the next block is given.
+        feeds_next: whether its output is exactly the next block's input.
     """
 
     path: str
-    beside: tuple[Any, ...] | None
+    extras: tuple[Any, ...] | None
     form: type
     feeds_next: bool
 
     def handing_on(self, hidden: Tensor) -> Any:
-        """Return what the block's caller unpacks, with these hidden states in it.
+        """Return hidden states in the form of the block's output, as its caller unpacks it.
 
-        Tensors beside them, such as attention weights, are left out: they would be of other
-        tokens. Where the model computes with them, resuming is not exact, and not done.
+        Further tensors, such as attention weights, are left out: they would belong to other
+        tokens. Where the model computes with them, resuming is not exact, and is not used.
         """
-        if self.beside is None:
+        if self.extras is None:
             return hidden
-        return self.form((hidden, *(None if isinstance(x, Tensor) else x for x in self.beside)))
+        return self.form((hidden, *(None if isinstance(x, Tensor) else x for x in self.extras)))
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Stack:
 
 
 def find_stack(host: "Host") -> Stack:
-    """Return a model's blocks: a list of modules that is run once each, in order.
+    """Return a model's blocks: a list of modules, each run once, in order.
 
-    TransformerLens' adapter says which list it is; where there is no adapter, or the model does
-    not run that list, it is one of which each block reads what the one before gave.
+    TransformerLens' adapter names the list; where there is no adapter, or the model does not run
+    that list, it is the list in which each block reads the previous block's output.
 
     Raises:
         HostError: where the model has no such list.
@@ -78,25 +78,25 @@ def find_stack(host: "Host") -> Stack:
         for path, paths in lists.items()
         if (stack := _stack(path, calls[path], paths)) is not None
     }
-    told = host.adapter_path("blocks")
-    if told in stacks:
-        return stacks[told]
+    named = host.adapter_path("blocks")
+    if named in stacks:
+        return stacks[named]
     chained = [s for s in stacks.values() if all(b.feeds_next for b in s.blocks[:-1])]
     depth = getattr(host.config, "num_hidden_layers", None)
     as_deep = [s for s in chained if len(s.blocks) == depth]
     as_deep = as_deep or [s for s in chained if len(s.blocks) > 1]
     if len(as_deep) != 1:
-        found = " and ".join(s.path for s in as_deep) or "none"
+        candidates = " and ".join(s.path for s in as_deep) or "none"
         raise HostError(
-            f"{host.kind}: its transformer blocks cannot be told: "
-            "expected one list of modules that is run once each, in order, each on the residual "
-            f"stream that the one before it gave, found {found}"
+            f"{host.kind}: its transformer blocks cannot be identified: "
+            "expected one list of modules, each run once, in order, on the residual stream that "
+            f"the previous one returned, found {candidates}"
         )
     return as_deep[0]
 
 
 def _stack(path: str, calls: list[Call], expected: list[str]) -> Stack | None:
-    """Return a list of modules as blocks; None where they are not run as blocks are."""
+    """Return a list of modules as a stack; None where they do not run as blocks do."""
     if [call.path for call in calls] != expected:
         return None
     streams = [(call.given, call.returned) for call in calls if call.is_stream]

@@ -1,1 +1,1 @@
-"""The embedded zoo: a small language model and its sparse autoencoders."""
+"""The embedded demo zoo: a story model, its SAEs, and the texts they are judged on."""

@@ -1,4 +1,4 @@
-"""An endless seeded corpus of small stories whose later words depend on earlier ones."""
+"""The demo's corpus: endless seeded stories, and cloze prompts whose answers they determine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from saebench.zoo import corpus, lexicon
+from saebench.zoo import lexicon
 from saebench.zoo.storyteller import SONG_WORDS, Recall, Story, draw, generator, pick, tell, words
 
 SPLITS = ("train", "sae", "heldout", "cloze", "validation")
+Kind = Literal["lambada", "cbt"]
+KINDS: tuple[Kind, ...] = ("lambada", "cbt")
+N_OPTIONS = 10
+MIN_RIVALS = 2
+_LENGTHS: dict[str, tuple[int, int]] = {"lambada": (28, 62), "cbt": (128, 240)}
+_VALUES = {relation.name: relation.values for relation in lexicon.RELATIONS}
 
 
 def split_seed(split: str, *, seed: int = 0) -> int:
@@ -38,7 +44,7 @@ def document(seed: int, index: int) -> str:
 
 
 def rhyme(seed: int, index: int) -> str:
-    """Return a few random words sung over and over: the model's first lesson in recall."""
+    """Return a text of a few random words, repeated: the model's first lesson in recall."""
     rng = generator(seed, index)
     song = draw(rng, SONG_WORDS, 4 + int(rng.random() * 9))
     target = 24 + int(rng.random() * 230)
@@ -62,15 +68,6 @@ def story(seed: int, index: int) -> Story:
     return tell(generator(seed, index))
 
 
-Kind = Literal["lambada", "cbt"]
-KINDS: tuple[Kind, ...] = ("lambada", "cbt")
-
-N_OPTIONS = 10
-MIN_RIVALS = 2
-_LENGTHS: dict[str, tuple[int, int]] = {"lambada": (28, 62), "cbt": (128, 240)}
-_VALUES = {relation.name: relation.values for relation in lexicon.RELATIONS}
-
-
 @dataclass(frozen=True)
 class ClozePrompt:
     """A text without its last word, that word, and the CBT kind's ten options."""
@@ -88,22 +85,22 @@ def prompts(seed: int, n: int, *, kind: Kind = "lambada") -> list[ClozePrompt]:
     >>> prompts(0, 1)[0].answer in prompts(0, 1)[0].prompt
     True
     """
-    return list(itertools.islice(_stream(corpus.split_seed("cloze", seed=seed), kind), n))
+    return list(itertools.islice(_stream(split_seed("cloze", seed=seed), kind), n))
 
 
 def _stream(seed: int, kind: Kind) -> Iterator[ClozePrompt]:
     low, high = _LENGTHS[kind]
     for index in itertools.count():
         rng = Random(index)
-        fit = [r for r in corpus.story(seed, index).recalls if low <= r.tokens_before <= high]
+        fit = [r for r in story(seed, index).recalls if low <= r.tokens_before <= high]
         fair = [r for r in fit if len(_rivals_in_context(r)) >= MIN_RIVALS]
         if fair:
             yield _prompt(pick(rng, fair), rng, kind=kind)
 
 
 def _rivals_in_context(recall: Recall) -> list[str]:
-    told = set(words(recall.prefix))
-    return [rival for rival in dict.fromkeys(recall.rivals) if rival in told]
+    mentioned = set(words(recall.prefix))
+    return [rival for rival in dict.fromkeys(recall.rivals) if rival in mentioned]
 
 
 def _prompt(recall: Recall, rng: Random, *, kind: Kind) -> ClozePrompt:

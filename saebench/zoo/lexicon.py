@@ -101,10 +101,10 @@ SEASONS: dict[str, dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Relation:
-    """A fact that ties a key to a value: how it is told, and how it is recalled.
+    """A kind of fact that relates a key to a value: sentences that state it, and that recall it.
 
-    `recalls` end in the value, `reverse` in the key; each leaves its last word out. Where `keys`
-    is empty, the keys are the story's people.
+    `recalls` end in the value, `reverse` in the key; each omits its last word. Where `keys` is
+    empty, the keys are the story's people.
     """
 
     name: str

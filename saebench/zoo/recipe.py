@@ -1,4 +1,4 @@
-"""The constants that make the zoo, and their hash."""
+"""The recipe of the zoo: the constants of its model, SAEs and training, and their hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HASHED_STORIES = 32
 
 @dataclass(frozen=True)
 class Lesson:
-    """A stretch of the model's training; every `rhyme_every`th of its texts is a rhyme."""
+    """A phase of the model's training; every `rhyme_every`th of its texts is a rhyme."""
 
     steps: int
     context: int
@@ -26,7 +26,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """How the host model is shaped and trained."""
+    """Shape and training of the host model."""
 
     n_layer: int = 4
     d_model: int = 128
@@ -48,7 +48,7 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class SaeTraining:
-    """What all SAEs of the zoo share."""
+    """Training settings that all SAEs of the zoo share."""
 
     d_sae: int = 512
     n_activations: int = 1_000_000
@@ -61,7 +61,7 @@ class SaeTraining:
 
 @dataclass(frozen=True)
 class SaeRecipe:
-    """One SAE of the zoo: where it sits and how SAELens is told to train it."""
+    """One SAE of the zoo: its hook, and SAELens' options for training it."""
 
     name: str
     hook_name: str
@@ -158,7 +158,7 @@ SAES = (
 
 
 def recipe_hash(*, seed: int = 0) -> str:
-    """Return the hash of every constant of the recipe and of what the generator makes of them."""
+    """Return the hash of the recipe's constants and of sample stories."""
     constants = [asdict(part) for part in (MODEL, SAE_TRAINING, *SAES)]
     stories = [
         corpus.document(corpus.split_seed(split, seed=seed), index)

@@ -1,4 +1,4 @@
-"""The names, places and one-line descriptions of the zoo's SAEs."""
+"""Names, directories and one-line descriptions of the zoo's SAEs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sae_path(name: str) -> Path:
 
 
 def describe(name: str) -> str:
-    """Return one line on the SAE `name`: its hook and what it is there to show."""
+    """Return one line on the SAE `name`: its hook and what it demonstrates."""
     _check(name)
     recipe = next(recipe for recipe in SAES if recipe.name == name)
     return f"{recipe.hook_name}: {recipe.summary}"

@@ -1,4 +1,7 @@
-"""Random choices that stay the same on every Python: they use `Random.random` alone."""
+"""Generator of the demo's stories: facts are stated, and recalled later by a last word.
+
+Random choices use `Random.random` alone, whose stream is the same in every version of Python.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ TOKEN = re.compile(r" ?\w+|[^\w\s]")
 
 
 def count_tokens(text: str) -> int:
-    """Return how many words and punctuation marks `text` has: the tokenizer's count."""
+    """Return the number of words and punctuation marks of `text`, as the tokenizer counts."""
     return len(TOKEN.findall(text))
 
 
@@ -80,7 +83,7 @@ _OPEN_SLOTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Recall:
-    """A place in a story where the next word follows from what was told before."""
+    """A point in a story where the next word follows from an earlier sentence."""
 
     prefix: str
     answer: str
@@ -122,7 +125,7 @@ class _Telling:
 
 
 def tell(rng: Random) -> Story:
-    """Return a new story with its recalls; all chance in it is drawn from `rng`."""
+    """Return a new story with its recalls, determined by `rng`."""
     telling = _begin(rng)
     if rng.random() < RHYME_SHARE:
         _rhyme(telling)

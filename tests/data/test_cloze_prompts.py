@@ -1,4 +1,4 @@
-"""Cloze prompts: reading, splitting, and tokens as docs/metrics.md says."""
+"""Cloze prompts: reading, splitting, and tokens as docs/metrics.md defines them."""
 
 import hashlib
 import json

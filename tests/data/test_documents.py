@@ -1,4 +1,4 @@
-"""Documents come in file order from every kind of source, or an error names the place."""
+"""Documents come in file order from every kind of source, or an error names the location."""
 
 import json
 from pathlib import Path

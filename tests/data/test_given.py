@@ -127,7 +127,7 @@ def open_lines(tiny) -> list[str]:
 
 def test_an_endless_generator_of_short_texts_ends_with_an_error_that_says_so(tiny):
     endless, seen = _counted(itertools.repeat("w1"))
-    with pytest.raises(DataError, match="200 were read, all that are looked at .100 for each"):
+    with pytest.raises(DataError, match="200 were read, as many as are tried .100 for each"):
         saebench.judge(tiny.good, tiny.model, endless, sequences=2, properties=["shrinkage"])
     assert len(seen) == 200
 

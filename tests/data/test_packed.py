@@ -1,4 +1,4 @@
-"""Packed rows against rows that are filled token by token; overlap wherever it hides."""
+"""Packed rows against rows that are filled token by token; overlap with judged sequences."""
 
 from itertools import islice
 

@@ -1,4 +1,4 @@
-"""Files of text: byte order marks are no text, and another encoding is named."""
+"""Text files: byte order marks are dropped, and errors name another encoding."""
 
 import codecs
 import gzip

@@ -1,4 +1,4 @@
-"""Rows without a text are counted and skipped; what is no text is named with its place."""
+"""Rows without a text are counted and skipped; values that are no text are errors."""
 
 import json
 from pathlib import Path

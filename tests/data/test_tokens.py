@@ -1,4 +1,4 @@
-"""Sequences and masks as docs/metrics.md says, with a tokenizer of letters."""
+"""Sequences and masks, as docs/metrics.md defines them, with a tokenizer of letters."""
 
 from typing import Any
 

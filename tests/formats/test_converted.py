@@ -158,11 +158,14 @@ def test_llama_scope_reads_and_gives_activations_of_norm_root_d(tmp_path: Path):
             {"hook_point_out": "blocks.5.hook_mlp_out"},
             "a transcoder, from blocks.5.hook_resid_post",
         ),
-        ({"act_fn": "topk", "top_k": 50}, "act_fn is 'topk'; Llama Scope's SAEs are read where"),
+        (
+            {"act_fn": "topk", "top_k": 50},
+            "act_fn is 'topk'; Llama Scope's SAEs are read only",
+        ),
         ({"apply_decoder_bias_to_pre_encoder": True}, "apply_decoder_bias_to_pre_encoder is True"),
         ({"norm_activation": "token-wise"}, "norm_activation is 'token-wise'"),
         ({"use_glu_encoder": True}, "use_glu_encoder is True"),
-        ({"dataset_average_activation_norm": {"in": 2.0, "out": 3.0}}, "2.0 of what the SAE reads"),
+        ({"dataset_average_activation_norm": {"in": 2.0, "out": 3.0}}, "2.0 at the SAE's input"),
         ({"dataset_average_activation_norm": {"in": 0}}, "expected dataset_average_activation"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Files of tools whose layouts are not read: known by name, with the Python that judges them."""
+"""Files of tools whose formats are not read: recognised, with Python that judges them."""
 
 import json
 from pathlib import Path
@@ -92,7 +92,9 @@ CROSS = {
 @pytest.mark.parametrize("name", CROSS)
 def test_a_cross_layer_transcoder_is_called_one(name: str, tmp_path: Path):
     path = _written(tmp_path / name / "width_16k", **CROSS[name])
-    with pytest.raises(SubjectError, match="a cross-layer transcoder .* judges what reads at one"):
+    with pytest.raises(
+        SubjectError, match="a cross-layer transcoder .* judges SAEs and single-layer"
+    ):
         find_subjects([str(path)])
 
 

@@ -1,4 +1,4 @@
-"""Which layout a directory has, and what to give instead of one that is none."""
+"""The format of a directory, and what to give instead of one without an SAE."""
 
 import shutil
 import subprocess
@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from saebench.errors import SubjectError
-from saebench.formats.layouts import recognise
-from saebench.formats.nearby import MOST_NAMED
+from saebench.formats.layouts import MOST_NAMED, recognise
 from saebench.subjects.references import find_subjects
 
 LAYOUTS = {

@@ -20,7 +20,7 @@ from old_saelens import (
 )
 
 from saebench.errors import SubjectError
-from saebench.formats.downloads import check_download
+from saebench.formats.converted import check_download
 from saebench.options import Overrides
 from saebench.subjects.loading import load_subject
 from saebench.subjects.references import find_subjects
@@ -52,7 +52,7 @@ def test_an_older_topk_keeps_its_k(key: str, architecture, tmp_path: Path):
     ("change", "said"),
     [
         (TOPK | {"activation_fn": ...}, "activation_fn_kwargs has k=5, but ReLU takes none"),
-        (TOPK, "activation_fn_kwargs has k=5, but ReLU takes none; of a TopK SAE it says"),
+        (TOPK, "activation_fn_kwargs has k=5, but ReLU takes none; for a TopK SAE write"),
         ({"activation_fn": "tanh-relu"}, "activation_fn='tanh-relu' is not read: expected"),
         ({"activation_fn_str": "tanh-relu"}, "activation_fn='relu', activation_fn_str='tanh"),
         ({"activation_fn": ["relu"]}, r"activation_fn=\['relu'\] is not read"),
@@ -74,7 +74,7 @@ def test_an_activation_function_that_is_not_read_is_refused(change, said: str, t
 @pytest.mark.parametrize("architecture", ["standard", "topk"])
 def test_version_6_with_the_keys_of_older_ones_is_refused(architecture: str, tmp_path: Path):
     told = {"architecture": architecture, "activation_fn": "topk"} | TOPK
-    with pytest.raises(SubjectError, match=r"as SAELens does before version 6, and that version 6"):
+    with pytest.raises(SubjectError, match=r"before version 6 writes, but names version 6"):
         find_subjects([str(save_6(tmp_path / "sae", random_tensors(), **told))])
 
 
@@ -187,7 +187,7 @@ def test_a_slice_of_positions_is_told_in_the_result(told, noted: str | None, tmp
 @pytest.mark.parametrize("told", [["a"], [1, 2, 3, 4], [1, 2, 0], [True], {}])
 def test_a_slice_that_is_none_is_refused(told, tmp_path: Path):
     path = save(tmp_path / "sae", random_tensors(), seqpos_slice=told)
-    with pytest.raises(SubjectError, match="seqpos_slice must be what Python's slice takes"):
+    with pytest.raises(SubjectError, match="seqpos_slice must be arguments of Python's slice"):
         load(path)
 
 

@@ -205,7 +205,7 @@ def test_tensors_that_the_configuration_has_no_use_for_are_refused(told, more, t
     tensors = load_file(path / "sae.safetensors")
     tensors |= {name: torch.ones(shape) for name, shape in more.items()}
     save_file(tensors, path / "sae.safetensors")
-    with pytest.raises(SubjectError, match=rf"holds {next(iter(more))}, which cfg\.json"):
+    with pytest.raises(SubjectError, match=rf"holds {next(iter(more))}, unused with cfg\.json"):
         find_subjects([str(path)])
 
 
@@ -231,11 +231,11 @@ def test_the_runs_configuration_makes_a_transcoder_too(run: dict[str, Any], tmp_
     path = _saved(tmp_path / "a", "layers.1.mlp", run=run, transcode="-", skip_connection=True)
     metadata = _load(path).metadata
     assert (metadata.input_hook, metadata.hook) == ("layers.1.mlp.input", "layers.1.mlp")
-    with pytest.raises(SubjectError, match=r"says transcode=False, and the run's config\.json"):
+    with pytest.raises(SubjectError, match=r"says transcode=False, but the run's config\.json"):
         find_subjects([str(_saved(tmp_path / "b", "layers.1.mlp", run=run))])
 
 
 def test_a_skip_connection_that_nothing_calls_a_transcoders_is_refused(tmp_path: Path):
     path = _saved(tmp_path, "layers.1.mlp", transcode="-", skip_connection=True)
-    with pytest.raises(SubjectError, match="says nothing of transcode; write"):
+    with pytest.raises(SubjectError, match="but no 'transcode'; write"):
         find_subjects([str(path)])

@@ -1,4 +1,4 @@
-"""Other people's loaders, installed as distributions with an entry point."""
+"""Formats of other distributions, installed with an entry point."""
 
 import json
 import re
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributions import Site, empty_site
 from safetensors.torch import save_file
 
 import saebench
 from saebench.errors import SubjectError
-from saebench.formats import layouts as third_party
+from saebench.formats.layouts import GROUP, OLD_GROUP, installed_formats
 from saebench.options import Overrides
 from saebench.subjects.loading import load_subject
 from saebench.subjects.references import find_subjects
@@ -21,6 +22,7 @@ DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "loaders.md"
 D, FEATURES = 16, 24
 MODULE = """
 import torch
+from distributions import Site, empty_site
 from safetensors.torch import load_file
 
 class MyLabSAE(torch.nn.Module):
@@ -44,51 +46,31 @@ def _block(language: str) -> str:
     return found
 
 
-class _Site:
-    """A directory of installed distributions."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def install(self, name: str, value: str, **modules: str) -> None:
-        """Install a distribution with one entry point, and its modules."""
-        info = self.root / f"{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[saebench.loaders]\n{name} = {value}\n")
-        (self.root / name).mkdir()
-        (self.root / name / "__init__.py").touch()
-        for module, source in modules.items():
-            (self.root / name / f"{module}.py").write_text(source)
-
-
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch):
-    root = tmp_path / "site"
-    root.mkdir()
-    monkeypatch.syspath_prepend(str(root))
-    third_party.installed.cache_clear()
-    yield _Site(root)
-    third_party.installed.cache_clear()
-    for name in [m for m in sys.modules if m.partition(".")[0] in ("mylab", "other")]:
-        del sys.modules[name]
+    with empty_site(tmp_path, monkeypatch) as site:
+        yield site
+
+
+def _install(site: Site, name: str, value: str, *, groups=(GROUP,), **modules: str) -> None:
+    site.install(name, dict.fromkeys(groups, value), **modules)
 
 
 @pytest.fixture
-def mylab(site: _Site) -> _Site:
+def mylab(site: Site) -> Site:
     """The documentation's example, installed as the documentation says."""
     value = re.search(r'mylab = "(.*?)"', _block("toml"))
     assert value
-    site.install("mylab", value[1], saebench_loader=_block("python"), sae=MODULE)
+    _install(site, "mylab", value[1], saebench_loader=_block("python"), sae=MODULE)
     return site
 
 
 def _directory(root: Path, **config) -> Path:
     path = root / "theirs"
     path.mkdir()
-    told = {"d_in": D, "d_sae": FEATURES, "architecture": "mylab",
+    config_file = {"d_in": D, "d_sae": FEATURES, "architecture": "mylab",
             "metadata": {"hook_name": "blocks.1.hook_resid_pre", "context_size": 12}}  # fmt: skip
-    (path / "mylab.json").write_text(json.dumps(told | config))
+    (path / "mylab.json").write_text(json.dumps(config_file | config))
     generator = torch.Generator().manual_seed(0)
     up, down = torch.randn(D, FEATURES, generator=generator), torch.randn(FEATURES, D)
     save_file({"up": up, "down": down}, path / "mylab.safetensors")
@@ -152,22 +134,22 @@ def test_our_own_formats_are_ours(mylab, tiny):
 
 
 def test_a_broken_distribution_does_not_disturb_our_own_formats(site, tiny):
-    site.install("mylab", "mylab.gone:Loader")
+    _install(site, "mylab", "mylab.gone:Loader")
     assert find_subjects([tiny.good])
 
 
 BROKEN = {
     "gone": ("mylab.gone:Loader", "", r"mylab' \(mylab.gone:Loader of mylab\) cannot be imported"),
     "raises": ("mylab.code:L", "raise OSError('no')", "cannot be imported: OSError"),
-    "unmade": ("mylab.code:L", "class L:\n  def __init__(self, x): ...", "cannot be imported"),
+    "unmade": ("mylab.code:L", "class L:\n  def __init__(self, x): ...", "cannot be created"),
     "no loader": ("mylab.code:L", "class L: ...", "has no method 'matches'; see docs/loaders.md"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_loader_that_is_none_is_named_with_its_distribution(case, site, tmp_path: Path):
+def test_a_format_that_is_none_is_named_with_its_distribution(case, site, tmp_path: Path):
     value, code, said = BROKEN[case]
-    site.install("mylab", value, code=code)
+    _install(site, "mylab", value, code=code)
     with pytest.raises(SubjectError, match=said):
         find_subjects([str(tmp_path)])
 
@@ -185,7 +167,7 @@ GOOD = {"matches": "True", "config": "{'metadata': {'hook_name': 'h'}}", "load":
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"matches": "1 / 0"}, "loader 'mylab' of mylab: matches failed: ZeroDivisionError"),
+        ({"matches": "1 / 0"}, "SAE format 'mylab' of mylab: matches failed: ZeroDivisionError"),
         ({"config": "1 / 0"}, "config failed: ZeroDivisionError"),
         ({"config": "[]"}, r"config gives \[\], expected a dict with metadata"),
         ({"config": "{'metadata': 3}"}, "expected a dict with metadata"),
@@ -193,14 +175,33 @@ GOOD = {"matches": "True", "config": "{'metadata': {'hook_name': 'h'}}", "load":
         ({"load": "3"}, "load gives int, expected a module with encode, decode"),
     ],
 )
-def test_what_a_loader_does_wrong_is_its_own(change, said, site, tmp_path: Path):
-    site.install("mylab", "mylab.code:L", code=LOADER.format(**(GOOD | change)))
+def test_errors_of_a_format_name_its_distribution(change, said, site, tmp_path: Path):
+    _install(site, "mylab", "mylab.code:L", code=LOADER.format(**(GOOD | change)))
     with pytest.raises(SubjectError, match=said):
         _load(tmp_path)
 
 
-def test_two_loaders_that_claim_one_directory_are_both_named(site, tmp_path: Path):
+def test_two_formats_that_match_one_directory_are_both_named(site, tmp_path: Path):
     for name in ("mylab", "other"):
-        site.install(name, f"{name}.code:L", code=LOADER.format(**GOOD))
+        _install(site, name, f"{name}.code:L", code=LOADER.format(**GOOD))
     with pytest.raises(SubjectError, match=r"several.*'mylab' of mylab, 'other' of other"):
+        find_subjects([str(tmp_path)])
+
+
+def test_the_old_group_is_read_with_a_warning_that_names_the_new_one(site, tmp_path: Path):
+    _install(site, "mylab", "mylab.code:L", groups=(OLD_GROUP,), code=LOADER.format(**GOOD))
+    with pytest.warns(DeprecationWarning, match=rf"^mylab declares.*the group is '{GROUP}' now"):
+        [reference] = find_subjects([str(tmp_path)])
+    assert reference.config == {"metadata": {"hook_name": "h"}}
+
+
+def test_a_format_in_both_groups_is_loaded_once_without_a_warning(site, tmp_path: Path):
+    _install(site, "mylab", "mylab.code:L", groups=(GROUP, OLD_GROUP), code=LOADER.format(**GOOD))
+    assert find_subjects([str(tmp_path)])
+    assert [each.name for each in installed_formats()] == ["mylab"]
+
+
+def test_the_name_of_one_of_our_own_formats_is_refused(site, tmp_path: Path):
+    _install(site, "sparsify", "sparsify.code:L", code=LOADER.format(**GOOD))
+    with pytest.raises(SubjectError, match="'sparsify' .* has the name of one of saebench's own"):
         find_subjects([str(tmp_path)])

@@ -1,4 +1,4 @@
-"""Inputs for fuzzing: valid files, changed in their bytes or in their structure, and plain junk."""
+"""Inputs for fuzzing: valid files, changed in their bytes or structure, and random bytes."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""What is fuzzed: each target reads bytes that a stranger wrote, and may raise only our errors."""
+"""Fuzz targets: each reads untrusted bytes, and may raise only saebench's errors."""
 
 import hashlib
 import io

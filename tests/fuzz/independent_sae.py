@@ -1,4 +1,4 @@
-"""A SAELens standard or TopK SAE read with json and numpy alone, to hold ours against."""
+"""A SAELens standard or TopK SAE read with json and numpy alone, as an independent reference."""
 
 import json
 from pathlib import Path

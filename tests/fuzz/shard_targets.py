@@ -1,4 +1,4 @@
-"""What is fuzzed of a run directory: shards, and the log of how cases ended."""
+"""Fuzz targets in a run directory: shards, and the log of finished cases."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -1,4 +1,4 @@
-"""A stranger's files: whatever is in them, they are read or refused, and never crash."""
+"""Untrusted files are read or refused, and never crash."""
 
 import warnings
 from pathlib import Path

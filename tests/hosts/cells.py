@@ -1,4 +1,4 @@
-"""The matrix of architectures and hooks: each cell is proved, refused in a sentence, or wrong."""
+"""The matrix of architectures and hooks: each cell is proved, refused with a reason, or wrong."""
 
 import signal
 import traceback

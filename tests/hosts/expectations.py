@@ -1,7 +1,7 @@
-"""Where a hook's activation lies in the plain model, found by its value and by what it moves.
+"""The place of a hook in the plain model, by its activation's value and by its effect.
 
-saebench says what the activation at a hook is; the plain model's recorded inputs and outputs say
-whether that is what the hook's name means, and how to put another value there.
+saebench gives the activation at a hook; the plain model's recorded inputs and outputs decide
+whether it is the one that the hook's name means, and how to write another value there.
 """
 
 from collections.abc import Callable, Iterator, Mapping

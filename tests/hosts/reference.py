@@ -1,6 +1,6 @@
-"""What a plain model does when one place in it is changed: full float64 passes with torch hooks.
+"""Reference: full float64 passes of a plain model with one activation changed, by torch hooks.
 
-It imports nothing of saebench: it is what saebench's passes are held against.
+It imports nothing of saebench, whose passes are compared with it.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""What a hook's name means is found in the plain model, and what it does not mean is not."""
+"""A hook's meaning is identified in the plain model, and other activations are not taken for it."""
 
 from functools import cache
 from typing import Any

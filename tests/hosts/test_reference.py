@@ -1,4 +1,4 @@
-"""The reference is right about blocks whose form is known, and knows nothing of saebench."""
+"""The reference is right about blocks of known form, and imports nothing of saebench."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What sequences begin with, where the SAE was trained with BOS first."""
+"""The first token of sequences, for SAEs that were trained with BOS first."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_without_bos_it_is_eos_as_transformer_lens_itself_puts_there():
     theirs = setup_tokenizer(_host(bos_token=None).tokenizer)
     found = first_token(host, METADATA, None)
     assert found.id == theirs.bos_token_id == EOS
-    assert "begin with EOS (</s>), as TransformerLens puts there; --sae-bos-token" in found.note
+    assert "begin with EOS (</s>), as TransformerLens' do; --sae-bos-token" in found.note
 
 
 def test_saelens_on_a_plain_model_puts_nothing_there():
@@ -98,7 +98,7 @@ def _kl(run):
 
 def test_a_run_begins_with_eos_or_with_what_is_chosen_and_notes_it(tiny, without_bos):
     by_default, eos, bos = (_judged(tiny, without_bos, bos_token=t) for t in (None, 2, "<s>"))
-    assert "as TransformerLens puts there" in str(by_default)
+    assert "as TransformerLens' do" in str(by_default)
     assert by_default.datasets[0].fingerprint == eos.datasets[0].fingerprint
     assert _kl(by_default) == _kl(eos)
     assert _kl(bos) == pytest.approx(_kl(_judged(tiny, tiny.model)), rel=1e-6)

@@ -1,4 +1,4 @@
-"""A module's hidden states are found and replaced in whatever form it is called and answers."""
+"""A module's hidden states are read and replaced in every form of arguments and results."""
 
 from typing import Any
 

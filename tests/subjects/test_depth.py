@@ -1,4 +1,4 @@
-"""The order of hooks in a model, told from their names alone."""
+"""The order of hooks in a model, by their names alone."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Model objects: judged as they stand, or refused with what to give instead."""
+"""Model objects: judged unchanged, or refused with what to give instead."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hook names become places in the model, or an error that says what was expected."""
+"""Hook names are resolved to sites in the model, or an error says what was expected."""
 
 import pytest
 import torch
@@ -159,5 +159,5 @@ def test_projections_are_the_modules_that_transformer_lens_means(family, hook, m
 
 @pytest.mark.parametrize("hook", ["attn.hook_q", "attn.hook_k", "attn.hook_v"])
 def test_a_projection_that_gives_several_at_once_is_an_error(hook: str):
-    with pytest.raises(HookError, match="no module shows it for each token"):
+    with pytest.raises(HookError, match="no module has it as input or output for each token"):
         find_site(make_host("gpt2"), f"blocks.1.{hook}")

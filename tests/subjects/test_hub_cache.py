@@ -160,7 +160,7 @@ def found(home, tiny):
 def weights(tiny):
     from sae_lens import SAE
 
-    from saebench.subjects.hashing import tensors_sha256
+    from saebench.subjects.modules import tensors_sha256
 
     return tensors_sha256(SAE.load_from_disk(tiny.good).state_dict())
 

@@ -1,4 +1,4 @@
-"""Controls made of SAEs that are no SAELens ones, or whose metadata tells no l0."""
+"""Controls derived from SAEs of other libraries, or without l0 in their metadata."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Ids depend on a path alone, and on as much of it as tells training runs apart."""
+"""Ids depend on a path alone, on as much of it as distinguishes training runs."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
     [
         ("/saes/stories260K-l2-standard", "stories260K-l2-standard"),
         ("/saes/smollm2-l8-topk32", "smollm2-l8-topk32"),
-        ("/work/lions/layer_3", "lions/layer_3"),
-        ("/work/lions/sae", "lions/sae"),
-        ("/work/lions/checkpoints/final_500000", "lions/checkpoints/final_500000"),
-        ("/work/lions/blocks.8.hook_resid_post", "lions/blocks.8.hook_resid_post"),
-        ("/work/lions/resid_post_layer_8/trainer_0", "lions/resid_post_layer_8/trainer_0"),
-        ("/work/lions/layers.5.mlp", "lions/layers.5.mlp"),
-        ("/work/lions/12", "lions/12"),
-        ("/work/gemma-scope/layer_20/width_16k/average_l0_71",
+        ("/data/lions/layer_3", "lions/layer_3"),
+        ("/data/lions/sae", "lions/sae"),
+        ("/data/lions/checkpoints/final_500000", "lions/checkpoints/final_500000"),
+        ("/data/lions/blocks.8.hook_resid_post", "lions/blocks.8.hook_resid_post"),
+        ("/data/lions/resid_post_layer_8/trainer_0", "lions/resid_post_layer_8/trainer_0"),
+        ("/data/lions/layers.5.mlp", "lions/layers.5.mlp"),
+        ("/data/lions/12", "lions/12"),
+        ("/data/gemma-scope/layer_20/width_16k/average_l0_71",
          "gemma-scope/layer_20/width_16k/average_l0_71"),
         ("/checkpoints/k3fq8z2a/final_500000", "k3fq8z2a/final_500000"),
         ("/layer_3/sae", "layer_3/sae"),

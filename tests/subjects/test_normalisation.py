@@ -1,4 +1,4 @@
-"""Normalisation of training's activations: folded by the files beside an SAE, or as told."""
+"""Normalisation of training's activations: folded by the SAE's files, or by option."""
 
 import json
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_the_flag_of_saelens_2_means_the_same_normalisation(tmp_path: Path):
 def test_a_store_of_saelens_6_says_nothing_of_folding(tmp_path: Path):
     path = save_6(tmp_path / "sae", random_tensors(), **SCALED)
     _store(path)
-    with pytest.raises(SubjectError, match="nothing beside the weights tells the factor"):
+    with pytest.raises(SubjectError, match="no file next to the weights has the factor"):
         load(path)
 
 
@@ -124,7 +124,7 @@ def test_a_fold_that_left_the_bias_out_is_noted(tmp_path: Path):
 
 def test_a_factor_that_nothing_needs_is_noted(tmp_path: Path):
     notes = load(save(tmp_path / "sae", random_tensors()), norm_factor=2).metadata.notes
-    assert any("--sae-norm-factor 2.0 changes nothing" in note for note in notes)
+    assert any("--sae-norm-factor 2.0 has no effect" in note for note in notes)
 
 
 @pytest.mark.parametrize("factor", ["none", "0", -2, "nan", "inf", True, [1], ""])
@@ -137,7 +137,7 @@ def test_an_object_is_folded_in_a_copy(tmp_path: Path):
     tensors = random_tensors()
     sae: Any = load(save(tmp_path / "sae", tensors)).sae
     sae.cfg.normalize_activations = SCALED["normalize_activations"]
-    with pytest.raises(SubjectError, match="nothing beside the weights tells"):
+    with pytest.raises(SubjectError, match="no file next to the weights has the factor"):
         wrap_sae(sae, id="sae", overrides=Overrides())
     found = wrap_sae(sae, id="sae", overrides=Overrides(norm_factor=FACTOR))
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""What a norm makes before its weights, as the model's own class computes it."""
+"""A norm's output before its weights, as the model's own class computes it."""
 
 import copy
 from typing import Any

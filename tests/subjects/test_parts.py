@@ -1,4 +1,4 @@
-"""What attention and MLP add is shown by the model, whatever its modules are called."""
+"""The modules that attention and MLP add by are identified, whatever they are called."""
 
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_a_stream_that_is_normalised_after_each_addition_is_told():
 
 def test_parts_that_are_scaled_are_refused_with_their_scale():
     host = _host("granite", residual_multiplier=0.22, num_key_value_heads=2)
-    with pytest.raises(HookError, match="adds 0.22 times what attention gives"):
+    with pytest.raises(HookError, match="adds 0.22 times the output of attention"):
         find_site(host, "blocks.1.hook_attn_out")
 
 

@@ -132,7 +132,7 @@ def test_features_by_tiles_are_those_of_the_whole_encoder(name: str, tile: int, 
     subject = wrap_sae(sae, id="sae", overrides=Overrides())
     assert subject._encodes_by_tiles()
     subject._tiled = True
-    monkeypatch.setattr(subject, "_whole", None)  # would fail if it were taken
+    monkeypatch.setattr(subject, "_by_rows", None)  # would fail if it were taken
     _assert_reconstructs(subject, sae)
 
 

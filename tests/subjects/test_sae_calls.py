@@ -1,4 +1,4 @@
-"""An SAE's own functions cannot change what others hold; what they give is checked."""
+"""An SAE's functions cannot change others' memory, and their results are checked."""
 
 import pytest
 import torch

@@ -23,13 +23,13 @@ def test_without_an_adapter_the_same_blocks_are_found(family: str):
 
 
 def test_blocks_that_return_tuples_are_handed_on_as_tuples():
-    block = Block("h.0", beside=(None, "state"), form=tuple, feeds_next=True)
+    block = Block("h.0", extras=(None, "state"), form=tuple, feeds_next=True)
     hidden = torch.ones(1, 2, 3)
     assert block.handing_on(hidden) == (hidden, None, "state")
 
 
-def test_tensors_beside_the_hidden_states_are_not_handed_on():
-    block = Block("h.0", beside=(torch.ones(2),), form=tuple, feeds_next=True)
+def test_tensors_after_the_hidden_states_are_not_handed_on():
+    block = Block("h.0", extras=(torch.ones(2),), form=tuple, feeds_next=True)
     assert block.handing_on(torch.ones(1, 2, 3))[1] is None
 
 
@@ -47,5 +47,5 @@ def test_a_model_whose_blocks_run_twice_is_refused():
     layers = model.model.layers
     model.model.layers = nn.ModuleList([layers[0], layers[0], layers[1]])
     host = _without_adapter(model)
-    with pytest.raises(HostError, match="transformer blocks cannot be told"):
+    with pytest.raises(HostError, match="transformer blocks cannot be identified"):
         find_stack(host)

@@ -4,7 +4,6 @@ from scipy.stats import binomtest
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from saebench.zoo import corpus
-from saebench.zoo import corpus as cloze
 from saebench.zoo import shelf as zoo
 from tools.zoo import scores
 from tools.zoo.model import new_model, train_model
@@ -21,15 +20,15 @@ def test_the_shipped_model_loads_as_any_hugging_face_model():
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", cloze.KINDS)
+@pytest.mark.parametrize("kind", corpus.KINDS)
 def test_the_model_gets_more_than_60_percent_of_the_cloze_prompts(model, tokenizer, kind):
-    prompts = cloze.prompts(3, N_PROMPTS, kind=kind)
+    prompts = corpus.prompts(3, N_PROMPTS, kind=kind)
     hits = scores.cloze_hits(model, tokenizer, prompts)
     assert binomtest(sum(hits), N_PROMPTS).proportion_ci().low >= 0.60
 
 
 def test_cloze_hits_do_not_depend_on_the_batch_size(model, tokenizer):
-    prompts = cloze.prompts(4, 20)
+    prompts = corpus.prompts(4, 20)
     one_by_one = scores.cloze_hits(model, tokenizer, prompts, batch_size=1)
     assert scores.cloze_hits(model, tokenizer, prompts, batch_size=20) == one_by_one
 

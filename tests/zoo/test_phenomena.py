@@ -1,4 +1,4 @@
-"""What the seeds describe shows on the zoo, by the gate's own measurement, with intervals."""
+"""The published phenomena appear in the zoo, by the gate's own measurement, with intervals."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from saebench.properties.cloze import mcnemar_p
 from saebench.subjects.host_loading import load_host
 from saebench.subjects.loading import load_subject
 from saebench.subjects.references import find_subjects
-from saebench.zoo import corpus as cloze
+from saebench.zoo import corpus
 from saebench.zoo import shelf as zoo
 
 LAYERS = ("l0-standard", "l1-standard", "l2-standard", "l3-standard")
@@ -61,7 +61,7 @@ def answers():
         find_subjects(["demo:l2-shrunken"])[0], overrides=Overrides(), device="cpu"
     )
     prompts = tokenise(
-        (ClozePrompt(p.prompt, p.answer) for p in cloze.prompts(1, PROMPTS)),
+        (ClozePrompt(p.prompt, p.answer) for p in corpus.prompts(1, PROMPTS)),
         host.tokenizer, context=256, prepend_bos=True, special_ids=host.special_ids,
     )  # fmt: skip
     return ClozeEngine(host, prompts).measure([subject], progress=lambda _: None)["l2-shrunken"]

@@ -1,4 +1,4 @@
-"""Activations of the zoo's model at TransformerLens' hook names, by plain torch hooks."""
+"""Activations of the zoo's model at TransformerLens' hook names, by torch hooks."""
 
 from __future__ import annotations
 
@@ -61,23 +61,23 @@ def collect(
 @torch.no_grad()
 def activations(model: GPT2LMHeadModel, hook_name: str, ids: Tensor, labels: Tensor) -> Tensor:
     """Return the activations `[tokens, d_in]` of all real tokens after position 0."""
-    kept: list[Tensor] = []
+    recorded: list[Tensor] = []
 
-    def keep(activation: Tensor) -> Tensor:
-        kept.append(activation)
+    def record(activation: Tensor) -> Tensor:
+        recorded.append(activation)
         return activation
 
-    with edited(model, hook_name, keep):
+    with edited(model, hook_name, record):
         model.transformer(input_ids=ids)
     real = labels != batches.IGNORED
     real[:, 0] = False
-    return kept[0][real]
+    return recorded[0][real]
 
 
 def _attach(model: GPT2LMHeadModel, hook_name: str, edit: Edit) -> RemovableHandle:
     match = _HOOK.fullmatch(hook_name)
     if match is None:
-        raise ValueError(f"hook {hook_name!r}: the zoo knows resid_pre, attn.hook_z and mlp_out")
+        raise ValueError(f"hook {hook_name!r}: expected resid_pre, attn.hook_z or mlp_out")
     block: Any = model.transformer.h[int(match[1])]
     if match[2] == "hook_mlp_out":
         return block.mlp.register_forward_hook(lambda _module, _args, output: edit(output))

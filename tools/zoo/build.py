@@ -1,4 +1,4 @@
-"""Make the zoo from its recipe, or check that what is shipped was made from it."""
+"""Build the zoo from its recipe, or check the shipped files against it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from pathlib import Path
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from saebench.zoo import corpus
-from saebench.zoo import corpus as cloze
 from saebench.zoo.recipe import MODEL, SAE_TRAINING, SAES, recipe_hash
 from saebench.zoo.shelf import WEIGHTS
-from tools.zoo import activations, card, ngram, scores
+from tools.zoo import activations, card, scores
 from tools.zoo.card import Card, CheckValues, ClozeScores, SaeScores
 from tools.zoo.model import new_model, train_model
 from tools.zoo.saes import load_sae, save_sae, train_sae
@@ -31,7 +30,7 @@ N_HELDOUT_ACTIVATIONS = 20_000
 N_NGRAM_STORIES = 20_000
 CHECK_MODEL_STEPS = 6
 CHECK_SAE_TRAINING = replace(SAE_TRAINING, n_activations=8192, batch_size=1024, steps=24)
-# Other machines sum in another order, which early training amplifies only a little.
+# Other machines sum in another order; early in training the differences stay small.
 LOSS_TOLERANCE_NATS = 0.02
 SCORE_TOLERANCE = 0.03
 
@@ -75,20 +74,20 @@ def build(out: Path, *, seed: int = 0) -> Card:
 
 def build_saes(host: _Host, out: Path) -> dict[str, SaeScores]:
     """Train, save and score the SAEs; those of one hook share their activations."""
-    found: dict[str, SaeScores] = {}
+    scored: dict[str, SaeScores] = {}
     for hook_name, recipes in groupby(sorted(SAES, key=_hook), key=_hook):
         training = _activations(host, hook_name, "sae", n=SAE_TRAINING.n_activations)
         heldout = _activations(host, hook_name, "heldout", n=N_HELDOUT_ACTIVATIONS)
         for recipe in recipes:
             directory = out / "saes" / recipe.name
             save_sae(train_sae(recipe, training, seed=host.seed), directory)
-            found[recipe.name] = scores.score_sae(load_sae(directory), heldout)
-            _log.info("%s: %s", recipe.name, found[recipe.name])
-    return {recipe.name: found[recipe.name] for recipe in SAES}
+            scored[recipe.name] = scores.score_sae(load_sae(directory), heldout)
+            _log.info("%s: %s", recipe.name, scored[recipe.name])
+    return {recipe.name: scored[recipe.name] for recipe in SAES}
 
 
 def check(directory: Path) -> list[str]:
-    """Return what of the zoo in `directory` does not agree with its card and the recipe."""
+    """Return how the zoo in `directory` differs from its card and the recipe; empty if nowhere."""
     stored = card.read_card(directory)
     if stored.recipe_sha256 != recipe_hash(seed=stored.seed):
         return ["recipe: this code's recipe is not the card's; rebuild the zoo"]
@@ -100,23 +99,23 @@ def _hash_problems(directory: Path, stored: Card) -> Iterator[str]:
     actual = card.file_hashes(directory)
     for path in sorted(stored.files.keys() | actual.keys()):
         if stored.files.get(path) != actual.get(path):
-            found = actual.get(path, "missing")
-            yield f"{path}: expected {stored.files.get(path, 'no such file')}, found {found}"
+            sha256 = actual.get(path, "missing")
+            yield f"{path}: expected {stored.files.get(path, 'no such file')}, found {sha256}"
 
 
 def _training_problems(directory: Path, stored: Card) -> Iterator[str]:
     tokenizer = build_tokenizer(max_length=MODEL.n_positions)
     fresh = new_model(tokenizer, seed=stored.seed)
     losses = train_model(fresh, tokenizer, seed=stored.seed, steps=CHECK_MODEL_STEPS)
-    for step, (expected, found) in enumerate(zip(stored.check.model_losses, losses, strict=True)):
-        if not abs(expected - found) <= LOSS_TOLERANCE_NATS:
-            yield f"model step {step}: expected a loss of {expected:.4f}, found {found:.4f}"
+    for step, (expected, loss) in enumerate(zip(stored.check.model_losses, losses, strict=True)):
+        if not abs(expected - loss) <= LOSS_TOLERANCE_NATS:
+            yield f"model step {step}: expected a loss of {expected:.4f}, found {loss:.4f}"
     shipped = GPT2LMHeadModel.from_pretrained(directory / "model").eval()
     sae = _short_sae_run(_Host(shipped, tokenizer, stored.seed))
     for metric in ("explained_variance", "l2_ratio"):
-        expected, found = getattr(stored.check.sae, metric), getattr(sae, metric)
-        if not abs(expected - found) <= SCORE_TOLERANCE:
-            yield f"sae {metric}: expected {expected:.4f}, found {found:.4f}"
+        expected, value = getattr(stored.check.sae, metric), getattr(sae, metric)
+        if not abs(expected - value) <= SCORE_TOLERANCE:
+            yield f"sae {metric}: expected {expected:.4f}, found {value:.4f}"
 
 
 def _short_sae_run(host: _Host) -> SaeScores:
@@ -143,12 +142,12 @@ def _heldout_ce(host: _Host) -> float:
 
 def _cloze_scores(host: _Host) -> Iterator[tuple[str, ClozeScores]]:
     train_seed = corpus.split_seed("train", seed=host.seed)
-    ngrams = ngram.fit_ngrams(corpus.document(train_seed, i) for i in range(N_NGRAM_STORIES))
-    for kind in cloze.KINDS:
-        prompts = cloze.prompts(host.seed, N_PROMPTS, kind=kind)
+    ngrams = scores.fit_ngrams(corpus.document(train_seed, i) for i in range(N_NGRAM_STORIES))
+    for kind in corpus.KINDS:
+        prompts = corpus.prompts(host.seed, N_PROMPTS, kind=kind)
         hits = scores.cloze_hits(host.model, host.tokenizer, prompts)
         accuracy = sum(hits) / N_PROMPTS
-        yield kind, ClozeScores(N_PROMPTS, accuracy, ngram.best_accuracy(ngrams, prompts))
+        yield kind, ClozeScores(N_PROMPTS, accuracy, scores.best_accuracy(ngrams, prompts))
 
 
 _hook = attrgetter("hook_name")
@@ -158,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.zoo.build",
         description="Train the embedded zoo, a small GPT-2 and its sparse autoencoders, from its "
-        "recipe (under an hour on 2 cores), or check that the shipped weights belong to it.",
+        "recipe (under an hour on 2 cores), or check that the shipped weights were built from it.",
     )
     parser.add_argument(
         "--out",
@@ -172,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "--check",
         action="store_true",
         help="write nothing: verify the hashes of the files in DIR, train a few steps of the "
-        "model and of one SAE again, and compare with the card; exit 1 when they disagree",
+        "model and of one SAE again, and compare with the card; exit 1 if they differ",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""The zoo's card: how it was made, what it scores, and the hashes of what is shipped."""
+"""The zoo's card: its recipe, its scores, and the hashes of the shipped files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SaeScores:
 
 @dataclass(frozen=True)
 class CheckValues:
-    """What a short stretch of the training gave: `--check` must find it again."""
+    """Results of the training's first steps, which `--check` must reproduce."""
 
     model_losses: tuple[float, ...]
     sae: SaeScores
@@ -42,7 +42,7 @@ class CheckValues:
 
 @dataclass(frozen=True)
 class Card:
-    """All that the zoo says of itself."""
+    """The facts on the card."""
 
     recipe_sha256: str
     seed: int
@@ -144,7 +144,7 @@ def _sae_lines(card: Card) -> list[str]:
 
 
 def _gate_lines(card: Card) -> list[str]:
-    """Return what the gate itself measures: value and 95% interval over stories or prompts."""
+    """Return the gate's own measurements: value and 95% interval over stories or prompts."""
     if not card.gate:
         return []
     metrics = list(next(iter(card.gate.values())))
@@ -159,18 +159,19 @@ def _gate_lines(card: Card) -> list[str]:
         "| name | " + " | ".join(metrics) + " |",
         "|---" * (len(metrics) + 1) + "|",
         *(
-            f"| {name} | " + " | ".join(map(_shown, row.values())) + " |"
+            f"| {name} | " + " | ".join(map(_with_interval, row.values())) + " |"
             for name, row in card.gate.items()
         ),
         "",
-        "What the seeds describe shows: errors worse than random ones of their size, loss that "
-        "grows with the distance beyond the training context and is worst at the first layer, "
-        "shrinkage under a strong L1. What barely shows: the shrunken SAE costs accuracy on cloze "
-        "prompts (0.017, McNemar's p 1e-7), but it takes thousands of prompts to see it.",
+        "The published phenomena appear: errors worse than random ones of their size (Gurnee "
+        "2024), loss that grows with the distance beyond the training context and is worst at the "
+        "first layer (Anders & Bloom 2024), shrinkage under a strong L1 (Wright & Sharkey 2024). "
+        "One is weak: the shrunken SAE costs accuracy on cloze prompts (0.017, McNemar's p 1e-7), "
+        "but it takes thousands of prompts to see it.",
     ]
 
 
-def _shown(numbers: list[float]) -> str:
+def _with_interval(numbers: list[float]) -> str:
     value, low, high = numbers
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 

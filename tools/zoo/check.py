@@ -1,7 +1,7 @@
 """``python -m tools.zoo.check``: judge the embedded zoo and check its known verdicts.
 
-pytest itself exits 1, since some of the zoo's SAEs are there to fail; this exits 0 if just those
-did, and in the way they should.
+pytest itself exits 1, since some of the zoo's SAEs must fail; this exits 0 if exactly those did,
+with the expected verdicts.
 """
 
 import argparse
@@ -30,7 +30,7 @@ EXPECTED = {
     ("l1-attn-z", "kl_gap[scope=all]"): INCONCLUSIVE,
     ("l2-gated", "kl_gap[scope=all]"): INCONCLUSIVE,
 }
-"""What does not pass; everything else does."""
+"""Cases that do not pass; all others do."""
 REPORTED = (
     "hard_tokens",
     "helpfulness",
@@ -38,7 +38,7 @@ REPORTED = (
     "single_token[experiment=offsets]",
     "single_token[experiment=draws]",
 )
-"""What is measured and decides nothing: it has no limit, or so few stories leave it open."""
+"""Cases that decide nothing: they have no limit, or need more stories."""
 
 ON_CARD = (
     "kl_gap.ratio[eps_random]",
@@ -51,11 +51,11 @@ ON_CARD = (
 CLOSING = """
 As expected: the good SAEs pass; the shrunken, the too dense, the strained one and, beyond its
 training context, the first layer's fail; two stay undecided on so few stories. So pytest's own
-exit code is 1, and this command's is 0. The zoo is made of toys: a verdict on it says nothing
-about GPT-2.
+exit code is 1, and this command's is 0. The zoo is a toy: a verdict on it says nothing about
+GPT-2.
 
 Now judge your own:  pytest benchmarks --sae PATH --sae-dataset FILE.jsonl
-See the zoo:         saebench list
+List the zoo:        saebench list
 Negative controls:   pytest benchmarks --sae demo:controls
 Pairs of SAEs:       pytest benchmarks --sae demo -k propagation
 All options:         pytest benchmarks --help   (group saebench)"""
@@ -89,12 +89,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def surprises(run: Run) -> list[str]:
-    """Return what came out otherwise than it should, in words; nothing is a good sign."""
-    found = {(case.sae, case.id.removesuffix(f"@{case.sae}")): case for case in run.cases}
+    """Return the differences from the known verdicts; empty if there are none."""
+    judged = {(case.sae, case.id.removesuffix(f"@{case.sae}")): case for case in run.cases}
     wrong = [
-        f"{sae} was not judged on {name}" for sae, name in EXPECTED if (sae, name) not in found
+        f"{sae} was not judged on {name}" for sae, name in EXPECTED if (sae, name) not in judged
     ]
-    for key, case in found.items():
+    for key, case in judged.items():
         usual = Verdict.NEW if key[1] in REPORTED else Verdict.PASS
         expected = EXPECTED.get(key, usual)
         if case.verdict is not expected:

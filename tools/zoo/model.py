@@ -17,7 +17,7 @@ from saebench.zoo.recipe import MODEL, ModelRecipe
 from tools.zoo import batches
 from tools.zoo.tokenizer import BOS_ID
 
-LESSON_TEXTS = 10**9  # far more than a lesson reads: no lesson sees another's texts
+LESSON_TEXTS = 10**9  # more than a lesson reads, so that no lesson reads another's texts
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> GPT2LMHeadModel:
@@ -74,7 +74,7 @@ def train_model(
 
 
 def _sinusoids() -> Tensor:
-    """Return `[position, d_model]` sines and cosines: where learned positions start from."""
+    """Return `[position, d_model]` sines and cosines, the initial values of learned positions."""
     frequencies = torch.logspace(
         0, -math.log10(2 * MODEL.n_positions), MODEL.d_model // 2, dtype=torch.float32
     )
@@ -98,7 +98,7 @@ def _batches(
     """Yield the batches of the recipe's lessons.
 
     Without rhymes the loss stays on a plateau for longer than the whole training takes; on rhymes
-    the heads that copy from context form within minutes, and stories then make use of them.
+    heads that copy from context form within minutes, and stories then use them.
     """
     corpus_seed = corpus.split_seed("train", seed=seed)
     for number, lesson in enumerate(recipe.lessons):

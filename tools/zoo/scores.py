@@ -1,8 +1,10 @@
-"""What the card says of the model and its SAEs: loss, cloze accuracy, reconstruction."""
+"""Scores on the zoo's card: loss, cloze accuracy, reconstruction, and an n-gram baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +14,11 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from saebench.zoo.corpus import ClozePrompt
+from saebench.zoo.storyteller import TOKEN
 from tools.zoo import batches
 from tools.zoo.card import SaeScores
+
+MAX_ORDER = 3  # of n-grams
 
 
 @torch.no_grad()
@@ -69,3 +74,40 @@ def score_sae(sae: SAE[Any], activations: Tensor) -> SaeScores:
         l0=fired.sum(-1).double().mean().item(),
         dead=(~fired.any(0)).double().mean().item(),
     )
+
+
+@dataclass(frozen=True)
+class NgramModel:
+    """Counts of the words after each context of up to two tokens, whatever their position."""
+
+    followers: dict[tuple[str, ...], Counter[str]]
+
+    def predict(
+        self, prompt: str, *, order: int, options: Sequence[str] | None = None
+    ) -> str | None:
+        """Return the likeliest next word (of `options`) after the last `order` − 1 tokens."""
+        tokens = TOKEN.findall(prompt)
+        context = tuple(tokens[len(tokens) - order + 1 :])
+        counts = self.followers.get(context, Counter())
+        candidates = counts if options is None else options
+        return max(candidates, key=lambda word: counts[word], default=None)
+
+
+def fit_ngrams(texts: Iterable[str]) -> NgramModel:
+    """Count unigrams, bigrams and trigrams of words in `texts`."""
+    followers: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for text in texts:
+        tokens = TOKEN.findall(text)
+        for position, token in enumerate(tokens):
+            for order in range(1, min(MAX_ORDER, position + 1) + 1):
+                followers[tuple(tokens[position - order + 1 : position])][token.strip()] += 1
+    return NgramModel(dict(followers))
+
+
+def best_accuracy(model: NgramModel, prompts: Sequence[ClozePrompt]) -> float:
+    """Return the accuracy on `prompts` of the best order, 1 to 3."""
+    hits = [
+        sum(model.predict(p.prompt, order=order, options=p.options) == p.answer for p in prompts)
+        for order in range(1, MAX_ORDER + 1)
+    ]
+    return max(hits) / len(prompts)

@@ -1,4 +1,4 @@
-"""The zoo's word-level tokenizer: one token a word, spaces kept, nothing lost."""
+"""The zoo's word-level tokenizer: one token for each word with its space, without loss."""
 
 from __future__ import annotations
 

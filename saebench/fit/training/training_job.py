@@ -45,11 +45,11 @@ from saebench.records.training import (
 from saebench.store.atomic import new_directory
 from saebench.store.environment import environment, harness
 from saebench.store.json_files import write_training
-from saebench.subjects.hashing import tensors_sha256
 from saebench.subjects.hooks import Site, find_site
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import load_host, patch_file, write_patch
 from saebench.subjects.loading import load_subject
+from saebench.subjects.modules import tensors_sha256
 from saebench.subjects.references import find_subjects
 from saebench.subjects.sae import Subject
 

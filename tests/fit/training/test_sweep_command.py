@@ -71,7 +71,7 @@ def test_texts_that_are_judged_on_and_trained_on_are_refused_before_anything_is_
     options, tiny, trained, packing, capsys
 ):
     assert main([*options, "--judge-dataset", tiny.texts, "--judge-packing", packing]) == 4
-    assert "overlap, so that the result would be judged on what it was fitted on" in (
+    assert "overlap, so that the result would be judged on its training texts" in (
         capsys.readouterr().err
     )
     assert not trained

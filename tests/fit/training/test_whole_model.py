@@ -16,7 +16,7 @@ from saebench.fit.training.tasks import Weights, WholeModelTask
 from saebench.fit.training.training_sae import make_sae
 from saebench.subjects.hooks import find_site
 from saebench.subjects.host_loading import load_host
-from saebench.subjects.last_step import LastStep
+from saebench.subjects.unembedding import LastStep
 
 HOOKS = (
     "blocks.0.hook_resid_mid",

@@ -9,7 +9,7 @@ from families import make_model
 
 from saebench.errors import HostError
 from saebench.subjects.host import Host
-from saebench.subjects.last_step import LastStep, find_last_step
+from saebench.subjects.unembedding import LastStep, find_last_step
 
 Z = 8 * torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
 

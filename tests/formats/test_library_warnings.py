@@ -1,4 +1,4 @@
-"""What libraries warn of while they load is a note or a refusal, never lost."""
+"""Warnings of libraries during loading become a note or a refusal, and are never lost."""
 
 import ast
 import logging
@@ -137,4 +137,4 @@ def test_no_other_module_silences_a_library():
         if isinstance(node, ast.Attribute | ast.Name)
         and getattr(node, "attr", getattr(node, "id", None)) in silent
     }
-    assert found == {"subjects/library_warnings.py"}
+    assert found == {"formats/library_warnings.py"}

@@ -2,9 +2,8 @@ import pytest
 from scipy.stats import binomtest
 
 from saebench.zoo import corpus
-from saebench.zoo import corpus as cloze
 from saebench.zoo.corpus import ClozePrompt
-from tools.zoo.ngram import best_accuracy, fit_ngrams
+from tools.zoo.scores import best_accuracy, fit_ngrams
 
 N_PROMPTS = 400
 
@@ -36,8 +35,8 @@ def test_best_accuracy_is_that_of_the_best_order():
     assert best_accuracy(fit_ngrams(["a b c", "d b e"]), prompts) == 1.0
 
 
-@pytest.mark.parametrize("kind", cloze.KINDS)
+@pytest.mark.parametrize("kind", corpus.KINDS)
 def test_ngrams_get_at_most_a_fifth_of_the_cloze_prompts(ngrams, kind):
-    prompts = cloze.prompts(2, N_PROMPTS, kind=kind)
+    prompts = corpus.prompts(2, N_PROMPTS, kind=kind)
     hits = round(best_accuracy(ngrams, prompts) * N_PROMPTS)
     assert binomtest(hits, N_PROMPTS).proportion_ci().high <= 0.20

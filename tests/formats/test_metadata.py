@@ -1,4 +1,4 @@
-"""cfg.json of a SAELens directory."""
+"""Metadata of SAEs: parsed, completed by options, or refused."""
 
 import contextlib
 

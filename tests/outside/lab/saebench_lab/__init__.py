@@ -1,0 +1,1 @@
+"""What a laboratory adds to saebench: a property and an SAE format."""
