@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from saebench.errors import NonFiniteValue, OptionError, StoreError
-from saebench.fit.keeping import Checkpoint
+from saebench.fit import Plan
 from saebench.fit.loop import fit
-from saebench.fit.plan import Plan
+from saebench.fit.saving import Checkpoint
 from saebench.fit.stream import START, Place
 
 PLAN = Plan(tokens=4000, check_tokens=500, tolerance=0)

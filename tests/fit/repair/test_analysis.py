@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from saebench.fit.repair.analysis import LEAST_TOKENS, Activity, activity, analyse, correlations
+from saebench.fit.repair.suppression import LEAST_TOKENS, Activity, activity, analyse, correlations
 
 WIDTH, FEATURES, TOKENS = 8, 24, 3000
 

@@ -5,7 +5,7 @@ import torch
 from sae_lens import StandardSAE, StandardSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from saebench.fit.repair.eligible import balance, penalty_of
+from saebench.fit.repair.suppression import balance, penalty_of
 
 WIDTH, L1 = 6, 0.8
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from saebench.errors import DataError, HostError
-from saebench.fit.repair.at_hand import one_sae, prepare
-from saebench.fit.repair.repair_job import Method, RepairJob
+from saebench.fit.repair import Method, RepairJob
+from saebench.fit.repair.repair_inputs import prepare, sae_to_repair
 
 
 def _prepared(tiny, fitted, judged=None, **more):
@@ -15,7 +15,7 @@ def _prepared(tiny, fitted, judged=None, **more):
         tiny.bad, Path("out"), Method.SCALE, model=tiny.model, dataset=str(fitted),
         judged=judged and str(judged), sequences=8, batch_tokens=16, **more,
     )  # fmt: skip
-    return prepare(job, one_sae(tiny.bad))
+    return prepare(job, sae_to_repair(tiny.bad))
 
 
 def _nearest(some, others):
@@ -88,4 +88,4 @@ def test_a_text_to_fit_on_with_ids_beyond_the_embeddings_is_refused(tiny, texts,
         dataset=str(tmp_path / "fitted.txt"), judged=str(tmp_path / "judged.txt"), batch_tokens=16,
     )  # fmt: skip
     with pytest.raises(HostError, match="gives id 42 in fitted.txt, the model has 40 embeddings"):
-        prepare(job, one_sae(tiny.bad))
+        prepare(job, sae_to_repair(tiny.bad))

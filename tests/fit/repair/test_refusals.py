@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from saebench.cli import main
-from saebench.fit.repair.scaled import ScaledTask
+from saebench.fit.repair.repair_tasks import ScaledTask
 from saebench.store.json_files import read_repair
 
 

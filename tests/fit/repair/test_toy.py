@@ -3,12 +3,11 @@
 import pytest
 import torch
 
+from saebench.fit import Plan
 from saebench.fit.loop import fit
-from saebench.fit.plan import Plan
-from saebench.fit.repair.analysis import taken_off
-from saebench.fit.repair.continued import BaselineTask
-from saebench.fit.repair.repair_job import Method
-from saebench.fit.repair.scaled import ScaledTask
+from saebench.fit.repair import Method
+from saebench.fit.repair.repair_tasks import BaselineTask, ScaledTask
+from saebench.fit.repair.suppression import taken_off
 from saebench.fit.stream import START, Place
 
 G, L1, WIDTH = 2.0, 1.0, 4

@@ -108,8 +108,7 @@ def test_in_equal_time_the_faster_objective_gets_more_tokens(options, tmp_path, 
 
 
 def test_objectives_are_really_timed(options, tmp_path, tiny):
-    from saebench.fit.training.objectives import Objective, Sparsity
-    from saebench.fit.training.request import TrainJob
+    from saebench.fit.training import Objective, Sparsity, TrainJob
 
     base = TrainJob(
         Objective.STANDARD, "blocks.1.hook_resid_pre", tmp_path, Sparsity("topk", 4),

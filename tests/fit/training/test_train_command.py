@@ -105,7 +105,7 @@ def test_a_resumed_training_ends_with_the_bits_of_one_that_was_not(options, tmp_
 
         return fit(*args, on_check=check, **more)
 
-    monkeypatch.setattr("saebench.fit.training.training_job.fit", interrupted)
+    monkeypatch.setattr("saebench.fit.training.training_run.fit", interrupted)
     assert main(command) == 2
     monkeypatch.undo()
     assert not (tmp_path / "out").exists()

@@ -8,11 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from families import FAMILIES, make_host
 
 from saebench.fit.stream import counted_of
-from saebench.fit.training import gradients as divergence
-from saebench.fit.training.gradients import cross_entropy_mean, kl_mean
-from saebench.fit.training.objectives import Loss, Objective, Sparsity
-from saebench.fit.training.sublayers import HalfLayers, ResumedPasses, half_layers
-from saebench.fit.training.tasks import Weights, WholeModelTask
+from saebench.fit.training import Loss, Objective, Sparsity
+from saebench.fit.training import tasks as divergence
+from saebench.fit.training.sublayers import ResumedPasses, Sublayers, sublayer_paths
+from saebench.fit.training.tasks import Weights, WholeModelTask, cross_entropy_mean, kl_mean
 from saebench.fit.training.training_sae import make_sae
 from saebench.subjects.hooks import find_site
 from saebench.subjects.host_loading import load_host
@@ -44,11 +43,13 @@ def ids():
 def _task(host, hook, objective=Objective.FROZEN, *, loss=Loss.KL, checkpointing=None, l1=0.01):
     site = find_site(host, hook)
     sae = make_sae(d_in=site.width, d_sae=64, sparsity=Sparsity("l1", 1.0), metadata={}, seed=0)
-    halves = HalfLayers(host, half_layers(host, hook)) if objective.trains_halves else None
-    passes = ResumedPasses(host, site, halves=halves, checkpointing=checkpointing)
+    sublayers = None
+    if objective.trains_sublayers:
+        sublayers = Sublayers(host, sublayer_paths(host, hook))
+    passes = ResumedPasses(host, site, sublayers=sublayers, checkpointing=checkpointing)
     return WholeModelTask(
-        sae, passes, objective=objective, loss=loss, held=torch.ones(1, 12, dtype=torch.int64),
-        weights=Weights(sparsity=l1), halves=halves,
+        sae, passes, objective=objective, loss=loss, weights=Weights(sparsity=l1),
+        validation=torch.ones(1, 12, dtype=torch.int64), sublayers=sublayers,
     )  # fmt: skip
 
 
