@@ -28,8 +28,8 @@ def _tables(*specs):
     texts = Texts(demo_documents("heldout"))
     (bench,) = benches_of(settings, [(subject, host) for subject in subjects], texts)
     wanted = [(subject, ("sae",)) for subject in subjects]
-    found = bench.measure(SEQUENCES, wanted, keep={}, progress=no_progress)
-    return [found[subject.id].table() for subject in subjects]
+    measured = bench.measure(SEQUENCES, wanted, keep={}, progress=no_progress)
+    return [measured[subject.id].table() for subject in subjects]
 
 
 def test_frozen_training_lowers_the_models_kl_at_equal_l0(tmp_path):

@@ -1,4 +1,4 @@
-"""What a repair works with: rows to fit on, rows that tell convergence, texts to judge on."""
+"""What a repair works with: rows to fit on, validation rows, texts to judge on."""
 
 from pathlib import Path
 
@@ -36,14 +36,15 @@ def texts(tiny, tmp_path):
     return write
 
 
-def test_what_convergence_is_told_by_is_not_fitted_on(tiny, texts):
+def test_validation_activations_are_not_fitted_on(tiny, texts):
     ready = _prepared(
         tiny, texts("train.jsonl", *range(30)), texts("test.jsonl", 38, 39), tokens=400
     )
     fitted = torch.cat(list(ready.stream.once(10**6)))
     assert len(fitted) == ready.supply.tokens
-    assert len(ready.held) >= 30
-    assert (_nearest(ready.held, fitted) > 1e-3).float().mean() > 0.9  # a text may repeat itself
+    assert len(ready.validation) >= 30
+    new = _nearest(ready.validation, fitted) > 1e-3
+    assert new.float().mean() > 0.9  # a text may repeat itself
 
 
 def test_batches_are_of_the_rows_that_were_counted_alone(tiny, texts):

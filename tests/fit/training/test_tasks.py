@@ -57,11 +57,11 @@ def _plain(host, task, hook, ids):
     """The same loss of one full pass, from full logits, hooked by hand in each place."""
     model, sae, site = host.model, task.trained.sae, find_site(host, hook)
     counted = counted_of(ids, host.special_ids)
-    kept = {}
+    parts = {}
 
     def put(x):
         features = sae.encode(x)
-        kept["size"] = (features[counted] @ sae.W_dec.norm(dim=1)).mean()
+        parts["size"] = (features[counted] @ sae.W_dec.norm(dim=1)).mean()
         return torch.where(counted[..., None], sae.decode(features), x)
 
     def swap(_, __, output):
@@ -96,7 +96,7 @@ def _plain(host, task, hook, ids):
     with torch.no_grad():
         clean = model(input_ids=ids, use_cache=False).logits
     log_p, log_q = (z[counted].log_softmax(-1) for z in (clean, logits))
-    return (log_p.exp() * (log_p - log_q)).sum(-1).mean() + 0.01 * kept["size"]
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean() + 0.01 * parts["size"]
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -125,18 +125,18 @@ def test_checkpointed_blocks_give_the_same_gradients(host, ids, hook):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpointed_blocks_of_every_family_are_run_again_as_they_were(family, ids):
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         host = make_host(family)
         task = _task(host, "blocks.1.hook_resid_pre", checkpointing=checkpointing)
         task.loss(ids).backward()
-        found.append(task.trained.sae.W_enc.grad)
-    torch.testing.assert_close(*found)
+        gradients.append(task.trained.sae.W_enc.grad)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("hook", ["blocks.0.hook_resid_mid", "blocks.1.hook_resid_pre"])
 def test_gradients_of_half_layers_are_those_of_a_changed_model(host, ids, hook):
-    """Both terms, with the half-layers' weights put into a whole copy of the model."""
+    """Both terms, with the half-layers' weights put into a copy of the model."""
     task = _task(host, hook, Objective.NON_INTRUSIVE, l1=0.0)
     halves = task.module["halves"]
     with torch.no_grad():
@@ -196,9 +196,9 @@ def test_intrusive_training_changes_only_the_named_half_layers(host, ids):
     assert names == {"before", "after"}
     task.loss(ids).backward()
     assert all(p.grad is None for p in host.model.parameters())
-    told = task.module["halves"].tensors()
-    assert {n.rsplit(".", 3)[0] for n in told} <= {"model.layers.0", "model.layers.1"}
-    assert {n.split(".")[3] for n in told} == {"mlp", "self_attn"}
+    tensors = task.module["halves"].tensors()
+    assert {n.rsplit(".", 3)[0] for n in tensors} <= {"model.layers.0", "model.layers.1"}
+    assert {n.split(".")[3] for n in tensors} == {"mlp", "self_attn"}
 
 
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
