@@ -14,11 +14,11 @@ from saebench.text import plain_lines, plain_text
 
 def add_numbers(parser: argparse.ArgumentParser, job: type) -> None:
     """Declare the numbers of a job, with the job's own defaults and help."""
-    for each in numbers_of(job):
+    for option, each in numbers_of(job):
         default = "" if each.default is None else f" (default {each.default:,})"
         parser.add_argument(
-            each.option, type=each.kind, default=each.default, metavar="N",
-            help=f"{each.help}{default}",
+            option, type=each.metadata["kind"], default=each.default, metavar="N",
+            help=each.metadata["help"] + default,
         )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def add_device(parser: argparse.ArgumentParser, *, dtypes: str) -> None:
 
 
 def values_for(job: type, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that are fields of a job; its defaults stand for those not given."""
+    """Return the given options that are fields of a job; the job has defaults for the others."""
     names = {field.name for field in fields(job)}
     return {k: v for k, v in vars(options).items() if k in names and v is not None} | (
         {"out": out_of(options.out)} if "out" in names else {}

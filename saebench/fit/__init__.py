@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from saebench.errors import OptionError
@@ -37,38 +37,14 @@ SHARE = Range("a share, 0 to 1", 0, 1)
 SEED = Range(f"0 to {(1 << 31) - 1}", 0, 1 << 31)
 
 
-@dataclass(frozen=True)
-class NumberOption:
-    """A number of a job, and its option on the command line.
-
-    Attributes:
-        name: the job's field.
-        kind: int or float.
-        default: None where the job chooses.
-        range: the values that it may have.
-        help: what it means.
-    """
-
-    name: str
-    kind: type[int] | type[float]
-    default: float | None
-    range: Range
-    help: str
-
-    @property
-    def option(self) -> str:
-        """The option, such as ``--batch-rows``."""
-        return "--" + self.name.replace("_", "-")
-
-
 def number(
     default: float | None,
     help: str,  # noqa: A002  (as argparse calls it)
     allowed: Range = COUNT,
     *,
-    kind: type[int] | type[float] | None = None,
+    kind: type | None = None,
 ) -> Any:
-    """Declare a number of a job: the job's field and the command's option both come from it.
+    """Declare a number of a job: its field and the command's option both come from it.
 
     Args:
         default: its value where none is given.
@@ -76,26 +52,20 @@ def number(
         allowed: the values that it may have.
         kind: int or float, where the default does not show it.
     """
-    known = {"help": help, "range": allowed, "kind": kind or type(default)}
+    known = {"help": help, "allowed": allowed, "kind": kind or type(default)}
     return field(default=default, metadata=known)
 
 
-def numbers_of(job: Any) -> Iterator[NumberOption]:
-    """Give the numbers that a job's class declares.
+def numbers_of(job: Any) -> "Iterator[tuple[str, Field[Any]]]":
+    """Give the options of the numbers that a job declares, each with its field.
 
     Example:
-        >>> [each.option for each in numbers_of(FitJob)]
+        >>> [option for option, _ in numbers_of(FitJob)]
         ['--tokens', '--learning-rate', '--patience']
     """
     for each in fields(job):
         if each.metadata:
-            yield _option(each)
-
-
-def _option(declared: "Field[Any]") -> NumberOption:
-    default = None if declared.default is MISSING else declared.default
-    known = declared.metadata
-    return NumberOption(declared.name, known["kind"], default, known["range"], known["help"])
+            yield "--" + each.name.replace("_", "-"), each
 
 
 def check_numbers(job: Any) -> None:
@@ -104,10 +74,10 @@ def check_numbers(job: Any) -> None:
     Raises:
         OptionError: naming the option.
     """
-    for each in numbers_of(job):
-        value = getattr(job, each.name)
-        if value is not None and value not in each.range:
-            raise OptionError(f"{each.option} must be {each.range.text}, found {value}")
+    for option, each in numbers_of(job):
+        value, allowed = getattr(job, each.name), each.metadata["allowed"]
+        if value is not None and value not in allowed:
+            raise OptionError(f"{option} must be {allowed.text}, found {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

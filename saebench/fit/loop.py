@@ -140,7 +140,7 @@ def fit(
 
 
 def optimiser_of(module: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """Return AdamW for the parameters that require a gradient; one kernel does a whole step."""
+    """Return AdamW for the parameters that require a gradient; one fused kernel does a step."""
     fitted = [p for p in module.parameters() if p.requires_grad]
     fused = all(p.device.type in FUSED for p in fitted)
     return torch.optim.AdamW(

@@ -34,32 +34,34 @@ def test_every_number_of_a_job_is_an_option_with_its_default_and_its_help(job):
     declared = {n: f for n, f in job.__dataclass_fields__.items() if "int" in str(f.type) or
                 "float" in str(f.type)}  # fmt: skip
     declared.pop("holdout_every", None)  # set by the sweep alone
-    assert {each.name for each in numbers_of(job)} == set(declared)
+    assert {each.name for _, each in numbers_of(job)} == set(declared)
     for name, field in declared.items():
         assert getattr(options, name) == field.default
-    assert all(each.help for each in numbers_of(job))
+    assert all(each.metadata["help"] for _, each in numbers_of(job))
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_is_made_from_the_numbers_that_the_command_was_given(job):
     parser = ArgumentParser()
     add_numbers(parser, job)
-    words = [w for each in numbers_of(job) for w in (each.option, "0.5" if each.kind is float
-             else "7")]  # fmt: skip
-    options = parser.parse_args([*words])
+    given = {option: 0.5 if each.metadata["kind"] is float else 7
+             for option, each in numbers_of(job)}  # fmt: skip
+    options = parser.parse_args([str(word) for pair in given.items() for word in pair])
     options.out = "out"
-    made = MAKE[job](**{k: v for k, v in values_for(job, options).items() if k != "out"})
-    for each in numbers_of(job):
-        assert getattr(made, each.name) == (0.5 if each.kind is float else 7)
+    numbers = {k: v for k, v in values_for(job, options).items() if k != "out"}
+    filled = MAKE[job](**numbers)
+    for option, each in numbers_of(job):
+        assert getattr(filled, each.name) == given[option]
 
 
 @pytest.mark.parametrize(
     ("make", "name", "value", "said"),
     [
-        (make, each.name, value, f"{each.option} must be {each.range.text}, found {value}")
+        (make, each.name, value, f"{option} must be {allowed.text}, found {value}")
         for job, make in MAKE.items()
-        for each in numbers_of(job)
-        for value in (each.range.least - 1, each.range.below, math.nan)
+        for option, each in numbers_of(job)
+        for allowed in (each.metadata["allowed"],)
+        for value in (allowed.least - 1, allowed.below, math.nan)
     ],
 )
 def test_a_number_out_of_its_range_is_refused_by_its_option(make, name, value, said):

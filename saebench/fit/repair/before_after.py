@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,21 +51,10 @@ ROWS = (
 )
 
 
-@dataclass(frozen=True)
-class Judged:
-    """The metrics and the gates of both SAEs.
-
-    Attributes:
-        rows: one for each metric.
-        gates: verdicts of the gates that were decided for both.
-    """
-
-    rows: tuple[RepairRow, ...]
-    gates: tuple[GateChange, ...]
-
-
-def judge_both(bench: Bench, *, progress: ProgressBar) -> Judged:
-    """Judge the SAEs called before and after on their bench.
+def judge_both(
+    bench: Bench, *, progress: ProgressBar
+) -> tuple[tuple[RepairRow, ...], tuple[GateChange, ...]]:
+    """Return the metrics and the gates' verdicts of the SAEs called before and after.
 
     Args:
         bench: the two SAEs, by these ids, and the tokens.
@@ -81,7 +69,7 @@ def judge_both(bench: Bench, *, progress: ProgressBar) -> Judged:
     tables = _tables(judge)
     rows = [compared(spec, tables[BEFORE], tables[AFTER]) for spec in ROWS]
     sizes = {subject.id: subject.d_sae for subject in bench.subjects}
-    return Judged((*rows, dead_features(run, sizes)), gate_changes(run.cases))
+    return (*rows, dead_features(run, sizes)), gate_changes(run.cases)
 
 
 def compared(spec: MetricSpec, before: Table, after: Table) -> RepairRow:

@@ -141,7 +141,7 @@ def _record(
         ready.subject.sae, id=BEFORE, source=ready.subject.source, metadata=ready.subject.metadata
     )
     bench = replace(ready.bench, subjects=(before, after), data={}, costs=[], parts={})
-    judged = judge_both(bench, progress=progress)
+    rows, gates = judge_both(bench, progress=progress)
     described = [bench.describe(subject, path="") for subject in (before, after)]
     return RepairRecord(
         schema_version=REPAIR_SCHEMA_VERSION,
@@ -153,8 +153,8 @@ def _record(
         recipe=recipe,
         course=course,
         judged_on=next(iter(bench.data.values())),
-        rows=judged.rows,
-        gates=judged.gates,
+        rows=rows,
+        gates=gates,
         analysis=_analysis(job, ready, after),
         notes=notes,
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from saebench.errors import SubjectError
 from saebench.fit.repair import Method
+from saebench.fit.training.training_sae import dense, saelens_loss
 from saebench.formats.library_warnings import without_harmless
 from saebench.formats.saelens import inference_sae
 
@@ -52,8 +53,7 @@ class ScaledSAE(nn.Module):
     def features(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens features"]:
         """Return the features; without a gradient where the encoder is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.method.keeps_features):
-            features = self.sae.encode(x)
-            return features.to_dense() if features.is_sparse else features
+            return dense(self.sae.encode(x))
 
     def forward(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens d"]:
         """Return the reconstruction."""
@@ -173,6 +173,8 @@ class BaselineTask:
 
 
 class _Training(nn.Module):
+    """A training SAE, and the number of steps since each feature fired."""
+
     silent_steps: Tensor
 
     def __init__(self, sae: Any) -> None:
@@ -182,22 +184,15 @@ class _Training(nn.Module):
         self.register_buffer("silent_steps", steps.to(sae.W_dec.device))
 
     def loss(self, batch: Tensor) -> Tensor:
-        from sae_lens.saes.sae import TrainStepInput
-
         coefficients = self.sae.get_coefficients().items()
-        output = self.sae.training_forward_pass(
-            TrainStepInput(
-                sae_in=batch,
-                coefficients={n: float(getattr(c, "value", c)) for n, c in coefficients},
-                dead_neuron_mask=self.silent_steps > DEAD_AFTER,
-                n_training_steps=0,
-                is_logging_step=False,
-            )
+        loss, fired = saelens_loss(
+            self.sae,
+            batch,
+            coefficients={n: float(getattr(c, "value", c)) for n, c in coefficients},
+            dead=self.silent_steps > DEAD_AFTER,
         )
-        features = output.feature_acts.detach()
-        fired = (features.to_dense() if features.is_sparse else features).ne(0).any(dim=0)
         self.silent_steps = torch.where(fired, 0, self.silent_steps + 1)
-        return output.loss
+        return loss
 
 
 def training_sae(sae: Any, *, coefficient: float | None = None) -> Any:

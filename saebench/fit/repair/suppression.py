@@ -15,6 +15,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from saebench.fit.training.training_sae import dense
 from saebench.records.repair import Correlation, FeatureAnalysis, Ranged
 from saebench.statistics.levels import LEVEL
 
@@ -92,8 +93,7 @@ def balance(sae: Any, x: Float[Tensor, "tokens d"]) -> float:
         >>> round(balance(sae, torch.full((4, 1), 2.0)), 6)  # 2 becomes 1.5: c/2 is taken off
         1.0
     """
-    features = sae.encode(x)
-    features = features.to_dense() if features.is_sparse else features
+    features = dense(sae.encode(x))
     reconstruction = sae.decode(features)
     slope = 2 * ((x - reconstruction) * (reconstruction - sae.b_dec)).double().sum()
     size = (features * sae.W_dec.norm(dim=1)).double().sum()
@@ -134,8 +134,7 @@ def activity(sae: Any, batches: Iterable[Float[Tensor, "tokens d"]]) -> Activity
     total, tokens = torch.zeros_like(on), 0
     for batch in batches:
         for rows in batch.split(4096):
-            features = sae.encode(rows)
-            features = features.to_dense() if features.is_sparse else features
+            features = dense(sae.encode(rows))
             on += features.ne(0).sum(dim=0).cpu()
             total += features.double().sum(dim=0).cpu()
             tokens += len(rows)

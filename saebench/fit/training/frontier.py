@@ -121,7 +121,7 @@ def _judge_all(
         data = next(iter(bench.data.values()))
         results[point], tables[point] = _judged(job, point, bench, progress=progress)
     assert data is not None
-    compared = (_against_standard(point, found, tables) for point, found in results.items())
+    compared = (_against_standard(point, result, tables) for point, result in results.items())
     return tuple(compared), data
 
 

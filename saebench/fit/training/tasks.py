@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from saebench.fit.stream import counted_of
 from saebench.fit.training import Loss, Objective
 from saebench.fit.training.sublayers import Original, ResumedPasses, Sublayers
-from saebench.fit.training.training_sae import Coded, TrainedSAE, code, sizes
+from saebench.fit.training.training_sae import (
+    Coded,
+    TrainedSAE,
+    code,
+    dense,
+    saelens_loss,
+    sizes,
+)
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.substitution.batches import read_rows, write_rows
@@ -62,23 +69,14 @@ class StandardTask:
 
     def loss(self, batch: Float[Tensor, "tokens d"]) -> Tensor:
         """Return SAELens' training loss."""
-        output = self._output(batch, _warmed(self._weights, self.trained))
-        features = _dense(output.feature_acts.detach())
-        self.trained.count(features.ne(0).any(dim=0), tokens=len(features))
-        return output.loss
-
-    def _output(self, batch: Tensor, coefficient: float) -> Any:
-        from sae_lens.saes.sae import TrainStepInput
-
-        return self.trained.sae.training_forward_pass(
-            TrainStepInput(
-                sae_in=batch,
-                coefficients={"l1": coefficient},
-                dead_neuron_mask=self.trained.silent_for(self._weights.dead_after_tokens),
-                n_training_steps=0,
-                is_logging_step=False,
-            )
+        loss, fired = saelens_loss(
+            self.trained.sae,
+            batch,
+            coefficients={"l1": _warmed(self._weights, self.trained)},
+            dead=self.trained.silent_for(self._weights.dead_after_tokens),
         )
+        self.trained.count(fired, tokens=len(batch))
+        return loss
 
     @torch.no_grad()
     def check(self) -> float:
@@ -94,7 +92,7 @@ class StandardTask:
     def validation_features(self) -> Iterator[Float[Tensor, "tokens features"]]:
         """Give the features of the validation activations, some at a time."""
         for x in self._validation.split(CHECKED_TOKENS):
-            yield _dense(self.trained.sae.encode(x))
+            yield dense(self.trained.sae.encode(x))
 
     def stepped(self) -> None:
         """Do nothing after a step, as SAELens' training does."""
@@ -166,7 +164,7 @@ class WholeModelTask:
             original = self._passes.original(ids.to(host.device))
             self._passes.final(original, substitution)
             assert substitution.x is not None
-            yield _dense(self.trained.sae.encode_with_hidden_pre(substitution.x)[0])
+            yield dense(self.trained.sae.encode_with_hidden_pre(substitution.x)[0])
 
     def stepped(self) -> None:
         """Scale the decoder rows back to their first norms."""
@@ -239,10 +237,6 @@ class _Substitution:
         changed = activation.clone()
         write_rows(self._site, changed, self.coded.x_hat, self._counted)
         return changed
-
-
-def _dense(features: Tensor) -> Tensor:
-    return features.to_dense() if features.is_sparse else features
 
 
 def _warmed(weights: Weights, trained: TrainedSAE) -> float:

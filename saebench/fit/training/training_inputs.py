@@ -104,7 +104,20 @@ def prepare_training(job: TrainJob, host: Host) -> Prepared:
     sublayers = None
     if job.objective.trains_sublayers:
         sublayers = Sublayers(host, sublayer_paths(host, job.hook, sides=job.half_layers))
-    task = WholeModelTask(
+    task = _whole_model_task(job, sae, host, site, validation, sublayers)
+    stream = RowStream(rows, batch_rows=job.batch_rows, seed=job.seed)
+    return Prepared(host, site, rows, supply, task, stream, begun_from, sublayers)
+
+
+def _whole_model_task(
+    job: TrainJob,
+    sae: Any,
+    host: Host,
+    site: Site,
+    validation: RowSource,
+    sublayers: Sublayers | None,
+) -> WholeModelTask:
+    return WholeModelTask(
         sae,
         ResumedPasses(host, site, sublayers=sublayers, checkpointing=job.checkpointing),
         objective=job.objective,
@@ -113,8 +126,6 @@ def prepare_training(job: TrainJob, host: Host) -> Prepared:
         weights=_weights(job),
         sublayers=sublayers,
     )
-    stream = RowStream(rows, batch_rows=job.batch_rows, seed=job.seed)
-    return Prepared(host, site, rows, supply, task, stream, begun_from, sublayers)
 
 
 def _rows(job: TrainJob, host: Host) -> RowSource:

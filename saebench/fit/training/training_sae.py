@@ -223,3 +223,37 @@ def _decoded(sae: Any, features: Tensor) -> Tensor:
         return sae.decode(features)
     rescaled = getattr(sae.cfg, "rescale_acts_by_decoder_norm", False)
     return Active.of(features).decoded(sae.W_dec, sae.b_dec, rescaled=rescaled)
+
+
+def dense(features: Float[Tensor, "tokens features"]) -> Float[Tensor, "tokens features"]:
+    """Return features as an ordinary tensor; SAELens' TopK may give a sparse one."""
+    return features.to_dense() if features.is_sparse else features
+
+
+def saelens_loss(
+    sae: Any,
+    x: Float[Tensor, "tokens d"],
+    *,
+    coefficients: dict[str, float],
+    dead: Bool[Tensor, "features"],
+) -> tuple[Float[Tensor, ""], Bool[Tensor, "features"]]:
+    """Return SAELens' training loss, and the features that fired at one of the tokens or more.
+
+    Args:
+        sae: SAELens' training form.
+        x: activations.
+        coefficients: of its penalties, by name.
+        dead: the features that its auxiliary loss is to revive.
+    """
+    from sae_lens.saes.sae import TrainStepInput
+
+    output = sae.training_forward_pass(
+        TrainStepInput(
+            sae_in=x,
+            coefficients=coefficients,
+            dead_neuron_mask=dead,
+            n_training_steps=0,
+            is_logging_step=False,
+        )
+    )
+    return output.loss, dense(output.feature_acts.detach()).ne(0).any(dim=0)
