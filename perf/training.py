@@ -17,10 +17,10 @@ from rich.table import Table
 from perf.figures import Figures, Runner
 from perf.timing import CLOCKS, by_turns
 from saebench.fit.stream import counted_of
-from saebench.fit.training.objectives import Objective, Sparsity
-from saebench.fit.training.request import RANDOM, TrainJob
+from saebench.fit.training import RANDOM, Objective, Sparsity, TrainJob
 from saebench.fit.training.sublayers import ResumedPasses
-from saebench.fit.training.training_job import host_of, stepping
+from saebench.fit.training.training_inputs import host_of
+from saebench.fit.training.training_run import stepping
 from saebench.subjects.hooks import find_site
 
 HERE = Path(__file__).resolve().parent

@@ -6,10 +6,9 @@ from perf.outcome import Outcome, Target
 from perf.peers.plain_training import plain_step_runner
 from perf.side_by_side import SideBySide, here
 from perf.workload import Workload
+from saebench.fit import Plan
 from saebench.fit.loop import optimiser_of, take_step
-from saebench.fit.plan import Plan
-from saebench.fit.training.objectives import Loss, Objective, Sparsity
-from saebench.fit.training.request import CLIP
+from saebench.fit.training import CLIP, Loss, Objective, Sparsity
 from saebench.fit.training.sublayers import ResumedPasses
 from saebench.fit.training.tasks import Weights, WholeModelTask
 from saebench.fit.training.training_sae import begin_from, make_sae
@@ -50,7 +49,7 @@ def _our_step(workload: Workload) -> Runner:
     sae = sae.to(host.device)
     passes = ResumedPasses(host, find_site(host, size.hook))
     task = WholeModelTask(
-        sae, passes, objective=Objective.FROZEN, loss=Loss.KL, held=ids[:1],
+        sae, passes, objective=Objective.FROZEN, loss=Loss.KL, validation=ids[:1],
         weights=Weights(),
     )  # fmt: skip
     # A rate of zero: each step does the same, and its loss can be compared with the peers'.

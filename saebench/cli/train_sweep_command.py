@@ -1,25 +1,17 @@
 """``saebench train-sweep``: objectives × sparsities, and the frontier of KL against L0."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saebench.cli.fit_arguments import add_numbers, add_out, failed, note
 from saebench.cli.output import console, say
-from saebench.cli.train_command import (
-    NUMBERS,
-    OBJECTIVES,
-    add_numbers,
-    add_place,
-    names_of,
-    note,
-    out_of,
-    place_of,
-)
+from saebench.cli.train_command import OBJECTIVES, SPARSITY, add_place, job_options
 from saebench.errors import NonFiniteValue, OptionError, nearest
+from saebench.fit.training import Judging, Objective, Sparsity, TrainJob
+from saebench.options import Packing
 
 if TYPE_CHECKING:
-    from saebench.fit.training.objectives import Objective
     from saebench.records.sweep import SweepRecord
 
 EXAMPLES = """
@@ -31,12 +23,12 @@ EXAMPLES = """
     saebench report run.json --training sweep/sweep.json -o report.html
 """
 CODES = """
-Every SAE of a hook and sparsity is begun from one standard SAE, trained on --init-tokens; each
-objective goes on from there, the standard one too. In equal time each gets as many tokens as it
-manages while the slowest does --tokens.
+Every SAE of a hook and sparsity begins with one standard SAE, trained on --init-tokens; each
+objective goes on from there, the standard one too. In equal time each trains on as many tokens as
+it can while the slowest trains on --tokens.
 
-OUT holds the SAEs, sweep.json, frontier.csv, frontier.md, and PNGs where matplotlib is installed.
-Run again after a kill, it goes on where it was.
+OUT contains the SAEs, sweep.json, frontier.csv, frontier.md, and PNGs where matplotlib is
+installed. After an interruption the same command goes on from there.
 
 exit codes: 0 trained and judged, 1 a loss became NaN or diverged, 2 interrupted (run it again),
             4 it could not be done: the message says why
@@ -46,75 +38,57 @@ exit codes: 0 trained and judged, 1 a loss became NaN or diverged, 2 interrupted
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_place(parser, several=True)
-    parser.add_argument("--sparsity", required=True, nargs="+", metavar="KIND:X",
-                        help="l1:COEFFICIENT[/COEFFICIENT beside the whole model's loss], topk:K, "
-                        "batchtopk:K")  # fmt: skip
+    parser.add_argument("--sparsity", required=True, nargs="+", metavar="KIND:X", help=SPARSITY)
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES),
                         metavar="OBJECTIVE", help="default: all four")  # fmt: skip
     parser.add_argument("--equal", choices=("tokens", "time", "both"), default="tokens",
-                        help="what the objectives are given the same of")  # fmt: skip
+                        help="what every objective gets the same amount of")  # fmt: skip
     parser.add_argument("--objective-rate", nargs="+", default=[], metavar="OBJECTIVE=X",
                         help="a learning rate of its own for an objective")  # fmt: skip
-    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="directory to write")
-    parser.add_argument("--init-tokens", type=int, metavar="N",
-                        help="what the standard SAE that all begin with is trained on "
-                        "(default: as --tokens)")  # fmt: skip
+    add_out(parser, resumes=False)
     parser.add_argument("--judge-dataset", metavar="PATH|NAME",
                         help="the texts to judge on (default: every tenth document, which is then "
                         "not trained on)")  # fmt: skip
-    parser.add_argument("--sequences", type=int, default=256, metavar="N",
-                        help="how many sequences are judged (default 256)")  # fmt: skip
-    parser.add_argument("--judge-packing", choices=("documents", "packed"), default="documents",
+    parser.add_argument("--judge-packing", choices=[each.value for each in Packing],
+                        default=Judging.packing.value,
                         help="how the judged texts become sequences: documents from their start, "
                         "or cut as the training's rows are")  # fmt: skip
-    add_numbers(parser, NUMBERS)
+    add_numbers(parser, TrainJob)
+    add_numbers(parser, Judging)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Train, judge, print the frontier."""
-    from saebench.fit.training.objectives import Objective, Sparsity
-    from saebench.fit.training.points import sweep
-    from saebench.fit.training.request import Judging, TrainJob
+    from saebench.fit.training.frontier import sweep
     from saebench.fit.training.training_sweep import TIME, TOKENS, SweepJob
-    from saebench.options import Packing
     from saebench.progress import progress_bar
     from saebench.report.tables.swept import frontier_tables
 
     sparsities = tuple(map(Sparsity.parse, options.sparsity))
-    place = place_of(options)
-    base = TrainJob(
-        objective=Objective.STANDARD, sparsity=sparsities[0], out=out_of(options.out),
-        **place | {"hook": options.hook[0]},
-        **{name: getattr(options, name) for name in names_of(NUMBERS)},
-    )  # fmt: skip
-    equal = (TOKENS, TIME) if options.equal == "both" else (options.equal,)
+    first = {"objective": Objective.STANDARD, "sparsity": sparsities[0], "hook": options.hook[0]}
+    base = TrainJob(**job_options(options) | first)
     job = SweepJob(
         base=base,
         hooks=tuple(options.hook),
         objectives=tuple(map(Objective, options.objectives)),
         sparsities=sparsities,
-        init_tokens=base.tokens if options.init_tokens is None else options.init_tokens,
-        equal=equal,
+        equal=(TOKENS, TIME) if options.equal == "both" else (options.equal,),
         learning_rates=dict(map(_own_rate, options.objective_rate)),
     )
-    judged = options.judge_dataset
     packing = Packing(options.judge_packing)
-    how = Judging(judged, options.sequences, packing, options.seed)
+    how = Judging(options.judge_dataset, options.sequences, packing)
     try:
         record = sweep(job, how, progress=progress_bar, say=note)
     except NonFiniteValue as error:
-        sys.stderr.write(f"saebench: {error}\n")
-        return 1
+        return failed(error, base.out)
     for table in frontier_tables(record, width=console().width):
         say(table)
     say(f"written: {base.out} (sweep.json, frontier.csv, frontier.md{_drawn(record, base.out)})")
     return 0
 
 
-def _own_rate(text: str) -> "tuple[Objective, float]":
+def _own_rate(text: str) -> tuple[Objective, float]:
     """Read ``frozen=0.001``."""
-    from saebench.fit.training.objectives import Objective
-
     name, _, number = text.partition("=")
     if name not in OBJECTIVES:
         raise OptionError(f"--objective-rate {text}: no such objective{nearest(name, OBJECTIVES)}")
@@ -125,7 +99,7 @@ def _own_rate(text: str) -> "tuple[Objective, float]":
 
 
 def _drawn(record: "SweepRecord", out: Path) -> str:
-    """Draw the frontier where matplotlib is there; say what was written."""
+    """Draw the frontier where matplotlib is installed; say how many figures were written."""
     from importlib.util import find_spec
 
     from saebench.report.sections.training_section import frontier_figure

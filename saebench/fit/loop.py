@@ -1,4 +1,4 @@
-"""The training loop of a fit: steps, checks, checkpoints; a value that is not finite ends it."""
+"""The training loop: steps, checks, checkpoints; it ends at a loss that is not finite."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from saebench.errors import NonFiniteValue
-from saebench.fit.keeping import Checkpoint
-from saebench.fit.plan import Plan, Rate, has_converged, rate_at
+from saebench.fit import Plan, Rate, has_converged, rate_at
+from saebench.fit.saving import Checkpoint
 from saebench.fit.stream import Place
 
 BETAS = (0.9, 0.999)
@@ -18,38 +18,38 @@ FUSED = {"cpu", "cuda"}  # where torch's AdamW has a kernel for it
 
 
 class Task(Protocol):
-    """What is fitted: a module with a loss."""
+    """A module with a loss to minimise."""
 
     @property
     def module(self) -> nn.Module:
-        """Everything that a checkpoint holds: its parameters that require a gradient are fitted."""
+        """What a checkpoint stores; its parameters that require a gradient are fitted."""
         ...
 
     def loss(self, batch: Tensor) -> Tensor:
-        """Return what a step makes smaller."""
+        """Return the loss of a batch, which a step minimises."""
         ...
 
     def check(self) -> float:
-        """Return what convergence is told by, on data that stay the same."""
+        """Return the loss on the validation data, by which convergence is decided."""
         ...
 
 
 class Stream(Protocol):
-    """What is fitted on."""
+    """The data that a fit takes its batches from."""
 
     def batches(self, start: Place = ...) -> Iterator[tuple[Tensor, Place]]:
-        """Give batches from a place on, each with the place after it."""
+        """Give batches from a position on, each with the position after it."""
         ...
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found.
+    """The losses at one check.
 
     Attributes:
         tokens: done by then.
         loss: mean of the steps since the last check; None before the first step.
-        check: the task's.
+        check: the task's loss on its validation data.
     """
 
     tokens: int
@@ -59,7 +59,17 @@ class Check:
 
 @dataclass
 class State:
-    """Where a fit stands."""
+    """The progress of a fit; the field names are those of the checkpoint file.
+
+    Attributes:
+        tokens: done so far.
+        end: the number of tokens at which the fit ends.
+        converged: the validation loss no longer improves.
+        place: the next batch.
+        checks: every check, the first before any step.
+        since: the steps' losses since the last check.
+        rates: the learning rates that were set, in order.
+    """
 
     tokens: int = 0
     end: int = 0
@@ -84,23 +94,23 @@ def fit(
 ) -> State:
     """Fit a task's parameters by Adam, until they converge or the tokens are used up.
 
-    Resumed from a checkpoint it ends with the very bits it would have ended with; a plan with
-    another learning rate is gone on with, and ``rates`` says so.
+    A resumed fit ends with the same bits as one that was not interrupted. It may go on with another
+    learning rate, which the state's ``rates`` then lists.
 
     Args:
-        task: what is fitted, in place.
-        stream: what on.
-        plan: how.
-        checkpoint: where the state is kept between checks; nowhere where None.
+        task: the module and its loss; fitted in place.
+        stream: the data.
+        plan: how long, and how fast.
+        checkpoint: where the state is written at each check; nowhere where None.
         resume: go on from the checkpoint.
         progress: called with the number of tokens just finished.
         size: how many tokens a batch has.
-        after_step: called once the parameters were changed.
-        on_check: called with what a check found.
+        after_step: called after each step of the optimiser.
+        on_check: called with each check.
 
     Raises:
         NonFiniteValue: where the check is far above where it began, or a loss or a parameter is
-            NaN or infinite; the checkpoint holds the last state in which all were well.
+            NaN or infinite; the checkpoint is the last state in which all were finite.
     """
     optimiser = optimiser_of(task.module, plan)
     state = State(end=plan.tokens)
@@ -108,7 +118,7 @@ def fit(
         state = _restored(checkpoint.read(), task, optimiser)
         progress(state.tokens)
     else:
-        _look(task, state, plan)
+        _check(task, state, plan)
     if not state.rates or state.rates[-1].rate != plan.learning_rate:
         state.rates.append(Rate(state.tokens, plan.learning_rate))
     due = state.tokens + plan.check_tokens
@@ -121,7 +131,7 @@ def fit(
         state.place = place
         progress(size(batch))
         if state.tokens >= due or state.tokens >= state.end:
-            _look(task, state, plan)
+            _check(task, state, plan)
             on_check(state.checks[-1])
             due = state.tokens + plan.check_tokens
             if checkpoint is not None:
@@ -130,7 +140,7 @@ def fit(
 
 
 def optimiser_of(module: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """Return AdamW for the parameters that require a gradient; one kernel does a whole step."""
+    """Return AdamW for the parameters that require a gradient; one fused kernel does a step."""
     fitted = [p for p in module.parameters() if p.requires_grad]
     fused = all(p.device.type in FUSED for p in fitted)
     return torch.optim.AdamW(
@@ -139,12 +149,12 @@ def optimiser_of(module: nn.Module, plan: Plan) -> torch.optim.Optimizer:
 
 
 def take_step(loss: Tensor, optimiser: torch.optim.Optimizer, *, clip: float | None) -> None:
-    """Go back from a loss and change the parameters.
+    """Backpropagate and step the optimiser.
 
     Args:
         loss: of one batch.
-        optimiser: holds the parameters.
-        clip: the norm of all gradients together that none may exceed; None leaves them.
+        optimiser: of the parameters.
+        clip: the largest norm of all gradients together; None does not clip.
     """
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
@@ -169,16 +179,16 @@ def _step(
     state.since.append(value)
 
 
-def _look(task: Task, state: State, plan: Plan) -> None:
-    """Check, and let the learning rate fall from here on where the fit has converged."""
+def _check(task: Task, state: State, plan: Plan) -> None:
+    """Take the validation loss; where the fit has converged, begin the learning rate's decay."""
     for name, parameter in task.module.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             _refuse_non_finite(math.nan, f"parameter {name}", state)
-    found = task.check()
-    _refuse_non_finite(found, "the loss on the check's activations", state)
-    _refuse_divergence(found, state, plan)
+    loss = task.check()
+    _refuse_non_finite(loss, "the loss on the validation data", state)
+    _refuse_divergence(loss, state, plan)
     mean = sum(state.since) / len(state.since) if state.since else None
-    state.checks.append(Check(state.tokens, mean, found))
+    state.checks.append(Check(state.tokens, mean, loss))
     state.since.clear()
     losses = [check.check for check in state.checks]
     if not state.converged and plan.tolerance > 0:
@@ -187,14 +197,14 @@ def _look(task: Task, state: State, plan: Plan) -> None:
             state.end = min(state.end, state.tokens + int(plan.decay_share * plan.tokens))
 
 
-def _refuse_divergence(found: float, state: State, plan: Plan) -> None:
-    """Refuse a check that is finite, but far above where the fit began."""
+def _refuse_divergence(loss: float, state: State, plan: Plan) -> None:
+    """Refuse a validation loss that is finite, but far above where the fit began."""
     if not state.checks or math.isinf(plan.diverges_from):
         return
     most = 10 * max(state.checks[0].check, plan.diverges_from)
-    if found > most:
+    if loss > most:
         raise NonFiniteValue(
-            f"the loss diverges: {found:.3g} after {state.tokens:,} tokens, "
+            f"the loss diverges: {loss:.3g} after {state.tokens:,} tokens, "
             f"{state.checks[0].check:.3g} at first; the fit was stopped there: try a smaller "
             "--learning-rate"
         )

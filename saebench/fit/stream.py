@@ -1,6 +1,6 @@
-"""Activations of a host model, streamed: a pool of them at a time, shuffled within it."""
+"""What a fit trains on: a model's activations, or token rows, shuffled pool by pool."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,14 +15,15 @@ from saebench.substitution.batches import read_rows
 from saebench.substitution.passes import Passes
 
 POOL_TOKENS = 1 << 16
-POOL_NUMBERS = 1 << 26  # of the activations held at once: 268 MB in fp32
+POOL_NUMBERS = 1 << 26  # of the activations in memory at once: 268 MB in fp32
+POOL_ROWS = 512
 ROWS_A_PASS = 32
 SPREAD = 0x9E3779B1  # odd: neighbouring seeds are far apart, whatever the pool
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a stream to go on: the next batch."""
+    """A position in a stream: the next batch."""
 
     pool: int = 0
     batch: int = 0
@@ -32,10 +33,10 @@ START = Place()
 
 
 class ActivationStream:
-    """Gives batches of activations without end, from any place in the stream alike.
+    """Gives batches of activations without end, from any position in the stream alike.
 
     The model is run up to the hook alone. Rows are taken pool by pool; the tokens of a pool are
-    shuffled by the seed and the pool's number, so that a place needs no more than two numbers.
+    shuffled by the seed and the pool's number, so that a position needs no more than two numbers.
 
     Args:
         host: the model.
@@ -68,67 +69,39 @@ class ActivationStream:
         self._passes = Passes(host)
 
     def batches(self, start: Place = START) -> Iterator[tuple[Float[Tensor, "tokens d"], Place]]:
-        """Give batches from a place on, each with the place after it."""
-        rows = islice(self._rows.endless(), start.pool * self.pool_rows, None)
-        number, first = start.pool, start.batch
-        while True:
-            pool = self._pool(torch.tensor(list(islice(rows, self.pool_rows))))
-            batches = order_of(len(pool), seed=self._seed, pool=number).tensor_split(
-                max(1, len(pool) // self.batch_tokens)
-            )
-            for index in range(first, len(batches)):
-                last = index + 1 == len(batches)
-                after = Place(number + 1) if last else Place(number, index + 1)
-                yield pool[batches[index].to(pool.device)], after
-            number, first = number + 1, 0
+        """Give batches from a position on, each with the position after it."""
+        pools = _pools(self._rows, start, pool_rows=self.pool_rows, read=self._read)
+        return _shuffled(pools, start, batch=self.batch_tokens, seed=self._seed)
 
     def first(self, tokens: int) -> Float[Tensor, "tokens d"]:
         """Return the first activations in the rows' order; of one pool and one pass at most."""
         rows = list(islice(self._rows.once(), min(self.pool_rows, self._rows_for(tokens))))
-        return self._pool(torch.tensor(rows))[:tokens]
+        return self._read(torch.tensor(rows))[:tokens]
 
     def once(self, tokens: int) -> Iterator[Float[Tensor, "tokens d"]]:
         """Give the activations of one pass in the rows' order, a pool at a time."""
         rows = islice(self._rows.once(), self._rows_for(tokens))
         while some := list(islice(rows, self.pool_rows)):
-            yield self._pool(torch.tensor(some))
+            yield self._read(torch.tensor(some))
 
     def _rows_for(self, tokens: int) -> int:
         return -(-tokens // max(1, self._rows.context - 1))
 
-    def _pool(self, ids: Int[Tensor, "rows context"]) -> Float[Tensor, "tokens d"]:
-        counted = torch.ones_like(ids, dtype=torch.bool)
-        counted[:, 0] = False
-        for special in self._rows.special_ids:
-            counted &= ids != special
+    def _read(self, ids: Int[Tensor, "rows context"]) -> Float[Tensor, "tokens d"]:
+        """Return the activations at the tokens that count."""
+        counted = counted_of(ids, self._rows.special_ids)
         device = self._host.device
         parts = zip(ids.split(ROWS_A_PASS), counted.split(ROWS_A_PASS), strict=True)
-        found = [self._read(some.to(device), mask.to(device)) for some, mask in parts]
         # Outside inference mode what is joined is an ordinary tensor, which autograd may keep.
-        return torch.cat(found)
+        return torch.cat([self._read_part(i.to(device), mask.to(device)) for i, mask in parts])
 
-    def _read(self, ids: Tensor, counted: Tensor) -> Tensor:
+    def _read_part(self, ids: Tensor, counted: Tensor) -> Tensor:
         clean = self._passes.clean(ids, [self._site], stop_early=True)
         return read_rows(self._site, clean.activations[self._site], counted)
 
 
-def order_of(length: int, *, seed: int, pool: int) -> Int[Tensor, "length"]:
-    """Return the order in which a pool's elements are given.
-
-    Example:
-        >>> sorted(order_of(4, seed=1, pool=0).tolist())
-        [0, 1, 2, 3]
-    """
-    # torch's Mersenne twister takes 32 bits: a seed in the upper ones would have no effect.
-    mixed = (seed * SPREAD + pool) & 0xFFFFFFFF
-    return torch.randperm(length, generator=torch.Generator().manual_seed(mixed))
-
-
-POOL_ROWS = 512
-
-
 class RowStream:
-    """Gives batches of whole rows without end, from any place in the stream alike.
+    """Gives batches of token rows without end, from any position in the stream alike.
 
     Args:
         rows: the token rows.
@@ -149,17 +122,45 @@ class RowStream:
         self._batch, self.pool_rows = batch_rows, max(batch_rows, pool_rows)
 
     def batches(self, start: Place = START) -> Iterator[tuple[Int[Tensor, "rows context"], Place]]:
-        """Give batches from a place on, each with the place after it."""
-        rows = islice(self._rows.endless(), start.pool * self.pool_rows, None)
-        number, first = start.pool, start.batch
-        while True:
-            pool = torch.tensor(list(islice(rows, self.pool_rows)))
-            order = order_of(len(pool), seed=self._seed, pool=number)
-            batches = order.tensor_split(max(1, len(pool) // self._batch))
-            for index in range(first, len(batches)):
-                last = index + 1 == len(batches)
-                yield pool[batches[index]], Place(number + 1) if last else Place(number, index + 1)
-            number, first = number + 1, 0
+        """Give batches from a position on, each with the position after it."""
+        pools = _pools(self._rows, start, pool_rows=self.pool_rows, read=lambda ids: ids)
+        return _shuffled(pools, start, batch=self._batch, seed=self._seed)
+
+
+def _pools(
+    rows: RowSource, start: Place, *, pool_rows: int, read: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
+    """Give the pools of an endless stream, from a position's pool on."""
+    ids = islice(rows.endless(), start.pool * pool_rows, None)
+    while True:
+        yield read(torch.tensor(list(islice(ids, pool_rows))))
+
+
+def _shuffled(
+    pools: Iterator[Tensor], start: Place, *, batch: int, seed: int
+) -> Iterator[tuple[Tensor, Place]]:
+    """Give each pool's shuffled batches, each with the position after it."""
+    first = start.batch
+    for number, pool in enumerate(pools, start=start.pool):
+        order = order_of(len(pool), seed=seed, pool=number)
+        batches = order.tensor_split(max(1, len(pool) // batch))
+        for index in range(first, len(batches)):
+            last = index + 1 == len(batches)
+            after = Place(number + 1) if last else Place(number, index + 1)
+            yield pool[batches[index].to(pool.device)], after
+        first = 0
+
+
+def order_of(length: int, *, seed: int, pool: int) -> Int[Tensor, "length"]:
+    """Return the order in which a pool's elements are given.
+
+    Example:
+        >>> sorted(order_of(4, seed=1, pool=0).tolist())
+        [0, 1, 2, 3]
+    """
+    # torch's Mersenne twister takes 32 bits: a seed in the upper ones would have no effect.
+    mixed = (seed * SPREAD + pool) & 0xFFFFFFFF
+    return torch.randperm(length, generator=torch.Generator().manual_seed(mixed))
 
 
 def counted_of(

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from saebench.errors import NonFiniteValue, OptionError, StoreError
-from saebench.fit.keeping import Checkpoint
+from saebench.fit import Plan
 from saebench.fit.loop import fit
-from saebench.fit.plan import Plan
+from saebench.fit.saving import Checkpoint
 from saebench.fit.stream import START, Place
 
 PLAN = Plan(tokens=4000, check_tokens=500, tolerance=0)
@@ -40,14 +40,14 @@ class Noise:
 
 
 def test_a_resumed_fit_ends_with_the_same_bits(tmp_path):
-    whole, checkpoint = Line(), Checkpoint(tmp_path / "c", identity={"seed": 0})
-    fit(whole, Noise(), PLAN)
+    uninterrupted, checkpoint = Line(), Checkpoint(tmp_path / "c", identity={"seed": 0})
+    fit(uninterrupted, Noise(), PLAN)
     with pytest.raises(NonFiniteValue):
         fit(Line(poison=23), Noise(), PLAN, checkpoint=checkpoint)
     resumed = Line()
     state = fit(resumed, Noise(), PLAN, checkpoint=checkpoint, resume=True)
     assert state.tokens == PLAN.tokens
-    assert torch.equal(resumed.module.weight, whole.module.weight)
+    assert torch.equal(resumed.module.weight, uninterrupted.module.weight)
 
 
 def test_a_nan_stops_the_fit_and_the_checkpoint_is_the_last_good_state(tmp_path):

@@ -1,4 +1,4 @@
-"""Streamed rows: which row comes when, from any place and seed."""
+"""Streamed rows: which row comes when, from any position and seed."""
 
 from itertools import islice
 
@@ -21,8 +21,8 @@ def _stream(seed):
 
 def _given(seed, batches, start=None):
     start = Place() if start is None else start
-    found = islice(_stream(seed).batches(start), batches)
-    return torch.cat([batch.flatten() for batch, _ in found]).tolist()
+    given = islice(_stream(seed).batches(start), batches)
+    return torch.cat([batch.flatten() for batch, _ in given]).tolist()
 
 
 def test_every_row_of_a_pass_is_given_once():
@@ -36,7 +36,7 @@ def test_another_seed_gives_another_order():
 
 def test_it_goes_on_from_any_place_as_if_it_had_not_stopped():
     places = [place for _, place in islice(_stream(3).batches(), 6)]
-    whole = _given(3, 7)
+    every = _given(3, 7)
     for number, place in enumerate(places, start=1):
         rest = _given(3, 7 - number, place)
-        assert whole[-len(rest) :] == rest
+        assert every[-len(rest) :] == rest

@@ -54,9 +54,9 @@ def expected(host):
 
 
 def test_once_gives_each_activation_of_a_pass_in_order(host, expected):
-    found = torch.cat(list(stream(host).once(10**6)))
-    assert found.shape == (ROWS * (CONTEXT - 1) - 1, WIDTH)
-    assert torch.allclose(found, expected, atol=1e-5)
+    activations = torch.cat(list(stream(host).once(10**6)))
+    assert activations.shape == (ROWS * (CONTEXT - 1) - 1, WIDTH)
+    assert torch.allclose(activations, expected, atol=1e-5)
 
 
 def test_once_takes_as_many_rows_as_it_needs(host):
@@ -68,8 +68,8 @@ def test_first_gives_the_first_activations(host, expected):
 
 
 def test_first_is_one_pass_at_most(host, expected):
-    found = stream(host, pool_tokens=10**6).first(10**6)
-    assert torch.allclose(found, expected, atol=1e-5)
+    activations = stream(host, pool_tokens=10**6).first(10**6)
+    assert torch.allclose(activations, expected, atol=1e-5)
 
 
 def test_the_batches_of_a_pool_are_its_activations_each_once_and_shuffled(host, expected):
@@ -79,9 +79,9 @@ def test_the_batches_of_a_pool_are_its_activations_each_once_and_shuffled(host, 
         if place.pool == 1:
             break
     pool = expected[: 3 * (CONTEXT - 1) - 1]
-    found = torch.cat(batches)
-    assert torch.allclose(_sorted(found), _sorted(pool), atol=1e-5)
-    assert not torch.allclose(found, pool, atol=1e-3)
+    activations = torch.cat(batches)
+    assert torch.allclose(_sorted(activations), _sorted(pool), atol=1e-5)
+    assert not torch.allclose(activations, pool, atol=1e-3)
     assert {len(batch) for batch in batches} <= {BATCH, BATCH + 1}
 
 
@@ -91,10 +91,10 @@ def _sorted(rows):
 
 @pytest.mark.parametrize("after", range(1, 12))
 def test_going_on_from_a_place_gives_the_batches_that_followed(host, after):
-    whole = list(islice(stream(host).batches(), 14))
-    place = whole[after - 1][1]
+    every = list(islice(stream(host).batches(), 14))
+    place = every[after - 1][1]
     rest = list(islice(stream(host).batches(place), 14 - after))
-    for (batch, here), (other, there) in zip(whole[after:], rest, strict=True):
+    for (batch, here), (other, there) in zip(every[after:], rest, strict=True):
         assert here == there
         assert torch.equal(batch, other)
 

@@ -1,26 +1,24 @@
-"""Before and after, judged by the gate itself on the same tokens, and compared in pairs."""
+"""An SAE before and after its repair: both judged on the same tokens, and compared in pairs."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
+from saebench.errors import MeasurementError
 from saebench.experiments.bench import Bench
-from saebench.judging.cases import Given, Requests
+from saebench.judging.in_process import judge_in_process, requests_of
 from saebench.judging.judge import Judge
-from saebench.options import Settings
 from saebench.progress import ProgressBar
 from saebench.properties import fidelity, kl_gap, shrinkage, sparsity
 from saebench.properties.base import MetricSpec
 from saebench.records.repair import GateChange, Ranged, RepairRow
-from saebench.records.run import CaseResult, Direction
+from saebench.records.run import CaseResult, Direction, Run
 from saebench.statistics.bootstrap import Formula, Table, estimate
 from saebench.statistics.clusters import chosen, side_by_side
 
 BEFORE, AFTER = "before", "after"
 CASES = (("fidelity", {}), ("shrinkage", {}), ("sparsity", {}), ("kl_gap", {"scope": "all"}))
-INTERVENTIONS = ("eps_random",)
 
 
 def _perplexity(sums: Table) -> np.ndarray:
@@ -53,45 +51,29 @@ ROWS = (
 )
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What the gate found of the two.
-
-    Attributes:
-        rows: a metric each.
-        gates: verdicts of the gates that were decided.
-    """
-
-    rows: tuple[RepairRow, ...]
-    gates: tuple[GateChange, ...]
-
-
-def judge_both(bench: Bench, settings: Settings, *, progress: ProgressBar) -> Judged:
-    """Judge the SAEs called before and after on their bench.
+def judge_both(
+    bench: Bench, *, progress: ProgressBar
+) -> tuple[tuple[RepairRow, ...], tuple[GateChange, ...]]:
+    """Return the metrics and the gates' verdicts of the SAEs called before and after.
 
     Args:
         bench: the two SAEs, by these ids, and the tokens.
-        settings: the run's.
         progress: makes a progress bar.
 
     Raises:
-        SaebenchError: where one of the two cannot be measured.
+        MeasurementError: where one of the two cannot be measured.
     """
-    judge = Judge(settings)
-    judge.adopt([bench])
-    saes = Requests([Given(s.id, "host", s.metadata.hook) for s in bench.subjects])
-    judge.announce([saes.request(s.id, n, p) for s in bench.subjects for n, p in CASES])
-    for request in judge.requests:
-        judge.case(request, progress=progress)
+    judge, saes = Judge(bench.settings), requests_of([bench])
+    requests = [saes.request(s.id, name, params) for s in bench.subjects for name, params in CASES]
+    run = judge_in_process(judge, [bench], requests, progress=progress)
     tables = _tables(judge)
-    return Judged(
-        (*(compared(spec, tables[BEFORE], tables[AFTER]) for spec in ROWS), _dead(judge, bench)),
-        gate_changes(judge.cases),
-    )
+    rows = [compared(spec, tables[BEFORE], tables[AFTER]) for spec in ROWS]
+    sizes = {subject.id: subject.d_sae for subject in bench.subjects}
+    return (*rows, dead_features(run, sizes)), gate_changes(run.cases)
 
 
 def compared(spec: MetricSpec, before: Table, after: Table) -> RepairRow:
-    """Return a metric of two tables of per-sequence sums, and the paired change.
+    """Return a metric of two tables of per-sequence sums, and its paired change.
 
     Args:
         spec: the metric's definition.
@@ -124,46 +106,49 @@ def _side(formula: Formula, side: str) -> Formula:
 
 
 def _ranged(formula: Formula, table: Table) -> Ranged:
-    found = estimate(formula, table)
-    if not math.isfinite(found.value):
+    result = estimate(formula, table)
+    if not math.isfinite(result.value):
         return Ranged(None)
-    ends = found.interval
+    ends = result.interval
     if ends is None or not (math.isfinite(ends.low) and math.isfinite(ends.high)):
-        return Ranged(found.value)
-    return Ranged(found.value, ends.low, ends.high)
+        return Ranged(result.value)
+    return Ranged(result.value, ends.low, ends.high)
 
 
 def _tables(judge: Judge) -> Mapping[str, Table]:
     """Return each SAE's per-sequence sums.
 
     Raises:
-        SaebenchError: as it was found while measuring.
+        MeasurementError: as the case's error says.
     """
-    from saebench.errors import MeasurementError
-
     for case in judge.cases:
         if case.error is not None:
             raise MeasurementError(f"{case.sae}: {case.property} cannot be judged: {case.error}")
-    found = {}
-    for measured in judge.measured():
-        tables = [dict(table) for table in measured.tables.values()]
-        found[measured.sae.id] = {c: v for table in tables for c, v in table.items()}
-    return found
+    return {
+        measured.sae.id: {c: v for table in measured.tables.values() for c, v in table.items()}
+        for measured in judge.measured()
+    }
 
 
-def _dead(judge: Judge, bench: Bench) -> RepairRow:
-    """Return the count of features that never fire; it is no formula of sums over sequences."""
-    counts = {}
-    for subject in bench.subjects:
-        case = next(c for c in judge.cases if (c.sae, c.property) == (subject.id, "sparsity"))
-        share = next(m.value for m in case.metrics if m.name == "sparsity.dead")
-        counts[subject.id] = round((share or 0.0) * subject.d_sae)
-    one, two = counts[BEFORE], counts[AFTER]
+def dead_features(run: Run, sizes: Mapping[str, int]) -> RepairRow:
+    """Return the number of features that never fire, which no sum over sequences gives.
+
+    Args:
+        run: of both SAEs.
+        sizes: the number of each SAE's features.
+    """
+    one, two = (_dead(run, sae, sizes[sae]) for sae in (BEFORE, AFTER))
     share = Ranged(two / one - 1) if one else Ranged(None)
     return RepairRow(
         "dead_features", "", Direction.LOWER, None, Ranged(one), Ranged(two), Ranged(two - one),
         share,
     )  # fmt: skip
+
+
+def _dead(run: Run, sae: str, features: int) -> int:
+    case = next(c for c in run.cases if (c.sae, c.property) == (sae, "sparsity"))
+    share = next(m.value for m in case.metrics if m.name == "sparsity.dead")
+    return round((share or 0.0) * features)
 
 
 def gate_changes(cases: Sequence[CaseResult]) -> tuple[GateChange, ...]:
@@ -176,11 +161,4 @@ def gate_changes(cases: Sequence[CaseResult]) -> tuple[GateChange, ...]:
         GateChange(rule, both[BEFORE], both[AFTER])
         for rule, both in verdicts.items()
         if len(both) == 2
-    )
-
-
-def settings_for(settings: Settings, *, sequences: int, context: int) -> Settings:
-    """Return the settings that the two are judged with."""
-    return replace(
-        settings, sequences=sequences, context=context, interventions=INTERVENTIONS, fail_on=()
     )

@@ -1,4 +1,4 @@
-"""The half-layers, attention or MLP, on both sides of a place in the model; copies of them."""
+"""The half-layers (attention or MLP) next to an SAE: trainable copies, and passes with them."""
 
 import copy
 import re
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from saebench.errors import HookError
+from saebench.fit.training import SIDES
 from saebench.subjects.hooks import Kind, Site, find_site
 from saebench.subjects.host import Host
 from saebench.subjects.parts import Form
@@ -28,10 +29,9 @@ from saebench.substitution.patching import (
     skipped,
 )
 
-SIDES = ("before", "after")
 _HOOK = re.compile(r"blocks\.(\d+)\.(?:hook_)(resid_pre|resid_mid|resid_post|attn_out|mlp_out)")
-# (blocks further, half) before and after each place.
-_BESIDE = {
+# (blocks further, sublayer) before and after each hook.
+_NEXT_TO = {
     "resid_pre": ((-1, "mlp"), (0, "attn")),
     "resid_mid": ((0, "attn"), (0, "mlp")),
     "resid_post": ((0, "mlp"), (1, "attn")),
@@ -40,41 +40,41 @@ _BESIDE = {
 }
 
 
-def half_layers(host: Host, hook: str, *, sides: tuple[str, ...] = SIDES) -> dict[str, str]:
-    """Return the module paths of the half-layers beside a hook, by side.
+def sublayer_paths(host: Host, hook: str, *, sides: tuple[str, ...] = SIDES) -> dict[str, str]:
+    """Return the module paths of the half-layers next to a hook, by side.
 
     Args:
         host: the model.
-        hook: a place in or beside the residual stream.
+        hook: a place in the residual stream, or the output of attention or MLP.
         sides: ``before``, ``after`` or both.
 
     Raises:
-        HookError: where a side has none, or halves cannot be told apart here.
+        HookError: where a side has none, or the model does not run attention and MLP in turn.
     """
     match = _HOOK.fullmatch(hook)
     if match is None:
         raise HookError(
             f"hook {hook!r} is not between two half-layers: intrusive training needs "
-            f"blocks.LAYER.hook_{{{','.join(_BESIDE)}}}; frozen training takes any hook"
+            f"blocks.LAYER.hook_{{{','.join(_NEXT_TO)}}}; frozen training takes any hook"
         )
     if host.parts(min(int(match[1]), len(host.blocks) - 1)).form is not Form.SEQUENTIAL:
         raise HookError(
             f"hook {hook!r}: the blocks of {host.name} run attention and MLP in parallel, so there "
-            "are no half-layers beside it; use --objective frozen"
+            "are no half-layers next to it; use --objective frozen"
         )
-    found = {}
-    for side, (further, half) in zip(SIDES, _BESIDE[match[2]], strict=True):
+    paths = {}
+    for side, (further, sublayer) in zip(SIDES, _NEXT_TO[match[2]], strict=True):
         block = int(match[1]) + further
         if side in sides:
             _refuse_none(host, hook, side, block)
-            found[side] = _half(host, hook, block, half)
-    return found
+            paths[side] = _path(host, hook, block, sublayer)
+    return paths
 
 
-def _half(host: Host, hook: str, block: int, half: str) -> str:
-    """Return the child of a block that is its attention, or its MLP."""
+def _path(host: Host, hook: str, block: int, sublayer: str) -> str:
+    """Return the path of a block's attention, or of its MLP."""
     parts = host.parts(block)
-    branch = parts.attention_branch if half == "attn" else parts.mlp_branch
+    branch = parts.attention_branch if sublayer == "attn" else parts.mlp_branch
     if branch is None:
         raise HookError(f"hook {hook!r}: block {block} of {host.name}: {parts.missing}")
     return branch
@@ -89,8 +89,8 @@ def _refuse_none(host: Host, hook: str, side: str, block: int) -> None:
         )
 
 
-class HalfLayers(nn.Module):
-    """Trainable copies of half-layers, to be run in the place of the model's own.
+class Sublayers(nn.Module):
+    """Trainable copies of half-layers, which run in place of the model's own.
 
     Args:
         host: the model; left as it is.
@@ -106,7 +106,7 @@ class HalfLayers(nn.Module):
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Have the model run the copies within."""
+        """Have the model run the copies inside the ``with`` block."""
         with ExitStack() as patches:
             for side, path in self.paths.items():
                 module = self._host.model.get_submodule(path)
@@ -115,7 +115,7 @@ class HalfLayers(nn.Module):
 
     @property
     def blocks(self) -> set[int]:
-        """The blocks that hold them."""
+        """The blocks that they belong to."""
         return {
             number
             for number, block in enumerate(self._host.block_paths)
@@ -132,29 +132,28 @@ class HalfLayers(nn.Module):
 
     @torch.no_grad()
     def moved(self) -> float:
-        """Return how far the parameters moved, as a share of their norm before."""
-        moved = before = 0.0
+        """Return the norm of the parameters' change, as a share of their norm before."""
+        change = before = 0.0
         for side, path in self.paths.items():
-            own = self._host.model.get_submodule(path).named_parameters()
-            theirs = dict(self.copies[side].named_parameters())
-            for name, parameter in own:
-                moved += float((theirs[name] - parameter).double().square().sum())
+            trained = dict(self.copies[side].named_parameters())
+            for name, parameter in self._host.model.get_submodule(path).named_parameters():
+                change += float((trained[name] - parameter).double().square().sum())
                 before += float(parameter.double().square().sum())
-        return (moved / before) ** 0.5 if before else 0.0
+        return (change / before) ** 0.5 if before else 0.0
 
 
 Change = Callable[[Tensor], Tensor]
 CHECKPOINT_FROM_BYTES = 4 << 30
-KEPT_PER_TOKEN = 16  # widths of the residual stream that autograd keeps of one block, about
+SAVED_WIDTHS = 16  # autograd saves about so many widths a token of one block
 
 
 @dataclass(frozen=True)
 class Original:
-    """What the unchanged model does on some rows.
+    """A pass of the unchanged model.
 
     Attributes:
-        ids: their tokens.
-        start: the input of the block that changed passes begin with.
+        ids: the token rows.
+        start: the input of the block from which changed passes are resumed.
         final: hidden states after the final norm.
     """
 
@@ -164,18 +163,18 @@ class Original:
 
 
 class ResumedPasses:
-    """Runs the host as it is, then again from the block where a change begins.
+    """Runs the model as it is, then again from the first block with a change in it.
 
     That is the site's block, or that of a trained half-layer before it. Blocks before it are not
-    run again, and no gradient goes into them. A block that holds both a trained half-layer and
-    the half before that is run whole, without a gradient in the latter.
+    run again, and get no gradient. Where only the second half-layer of a block is trained, the
+    first is run again without a gradient.
 
     Args:
         host: the model; its parameters get no gradient.
         site: where activations are changed.
-        halves: trained half-layers, if any.
-        checkpointing: keep only the later blocks' inputs for the way back and run them again;
-            None decides by their size.
+        sublayers: trained half-layers, if any.
+        checkpointing: recompute the later blocks when backpropagating, instead of saving their
+            activations; None decides by their size.
     """
 
     def __init__(
@@ -183,14 +182,14 @@ class ResumedPasses:
         host: Host,
         site: Site,
         *,
-        halves: HalfLayers | None = None,
+        sublayers: Sublayers | None = None,
         checkpointing: bool | None = None,
     ) -> None:
         host.model.requires_grad_(False)
-        self.host, self.site, self._halves = host, site, halves
+        self.host, self.site, self._sublayers = host, site, sublayers
         self._checkpointing = checkpointing
         self._passes = Passes(host)
-        changed = {site.block} | (halves.blocks if halves is not None else set())
+        changed = {site.block} | (sublayers.blocks if sublayers is not None else set())
         self.first, self._last_changed = min(changed), max(changed)
         self._skips = self._passes.is_exact(site)
         self._begin = self._site_at(self.first)
@@ -213,13 +212,13 @@ class ResumedPasses:
         """Return the final hidden states with the activation at the site changed.
 
         Args:
-            original: of the same rows.
+            original: the unchanged pass of the same rows.
             change: computes the new activation from the old one; None leaves it.
             patched: run the trained half-layers, where there are any.
         """
         with ExitStack() as patches:
-            if self._halves is not None and patched:
-                patches.enter_context(self._halves.in_place())
+            if self._sublayers is not None and patched:
+                patches.enter_context(self._sublayers.in_place())
             if self._skips:
                 patches.enter_context(skipped(self.host, range(self.first)))
             self._begin_with(original.start, change, patches)
@@ -227,7 +226,7 @@ class ResumedPasses:
             return self.host.final_hidden(original.ids)
 
     def _begin_with(self, start: Tensor, change: Change | None, patches: ExitStack) -> None:
-        """Put the start in, and have the change made on the way or at once."""
+        """Write the first block's input, and change the activation there or further on."""
         site, blocks = self.site, self.host.blocks
         at_once = site.kind is Kind.BLOCK_INPUT and site.block == self.first
         enter = change(start) if at_once and change is not None else start
@@ -252,16 +251,16 @@ class ResumedPasses:
         elif site.kind is Kind.NORMALISED:
             norm = self.host.unit_norm(site.module)
             patches.enter_context(computed_unit(module, norm, change))
-        else:  # the residual stream between attention and MLP: of this block the start is known
+        else:  # the residual stream between attention and MLP, whose block's input is ``start``
             patches.enter_context(computed_output(module, lambda out: change(start + out) - start))
 
     def _checkpoint_later(self, ids: Tensor, patches: ExitStack) -> None:
-        """Checkpoint the blocks after all that is changed: on the way back that is gone."""
+        """Checkpoint the blocks after the last change; patches are undone before the backward."""
         later = self.host.blocks[self._last_changed + 1 :]
         wanted = self._checkpointing
         if wanted is None:
-            kept = 4 * ids.numel() * self.host.d_model * KEPT_PER_TOKEN * len(later)
-            wanted = kept > CHECKPOINT_FROM_BYTES
+            saved = 4 * ids.numel() * self.host.d_model * SAVED_WIDTHS * len(later)
+            wanted = saved > CHECKPOINT_FROM_BYTES
         if wanted and torch.is_grad_enabled():
             for block in later:
                 patches.enter_context(forward_replaced(block, _checkpointed(self.host, block)))
@@ -271,7 +270,7 @@ def _checkpointed(host: Host, block: nn.Module) -> Callable[..., Tensor]:
     forward = block.forward
 
     def run(*args: Any, **kwargs: Any) -> Tensor:
-        # On the way back it is run on its own, where the host's final_hidden is long left.
+        # When backpropagating it is run alone, outside of the host's final_hidden.
         with host.gelus_in_one():
             return forward(*args, **kwargs)
 

@@ -1,13 +1,16 @@
-"""SAELens' training SAEs: made, begun from another SAE or near the identity, kept in scale."""
+"""SAELens' training SAEs: built, initialised, encoded and decoded with gradients."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saebench.errors import OptionError, SubjectError
-from saebench.fit.training.objectives import Sparsity
+from saebench.fit.training import Sparsity
+from saebench.subjects.features import SPARSE_FROM, SPARSE_SHARE, Active
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
 BEGINS = {"standard": "standard", "topk": "topk", "batchtopk": "jumprelu"}
@@ -17,17 +20,17 @@ BARELY = 0.01  # how strongly a feature that the identity does not need is encod
 def make_sae(
     *, d_in: int, d_sae: int, sparsity: Sparsity, metadata: dict[str, Any], seed: int
 ) -> Any:
-    """Return a SAELens training SAE with random weights of a seed.
+    """Return a SAELens training SAE with random weights.
 
     Args:
         d_in: width of the activations.
         d_sae: number of features.
-        sparsity: its kind.
-        metadata: where it belongs.
+        sparsity: its penalty, or number of features a token.
+        metadata: SAELens' metadata: its model, hook and context.
         seed: of the decoder's directions.
 
     Raises:
-        OptionError: where more features are to be kept than there are.
+        OptionError: for a TopK of more features than there are.
     """
     from sae_lens import TrainingSAE
     from sae_lens.saes.sae import SAEMetadata, TrainingSAEConfig
@@ -48,21 +51,21 @@ def make_sae(
 
 @torch.no_grad()
 def begin_from(sae: Any, other: Any, *, where: str) -> None:
-    """Take another SAE's weights.
+    """Initialise with another SAE's weights.
 
     Args:
         sae: the training SAE.
         other: a SAELens SAE in its inference form.
-        where: what it is called in messages.
+        where: its SPEC, for messages.
 
     Raises:
         SubjectError: where it is of another kind or size.
     """
     kind = sae.cfg.architecture()
-    found, wanted = other.cfg.architecture(), BEGINS[kind]
-    if found != wanted:
+    given, expected = other.cfg.architecture(), BEGINS[kind]
+    if given != expected:
         raise SubjectError(
-            f"--init {where}: is a {found} SAE; a {kind} one is begun from a {wanted} SAE"
+            f"--init {where}: is a {given} SAE; a {kind} one is begun from a {expected} SAE"
         )
     if sae.W_enc.shape != other.W_enc.shape:
         raise SubjectError(
@@ -72,7 +75,7 @@ def begin_from(sae: Any, other: Any, *, where: str) -> None:
     for name in WEIGHTS:
         getattr(sae, name).copy_(getattr(other, name))
     if kind == "topk" and not getattr(other.cfg, "rescale_acts_by_decoder_norm", False):
-        # Ours ranks by pre-activations times these norms, that one by the former alone.
+        # The training SAE ranks by pre-activation times decoder norm, the other by the former.
         _scale_rows(sae, 1 / sae.W_dec.norm(dim=1))
     if "topk_threshold" in sae.state_dict():
         sae.topk_threshold.fill_(float(other.threshold.double().mean()))
@@ -80,7 +83,7 @@ def begin_from(sae: Any, other: Any, *, where: str) -> None:
 
 @torch.no_grad()
 def begin_near_identity(sae: Any) -> None:
-    """Let two features encode each component, as relu(±x); the others barely do anything.
+    """Initialise two features of each component as relu(±x), and the others close to zero.
 
     Raises:
         OptionError: where there are fewer than two features a component.
@@ -98,7 +101,7 @@ def begin_near_identity(sae: Any) -> None:
 
 
 class TrainedSAE(nn.Module):
-    """A training SAE, how many tokens it saw, and since when each feature has not fired.
+    """A training SAE, its number of tokens so far, and those since each feature fired.
 
     Args:
         sae: SAELens' training form.
@@ -119,20 +122,25 @@ class TrainedSAE(nn.Module):
 
     @torch.no_grad()
     def count(self, fired: Bool[Tensor, "features"], *, tokens: int) -> None:
-        """Note which features fired at some tokens, and how many these were."""
+        """Count a batch's tokens, and those since each feature fired.
+
+        Args:
+            fired: the features that are not zero at one of the tokens or more.
+            tokens: how many there are.
+        """
         self.seen += tokens
         self.silent = torch.where(fired, 0, self.silent + tokens)
 
     def silent_for(self, tokens: int) -> Bool[Tensor, "features"]:
-        """Return which features have not fired for so many tokens."""
+        """Return the features that have not fired for so many tokens."""
         return self.silent > tokens
 
     @torch.no_grad()
     def keep_norms(self) -> None:
-        """Give each decoder row the norm back that it began with; what the SAE does stays.
+        """Scale each decoder row back to its first norm, without a change of the SAE's output.
 
-        A feature's size can be in its encoder or its decoder: nothing in the whole model's loss
-        tells them apart, so one of the two would drift.
+        The whole model's loss does not change when a feature is scaled up in its encoder and down
+        in its decoder, so that the norms would drift.
         """
         norm = self.sae.W_dec.norm(dim=1)
         _scale_rows(self.sae, torch.where(norm > 0, self.norm / norm, 1.0))
@@ -143,3 +151,109 @@ def _scale_rows(sae: Any, factor: Float[Tensor, "features"]) -> None:
     sae.W_dec.mul_(factor[:, None])
     sae.W_enc.div_(factor)
     sae.b_enc.div_(factor)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A batch of activations, encoded and decoded.
+
+    Attributes:
+        x_hat: reconstructions.
+        fired: the features that are not zero at one of the tokens or more.
+        values: of features, among them all that are not zero.
+        size: Σ f·‖d‖, a mean over tokens; None where it was not asked for.
+    """
+
+    x_hat: Float[Tensor, "tokens d"]
+    fired: Bool[Tensor, "features"]
+    values: Float[Tensor, "..."]
+    size: Float[Tensor, ""] | None
+
+
+def code(sae: Any, x: Float[Tensor, "tokens d"], *, sized: bool = False) -> Coded:
+    """Encode and decode as SAELens does, with the same gradients.
+
+    A TopK SAE's few features are selected without a gradient and decoded as a list; of other SAEs
+    with many features, only those that fire are decoded. That changes no gradient: a feature that
+    is zero gets none through ReLU or TopK.
+
+    Args:
+        sae: SAELens' training form, built by :func:`make_sae`.
+        x: activations.
+        sized: give the size, chosen L1 penalises.
+
+    Example:
+        >>> sae = make_sae(d_in=4, d_sae=16, sparsity=Sparsity("topk", 2), metadata={}, seed=0)
+        >>> x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+        >>> torch.allclose(code(sae, x).x_hat, sae(x), atol=1e-6)
+        True
+    """
+    if sae.cfg.architecture() == "topk" and not sized:
+        return _topk(sae, x)
+    features, _ = sae.encode_with_hidden_pre(x)
+    size = sizes(sae, features).mean() if sized else None
+    fired = features.detach().ne(0).any(dim=0)
+    return Coded(_decoded(sae, features), fired, features, size)
+
+
+def sizes(sae: Any, features: Float[Tensor, "tokens features"]) -> Float[Tensor, "tokens"]:
+    """Return Σ f·‖d‖ of each token: SAELens' L1 penalty, chosen no rescaling changes."""
+    return features @ sae.W_dec.norm(dim=1)
+
+
+def _topk(sae: Any, x: Tensor) -> Coded:
+    """Select each token's k features by SAELens' ranking, and decode these alone."""
+    before = sae.process_sae_in(x) @ sae.W_enc + sae.b_enc
+    with torch.no_grad():
+        rank = before
+        if sae.cfg.rescale_acts_by_decoder_norm:
+            rank = before * sae.W_dec.norm(dim=1)
+        chosen = rank.topk(sae.cfg.k, dim=1, sorted=False).indices
+    # The norm that SAELens multiplies features by is divided out again where they are decoded.
+    values = before.gather(1, chosen).relu()
+    x_hat = F.embedding_bag(chosen, sae.W_dec, per_sample_weights=values, mode="sum") + sae.b_dec
+    fired = torch.zeros(len(sae.W_dec), dtype=torch.bool, device=x.device)
+    fired[chosen[values.detach() > 0]] = True
+    return Coded(x_hat, fired, values, None)
+
+
+def _decoded(sae: Any, features: Tensor) -> Tensor:
+    most = SPARSE_SHARE * features.numel()
+    if features.shape[1] < SPARSE_FROM or int(features.detach().count_nonzero()) > most:
+        return sae.decode(features)
+    rescaled = getattr(sae.cfg, "rescale_acts_by_decoder_norm", False)
+    return Active.of(features).decoded(sae.W_dec, sae.b_dec, rescaled=rescaled)
+
+
+def dense(features: Float[Tensor, "tokens features"]) -> Float[Tensor, "tokens features"]:
+    """Return features as an ordinary tensor; SAELens' TopK may give a sparse one."""
+    return features.to_dense() if features.is_sparse else features
+
+
+def saelens_loss(
+    sae: Any,
+    x: Float[Tensor, "tokens d"],
+    *,
+    coefficients: dict[str, float],
+    dead: Bool[Tensor, "features"],
+) -> tuple[Float[Tensor, ""], Bool[Tensor, "features"]]:
+    """Return SAELens' training loss, and the features that fired at one of the tokens or more.
+
+    Args:
+        sae: SAELens' training form.
+        x: activations.
+        coefficients: of its penalties, by name.
+        dead: the features that its auxiliary loss is to revive.
+    """
+    from sae_lens.saes.sae import TrainStepInput
+
+    output = sae.training_forward_pass(
+        TrainStepInput(
+            sae_in=x,
+            coefficients=coefficients,
+            dead_neuron_mask=dead,
+            n_training_steps=0,
+            is_logging_step=False,
+        )
+    )
+    return output.loss, dense(output.feature_acts.detach()).ne(0).any(dim=0)

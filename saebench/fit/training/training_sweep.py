@@ -1,4 +1,4 @@
-"""Objectives × sparsities at equal tokens or equal time: trained one after the other, resumably."""
+"""A sweep of trainings, objectives × sparsities at equal tokens or equal time; resumable."""
 
 import json
 import time
@@ -8,10 +8,9 @@ from itertools import product
 from pathlib import Path
 
 from saebench.errors import OptionError, StoreError
-from saebench.fit.training.course import RECORD_FILE
-from saebench.fit.training.objectives import Objective, Sparsity
-from saebench.fit.training.request import RANDOM, TrainJob
-from saebench.fit.training.training_job import Stepping, stepping, train
+from saebench.fit.saving import checkpoint_path
+from saebench.fit.training import RANDOM, Objective, Sparsity, TrainJob
+from saebench.fit.training.training_run import RECORD_FILE, Say, Stepping, stepping, train
 from saebench.progress import ProgressBar
 from saebench.store.atomic import write_file
 from saebench.store.json_files import read_training
@@ -21,24 +20,23 @@ TIMED_STEPS = 3
 RATES_FILE = "rates.json"
 SHAPING = ("tokens", "batch_rows", "learning_rate", "weight_decay", "without_sae", "tolerance",
            "patience", "seed")  # fmt: skip
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class SweepJob:
-    """What is trained: everything that one training needs, and what varies.
+    """A sweep: the options that all trainings share, and those that vary.
 
-    Every SAE of a hook and sparsity is begun from one standard SAE; each objective then goes on
-    from there, the standard one too, so that they differ in nothing else.
+    Every SAE of a hook and sparsity begins with one standard SAE; each objective goes on from
+    there, the standard one too, so that they differ in nothing else.
 
     Attributes:
-        base: all that does not vary; its ``out`` is the sweep's directory.
-        hooks: the places.
-        objectives: see there.
-        sparsities: see there.
-        init_tokens: what the standard SAE that all begin with is trained on.
-        equal: ``tokens``, ``time`` or both: what the objectives have the same of. In equal time
-            each gets as many tokens as it manages while the slowest does the base's.
+        base: the options that all share; its ``out`` is the sweep's directory, its
+            ``init_tokens`` are those of the standard SAEs.
+        hooks: the SAEs' hooks.
+        objectives: the objectives.
+        sparsities: the sparsities.
+        equal: ``tokens``, ``time`` or both: what every objective gets the same amount of. In equal
+            time each trains on as many tokens as it can while the slowest trains on the base's.
         learning_rates: of the objectives that have one of their own; the others have the base's.
     """
 
@@ -46,12 +44,11 @@ class SweepJob:
     hooks: tuple[str, ...]
     objectives: tuple[Objective, ...]
     sparsities: tuple[Sparsity, ...]
-    init_tokens: int
     equal: tuple[str, ...] = (TOKENS,)
     learning_rates: Mapping[Objective, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what is no sweep.
+        """Refuse empty lists, and values that are given twice.
 
         Raises:
             OptionError: naming the option.
@@ -63,8 +60,11 @@ class SweepJob:
         for objective in self.learning_rates:
             if objective not in self.objectives:
                 raise OptionError(f"--objective-rate {objective}: is not among --objectives")
-        if self.init_tokens < 1:
-            raise OptionError(f"--init-tokens must be 1 or more, found {self.init_tokens}")
+
+    @property
+    def init_tokens(self) -> int:
+        """The tokens that the standard SAEs, with which all others begin, are trained on."""
+        return self.base.init_tokens or self.base.tokens
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Point:
     objective: Objective
 
     def directory(self, out: Path) -> Path:
-        """Return where it goes in a sweep's directory."""
+        """Return its output directory below the sweep's."""
         return out / self.equal / self.hook / _plain(self.sparsity) / self.objective.value
 
 
 def points(job: SweepJob) -> Iterator[Point]:
-    """Give the trainings in the order that they are done in: all objectives of a place together."""
+    """Give the trainings in their order: all objectives of a hook and sparsity together."""
     for equal, hook, sparsity, objective in product(
         job.equal, job.hooks, job.sparsities, job.objectives
     ):
@@ -90,36 +90,36 @@ def points(job: SweepJob) -> Iterator[Point]:
 
 
 def planned(job: SweepJob, *, say: Say) -> dict[Point, TrainJob]:
-    """Return the training of each point, without what it begins with; for equal time, time first.
+    """Return each point's training, still without its initial SAE; for equal time, time a step.
 
     Raises:
         SaebenchError: where an objective cannot be trained as given.
     """
     rates = _rates(job, say=say) if TIME in job.equal else {}
-    found = {}
+    plan = {}
     for point in points(job):
         one = _training(job, point, out=point.directory(job.base.out))
         if point.equal == TIME:
             slowest = max(rates[point.hook].values())
             faster = slowest / rates[point.hook][point.objective.value]
             one = replace(one, tokens=int(one.tokens * faster))
-        found[point] = one
-    return found
+        plan[point] = one
+    return plan
 
 
 def train_all(
     job: SweepJob, plan: Mapping[Point, TrainJob], *, progress: ProgressBar, say: Say
 ) -> None:
-    """Train whatever is not there yet.
+    """Train every point that is not trained yet.
 
     Args:
         job: the sweep.
-        plan: what :func:`planned` gave.
+        plan: as :func:`planned` returns it.
         progress: makes a progress bar.
-        say: is told what is trained.
+        say: called with the directory of each training.
 
     Raises:
-        SaebenchError: as a training raises it; what was trained before stays.
+        SaebenchError: as a training raises it; earlier trainings stay.
     """
     for number, (point, one) in enumerate(plan.items(), start=1):
         if one.out.exists():
@@ -142,15 +142,15 @@ def _init(job: SweepJob, point: Point, *, progress: ProgressBar) -> Path:
 
 
 def _refuse_another(one: TrainJob) -> None:
-    """Refuse an SAE that is there already, but was trained otherwise than is asked for now.
+    """Refuse an SAE that is there already, but was trained with other options.
 
     Raises:
         OptionError: naming the first option that differs.
     """
     recipe = read_training(one.out / RECORD_FILE).recipe
-    wanted = {name: getattr(one, name) for name in SHAPING}
-    wanted |= {"objective": one.objective.value, "loss": one.loss.value}
-    for name, value in wanted.items():
+    options = {name: getattr(one, name) for name in SHAPING}
+    options |= {"objective": one.objective.value, "loss": one.loss.value}
+    for name, value in options.items():
         if getattr(recipe, name) != value:
             raise OptionError(
                 f"{one.out}: was trained with {name} {getattr(recipe, name)}, now it is {value}; "
@@ -168,32 +168,29 @@ def _training(job: SweepJob, point: Point, *, out: Path) -> TrainJob:
 
 def _go_on(one: TrainJob, *, progress: ProgressBar) -> None:
     one.out.parent.mkdir(parents=True, exist_ok=True)
-    begun = one.out.with_name(f"{one.out.name}.checkpoint").exists()
-    train(
-        replace(one, resume=begun, force=False, keep_rate=True),
-        progress=progress,
-        say=lambda _: None,
-    )
+    begun = checkpoint_path(one.out).exists()
+    one = replace(one, resume=begun, force=False, fixed_rate=True)
+    train(one, progress=progress, say=lambda _: None)
 
 
 def _rates(job: SweepJob, *, say: Say) -> dict[str, dict[str, float]]:
-    """Return seconds a token of each objective at each hook, timed once and kept."""
+    """Return seconds a token of each objective at each hook, timed once and stored."""
     file = job.base.out / RATES_FILE
     if file.exists():
         return _read_rates(file, job)
     say("timing each objective, for equal time")
-    found: dict[str, dict[str, float]] = {}
+    rates: dict[str, dict[str, float]] = {}
     for hook, objective in product(job.hooks, job.objectives):
         one = replace(
             job.base, hook=hook, objective=objective, sparsity=job.sparsities[0], init=RANDOM
         )
-        found.setdefault(hook, {})[objective.value] = _seconds_a_token(stepping(one))
-    write_file(file, json.dumps(found, indent=1).encode())
-    return found
+        rates.setdefault(hook, {})[objective.value] = _seconds_a_token(stepping(one))
+    write_file(file, json.dumps(rates, indent=1).encode())
+    return rates
 
 
 def _seconds_a_token(timed: Stepping) -> float:
-    """Return the fastest step's time, and that of making what it is given, for a token."""
+    """Return the seconds a token of the fastest step, and of filling the stream's pool."""
     steps = [_seconds(timed.step) for _ in range(1 + TIMED_STEPS)][1:]
     return min(steps) / timed.tokens + _seconds(timed.fill) / timed.filled_tokens
 
@@ -206,14 +203,14 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _read_rates(file: Path, job: SweepJob) -> dict[str, dict[str, float]]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        rates = json.loads(file.read_text(encoding="utf-8"))
         for hook, objective in product(job.hooks, job.objectives):
-            float(found[hook][objective.value])
+            float(rates[hook][objective.value])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{file}: does not time every objective at every hook ({error}); remove it to time anew"
         ) from error
-    return found
+    return rates
 
 
 def _plain(sparsity: Sparsity) -> str:

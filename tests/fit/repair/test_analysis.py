@@ -1,11 +1,11 @@
-"""The seed's analysis of features, against SAEs whose change is known and scipy."""
+"""The analysis of features, against SAEs whose change is known, and against scipy."""
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from saebench.fit.repair.analysis import LEAST_TOKENS, Activity, activity, analyse, correlations
+from saebench.fit.repair.suppression import LEAST_TOKENS, Activity, activity, analyse, correlations
 
 WIDTH, FEATURES, TOKENS = 8, 24, 3000
 
@@ -34,10 +34,10 @@ def features():
 
 
 def test_activity_counts_and_sums_each_feature(features):
-    found = activity(standard(), activations().split(700))
-    assert found.tokens == TOKENS
-    assert np.array_equal(found.on, (features > 0).sum(0))
-    assert np.allclose(found.total, features.sum(0), rtol=1e-5)
+    result = activity(standard(), activations().split(700))
+    assert result.tokens == TOKENS
+    assert np.array_equal(result.on, (features > 0).sum(0))
+    assert np.allclose(result.total, features.sum(0), rtol=1e-5)
 
 
 def scaled(factors, *, turned=False):
@@ -54,35 +54,35 @@ FACTORS = np.linspace(1.0, 2.0, FEATURES)
 
 
 def analysed(after, *, l1_coefficient=None):
-    found = activity(standard(), [activations()])
-    return found, analyse(standard(), after, found, l1_coefficient=l1_coefficient)
+    result = activity(standard(), [activations()])
+    return result, analyse(standard(), after, result, l1_coefficient=l1_coefficient)
 
 
 def test_scaling_and_the_additive_change_are_those_that_were_made(features):
-    active, found = analysed(scaled(FACTORS))
+    active, result = analysed(scaled(FACTORS))
     often = (features > 0).sum(0) >= LEAST_TOKENS
     assert 8 <= often.sum() < FEATURES
-    assert (found.features, found.left_out) == (often.sum(), (~often).sum())
-    assert found.scaling == pytest.approx(FACTORS[often], rel=1e-5)
+    assert (result.features, result.left_out) == (often.sum(), (~often).sum())
+    assert result.scaling == pytest.approx(FACTORS[often], rel=1e-5)
     norms = np.linalg.norm(standard().W_dec.detach().numpy(), axis=1)
     strength = np.array([features[:, i][features[:, i] > 0].mean() for i in range(FEATURES)])
     added = ((FACTORS - 1) * strength * norms)[often]
-    assert found.additive == pytest.approx(added, rel=1e-4)
-    assert found.additive_mean == pytest.approx(added.mean(), rel=1e-4)
-    assert found.additive_median == pytest.approx(np.median(added), rel=1e-4)
-    assert found.log_strength == pytest.approx(np.log((strength * norms)[often]), rel=1e-4)
-    assert found.log_frequency == pytest.approx(np.log((features > 0).mean(0)[often]), rel=1e-5)
-    assert found.cosine == pytest.approx(np.ones(often.sum()), abs=1e-6)
+    assert result.additive == pytest.approx(added, rel=1e-4)
+    assert result.additive_mean == pytest.approx(added.mean(), rel=1e-4)
+    assert result.additive_median == pytest.approx(np.median(added), rel=1e-4)
+    assert result.log_strength == pytest.approx(np.log((strength * norms)[often]), rel=1e-4)
+    assert result.log_frequency == pytest.approx(np.log((features > 0).mean(0)[often]), rel=1e-5)
+    assert result.cosine == pytest.approx(np.ones(often.sum()), abs=1e-6)
 
 
 def test_the_rotation_is_the_cosine_of_the_rows_whatever_their_length(features):
-    _, found = analysed(scaled(FACTORS, turned=True))
+    _, result = analysed(scaled(FACTORS, turned=True))
     before, after = (s.W_dec.detach().double() for s in (standard(), scaled(FACTORS, turned=True)))
     expected = torch.cosine_similarity(before, after).numpy()
     expected = expected[(features > 0).sum(0) >= LEAST_TOKENS]
-    assert found.cosine == pytest.approx(expected, abs=1e-6)
-    assert found.cosine_mean == pytest.approx(expected.mean(), abs=1e-6)
-    assert found.cosine_lowest == pytest.approx(expected.min(), abs=1e-6)
+    assert result.cosine == pytest.approx(expected, abs=1e-6)
+    assert result.cosine_mean == pytest.approx(expected.mean(), abs=1e-6)
+    assert result.cosine_lowest == pytest.approx(expected.min(), abs=1e-6)
 
 
 def test_theory_is_half_the_coefficient_and_none_where_that_is_unknown():
@@ -109,8 +109,8 @@ def test_a_topk_that_ranks_by_decoder_norm_has_the_norm_in_its_features_already(
         sae.W_dec.mul_(3)
         plain.W_dec.copy_(sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True))
     on = np.full(FEATURES, 500)
-    found = analyse(sae, plain, Activity(TOKENS, on, on), l1_coefficient=None)
-    assert found.scaling == pytest.approx(np.ones(FEATURES), abs=1e-6)
+    result = analyse(sae, plain, Activity(TOKENS, on, on), l1_coefficient=None)
+    assert result.scaling == pytest.approx(np.ones(FEATURES), abs=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Repairs of SAEs whose features are not suppressed: what they can gain, and what they are told."""
+"""Repairs of SAEs whose features are not suppressed: what they gain, and what the notes say."""
 
 import math
 from functools import cache
@@ -31,11 +31,11 @@ def _made(architecture):
     import sae_lens as lens
     from sae_lens.saes.sae import SAEMetadata
 
-    told = SAEMetadata(
+    metadata = SAEMetadata(
         hook_name=HOOK, context_size=TRAINING_CONTEXT, prepend_bos=True,
         training_architecture=architecture, training_architecture_details=DETAILS[architecture],
     )  # fmt: skip
-    sizes = {"d_in": WIDTH, "d_sae": 2 * WIDTH, "metadata": told}
+    sizes = {"d_in": WIDTH, "d_sae": 2 * WIDTH, "metadata": metadata}
     if architecture == "gated":
         return lens.GatedSAE(lens.GatedSAEConfig(**sizes))
     if architecture == "jumprelu":

@@ -18,8 +18,8 @@ def _command(out, *more):
 
 @pytest.mark.slow
 def test_a_killed_repair_that_is_resumed_ends_with_the_bits_of_one_that_was_not(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(_command(whole), check=True, capture_output=True)
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    subprocess.run(_command(uninterrupted), check=True, capture_output=True)
     process = subprocess.Popen(_command(killed), stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed.checkpoint"
     while not checkpoint.exists():
@@ -29,6 +29,6 @@ def test_a_killed_repair_that_is_resumed_ends_with_the_bits_of_one_that_was_not(
     process.wait()
     assert not killed.exists()
     subprocess.run(_command(killed, "--resume"), check=True, capture_output=True)
-    weights = [(out / "sae_weights.safetensors").read_bytes() for out in (whole, killed)]
+    weights = [(out / "sae_weights.safetensors").read_bytes() for out in (uninterrupted, killed)]
     assert weights[0] == weights[1]
     assert not checkpoint.exists()

@@ -5,14 +5,14 @@ import torch
 from sae_lens import StandardSAE, StandardSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from saebench.fit.repair.eligible import balance, penalty_of
+from saebench.fit.repair.suppression import balance, penalty_of
 
 WIDTH, L1 = 6, 0.8
 
 
-def _orthogonal(*, told: float | None, taken_off: float, size: float = 5.0):
+def _orthogonal(*, stated: float | None, taken_off: float, size: float = 5.0):
     """Return an SAE that takes so much off each of its features, and activations."""
-    details = {} if told is None else {"l1_coefficient": told, "lp_norm": 1.0}
+    details = {} if stated is None else {"l1_coefficient": stated, "lp_norm": 1.0}
     metadata = SAEMetadata(training_architecture="standard", training_architecture_details=details)
     sae = StandardSAE(
         StandardSAEConfig(d_in=WIDTH, d_sae=WIDTH, apply_b_dec_to_input=False, metadata=metadata)
@@ -29,34 +29,34 @@ def _orthogonal(*, told: float | None, taken_off: float, size: float = 5.0):
 
 
 def test_an_orthogonal_sae_rests_at_twice_what_it_takes_off():
-    sae, x = _orthogonal(told=None, taken_off=L1 / 2)
+    sae, x = _orthogonal(stated=None, taken_off=L1 / 2)
     assert balance(sae, x) == pytest.approx(L1, rel=1e-5)
 
 
 def test_a_penalty_on_plain_activations_is_the_metadatas():
-    sae, x = _orthogonal(told=L1, taken_off=L1 / 2)
-    found = penalty_of(sae, x)
-    assert found.coefficient == L1
-    assert found.note is None
+    sae, x = _orthogonal(stated=L1, taken_off=L1 / 2)
+    penalty = penalty_of(sae, x)
+    assert penalty.coefficient == L1
+    assert penalty.note is None
 
 
 def test_a_penalty_on_normed_activations_is_turned_into_their_own_units():
-    told = L1 * WIDTH**0.5 / 5.0  # of activations of norm √d, where these have norm 5
-    sae, x = _orthogonal(told=told, taken_off=L1 / 2)
-    found = penalty_of(sae, x)
-    assert found.coefficient == pytest.approx(L1, rel=1e-5)
-    assert "norm √d" in found.note
+    stated = L1 * WIDTH**0.5 / 5.0  # of activations of norm √d, where these have norm 5
+    sae, x = _orthogonal(stated=stated, taken_off=L1 / 2)
+    penalty = penalty_of(sae, x)
+    assert penalty.coefficient == pytest.approx(L1, rel=1e-5)
+    assert "norm √d" in penalty.note
 
 
-def test_an_sae_that_rests_at_neither_is_told_so():
-    sae, x = _orthogonal(told=L1, taken_off=4 * L1)
-    found = penalty_of(sae, x)
-    assert found.coefficient == L1
-    assert "rests at" in found.note
+def test_an_sae_that_rests_at_neither_has_a_note():
+    sae, x = _orthogonal(stated=L1, taken_off=4 * L1)
+    penalty = penalty_of(sae, x)
+    assert penalty.coefficient == L1
+    assert "rests at" in penalty.note
 
 
-def test_of_an_sae_without_a_known_penalty_nothing_is_said():
-    sae, x = _orthogonal(told=None, taken_off=0.1)
+def test_an_sae_without_a_known_penalty_has_no_coefficient():
+    sae, x = _orthogonal(stated=None, taken_off=0.1)
     assert penalty_of(sae, x).coefficient is None
 
 
@@ -79,6 +79,6 @@ def test_the_stories_saes_were_trained_on_normed_activations(real_data, layer):
         host.special_ids,
     )  # fmt: skip
     stream = ActivationStream(host, site_of(host, subject), rows, batch_tokens=2048, seed=0)
-    found = penalty_of(subject.sae, stream.first(8192))
-    assert "norm √d" in found.note
-    assert found.coefficient < 1.4  # the metadata's is 1.5
+    penalty = penalty_of(subject.sae, stream.first(8192))
+    assert "norm √d" in penalty.note
+    assert penalty.coefficient < 1.4  # the metadata's is 1.5

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from saebench.cli import main
-from saebench.fit.repair.scaled import ScaledTask
+from saebench.fit.repair.repair_tasks import ScaledTask
 from saebench.store.json_files import read_repair
 
 
@@ -38,7 +38,7 @@ def test_a_tied_sae_is_refused(repair, tiny, tmp_path):
     assert _left(tmp_path) == []
 
 
-def test_an_unfolded_normalisation_is_told_as_a_number_or_as_folded(repair, tiny, tmp_path):
+def test_an_unfolded_normalisation_needs_a_number_or_folded(repair, tiny, tmp_path):
     path = tiny.copy_of(
         tiny.bad, tmp_path / "sae", normalize_activations="expected_average_only_in"
     )
@@ -70,7 +70,7 @@ def test_a_control_is_nothing_to_repair(repair):
 def test_several_saes_are_refused(repair, tiny):
     code, said = repair(f"{tiny.root}/saes/*")
     assert code == 4
-    assert "SAEs; repair takes one at a time" in said
+    assert "SAEs; give one" in said
 
 
 def test_texts_that_are_too_short_say_how_many_tokens_they_give(repair, tiny, tmp_path):

@@ -23,8 +23,8 @@ def test_a_repair_lowers_the_error_and_leaves_l0(options, tmp_path, capsys):
     assert record.row("fidelity.mse").change.high < 0
     assert record.row("sparsity.l0").change.value == 0
     assert "perplexity gap recovered" in capsys.readouterr().out
-    told = json.loads((tmp_path / "out" / "cfg.json").read_text())["metadata"]["repair"]
-    assert told["method"] == "decoder"
+    recipe = json.loads((tmp_path / "out" / "cfg.json").read_text())["metadata"]["repair"]
+    assert recipe["method"] == "decoder"
     assert not (tmp_path / "out.checkpoint").exists()
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from saebench.errors import SubjectError
-from saebench.fit.repair.eligible import check_repairable
-from saebench.fit.repair.repair_job import Method
-from saebench.fit.repair.scaled import ScaledSAE
+from saebench.fit.repair import Method
+from saebench.fit.repair.repair_inputs import check_repairable
+from saebench.fit.repair.repair_tasks import ScaledSAE
 from saebench.zoo.shelf import sae_path
 
 FROZEN = [m for m in Method if m.keeps_features]

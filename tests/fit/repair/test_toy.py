@@ -1,14 +1,13 @@
-"""The seed's example: one binary feature, whose shrinkage has an analytic answer."""
+"""One binary feature, whose shrinkage has an analytic answer (Wright & Sharkey 2024)."""
 
 import pytest
 import torch
 
+from saebench.fit import Plan
 from saebench.fit.loop import fit
-from saebench.fit.plan import Plan
-from saebench.fit.repair.analysis import taken_off
-from saebench.fit.repair.continued import BaselineTask
-from saebench.fit.repair.repair_job import Method
-from saebench.fit.repair.scaled import ScaledTask
+from saebench.fit.repair import Method
+from saebench.fit.repair.repair_tasks import BaselineTask, ScaledTask
+from saebench.fit.repair.suppression import taken_off
 from saebench.fit.stream import START, Place
 
 G, L1, WIDTH = 2.0, 1.0, 4
@@ -32,9 +31,9 @@ def shrunken():
     from sae_lens.saes.sae import SAEMetadata
 
     details = {"l1_coefficient": L1, "lp_norm": 1.0}
-    told = SAEMetadata(training_architecture="standard", training_architecture_details=details)
+    metadata = SAEMetadata(training_architecture="standard", training_architecture_details=details)
     sae = StandardSAE(
-        StandardSAEConfig(d_in=WIDTH, d_sae=1, apply_b_dec_to_input=False, metadata=told)
+        StandardSAEConfig(d_in=WIDTH, d_sae=1, apply_b_dec_to_input=False, metadata=metadata)
     )
     with torch.no_grad():
         sae.W_enc.copy_(0.8 * DIRECTION[:, None])

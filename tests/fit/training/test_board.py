@@ -27,9 +27,9 @@ def test_the_event_file_holds_the_loss_of_each_check(options, tmp_path):
     events = EventAccumulator(str(tmp_path / "board" / "out")).Reload()
     checks = read_training(tmp_path / "out" / "training.json").course.checks[1:]
     for name in ("loss", "check"):
-        found = [(event.step, event.value) for event in events.Scalars(name)]
-        assert [step for step, _ in found] == [check.tokens for check in checks]
-        assert [value for _, value in found] == pytest.approx(
+        scalars = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in scalars] == [check.tokens for check in checks]
+        assert [value for _, value in scalars] == pytest.approx(
             [getattr(check, name) for check in checks], rel=1e-6
         )
 

@@ -22,15 +22,15 @@ def options(tiny, tmp_path):
 @pytest.fixture
 def trained(monkeypatch):
     """The directories that are trained into, as they are."""
-    found = []
+    directories = []
 
     def train(job, **more):
-        found.append(job.out)
+        directories.append(job.out)
         return real(job, **more)
 
     real = trainings.train
     monkeypatch.setattr(trainings, "train", train)
-    return found
+    return directories
 
 
 def test_a_killed_sweep_goes_on_and_gives_the_frontier(options, tmp_path, trained, monkeypatch):
@@ -80,8 +80,8 @@ def test_texts_that_are_judged_on_and_trained_on_are_refused_before_anything_is_
 def test_an_objective_may_have_a_learning_rate_of_its_own(options, tmp_path):
     more = ["--objectives", "standard", "frozen", "--sparsity", "topk:2"]
     assert main([*options, *more, "--objective-rate", "frozen=0.0003"]) == 0
-    found = read_sweep(tmp_path / "out" / "sweep.json").points
-    assert [p.learning_rate for p in found] == [0.001, 0.0003]
+    points = read_sweep(tmp_path / "out" / "sweep.json").points
+    assert [p.learning_rate for p in points] == [0.001, 0.0003]
 
 
 @pytest.mark.parametrize(
@@ -108,19 +108,18 @@ def test_in_equal_time_the_faster_objective_gets_more_tokens(options, tmp_path, 
 
 
 def test_objectives_are_really_timed(options, tmp_path, tiny):
-    from saebench.fit.training.objectives import Objective, Sparsity
-    from saebench.fit.training.request import TrainJob
+    from saebench.fit.training import Objective, Sparsity, TrainJob
 
     base = TrainJob(
         Objective.STANDARD, "blocks.1.hook_resid_pre", tmp_path, Sparsity("topk", 4),
         model=tiny.model, dataset=tiny.texts, context=12, tokens=500,
     )  # fmt: skip
     job = trainings.SweepJob(
-        base, (base.hook,), (Objective.STANDARD, Objective.NON_INTRUSIVE), (base.sparsity,), 500
+        base, (base.hook,), (Objective.STANDARD, Objective.NON_INTRUSIVE), (base.sparsity,)
     )
-    found = trainings._rates(job, say=lambda _: None)[base.hook]
-    assert 0 < found["standard"] < found["non-intrusive"]
-    assert trainings._rates(job, say=lambda _: None)[base.hook] == found
+    rates = trainings._rates(job, say=lambda _: None)[base.hook]
+    assert 0 < rates["standard"] < rates["non-intrusive"]
+    assert trainings._rates(job, say=lambda _: None)[base.hook] == rates
 
 
 def test_the_report_shows_the_frontier(options, tmp_path, tiny):

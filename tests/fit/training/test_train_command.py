@@ -94,25 +94,25 @@ def test_an_sae_without_a_patch_has_no_tax(tiny):
 def test_a_resumed_training_ends_with_the_bits_of_one_that_was_not(options, tmp_path, monkeypatch):
     command = [*options, "--objective", "non-intrusive", "--sparsity", "batchtopk:4"]
     command += ["--init", "random"]
-    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
+    assert main([*command, "-o", str(tmp_path / "uninterrupted")]) == 0
     halfway = iter(range(9))
 
     def interrupted(*args, on_check, **more):
-        def check(found):
-            on_check(found)
+        def check(losses):
+            on_check(losses)
             if next(halfway) == 8:
                 raise KeyboardInterrupt
 
         return fit(*args, on_check=check, **more)
 
-    monkeypatch.setattr("saebench.fit.training.training_job.fit", interrupted)
+    monkeypatch.setattr("saebench.fit.training.training_run.fit", interrupted)
     assert main(command) == 2
     monkeypatch.undo()
     assert not (tmp_path / "out").exists()
     assert main([*command, "--sparsity", "batchtopk:5", "--resume"]) == 4
     assert main([*command, "--resume"]) == 0
     for file in ("sae_weights.safetensors", "host_patch.safetensors"):
-        one, two = (load_file(tmp_path / d / file) for d in ("whole", "out"))
+        one, two = (load_file(tmp_path / d / file) for d in ("uninterrupted", "out"))
         assert all(torch.equal(one[n], two[n]) for n in one)
     assert not (tmp_path / "out.checkpoint").exists()
 
@@ -140,9 +140,9 @@ def test_a_training_that_diverged_goes_on_with_a_smaller_rate_and_says_so(
 def test_a_coefficient_that_kills_most_features_is_warned_of(options, capsys):
     command = [*options, "--objective", "frozen", "--sparsity", "l1:1000", "--init", "random"]
     assert main([*command, "--learning-rate", "0.02", "--tokens", "12000"]) == 0
-    told = re.search(r"\d+ of 128 features \((\d+)%\) are dead", capsys.readouterr().err)
-    assert told is not None
-    assert int(told[1]) > 50
+    dead = re.search(r"\d+ of 128 features \((\d+)%\) are dead", capsys.readouterr().err)
+    assert dead is not None
+    assert int(dead[1]) > 50
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a repair works with: rows to fit on, rows that tell convergence, texts to judge on."""
+"""What a repair works with: rows to fit on, validation rows, texts to judge on."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from saebench.errors import DataError, HostError
-from saebench.fit.repair.at_hand import one_sae, prepare
-from saebench.fit.repair.repair_job import Method, RepairJob
+from saebench.fit.repair import Method, RepairJob
+from saebench.fit.repair.repair_inputs import prepare, sae_to_repair
 
 
 def _prepared(tiny, fitted, judged=None, **more):
@@ -15,7 +15,7 @@ def _prepared(tiny, fitted, judged=None, **more):
         tiny.bad, Path("out"), Method.SCALE, model=tiny.model, dataset=str(fitted),
         judged=judged and str(judged), sequences=8, batch_tokens=16, **more,
     )  # fmt: skip
-    return prepare(job, one_sae(tiny.bad))
+    return prepare(job, sae_to_repair(tiny.bad))
 
 
 def _nearest(some, others):
@@ -36,14 +36,15 @@ def texts(tiny, tmp_path):
     return write
 
 
-def test_what_convergence_is_told_by_is_not_fitted_on(tiny, texts):
+def test_validation_activations_are_not_fitted_on(tiny, texts):
     ready = _prepared(
         tiny, texts("train.jsonl", *range(30)), texts("test.jsonl", 38, 39), tokens=400
     )
     fitted = torch.cat(list(ready.stream.once(10**6)))
     assert len(fitted) == ready.supply.tokens
-    assert len(ready.held) >= 30
-    assert (_nearest(ready.held, fitted) > 1e-3).float().mean() > 0.9  # a text may repeat itself
+    assert len(ready.validation) >= 30
+    new = _nearest(ready.validation, fitted) > 1e-3
+    assert new.float().mean() > 0.9  # a text may repeat itself
 
 
 def test_batches_are_of_the_rows_that_were_counted_alone(tiny, texts):
@@ -88,4 +89,4 @@ def test_a_text_to_fit_on_with_ids_beyond_the_embeddings_is_refused(tiny, texts,
         dataset=str(tmp_path / "fitted.txt"), judged=str(tmp_path / "judged.txt"), batch_tokens=16,
     )  # fmt: skip
     with pytest.raises(HostError, match="gives id 42 in fitted.txt, the model has 40 embeddings"):
-        prepare(job, one_sae(tiny.bad))
+        prepare(job, sae_to_repair(tiny.bad))

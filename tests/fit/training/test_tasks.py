@@ -8,11 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from families import FAMILIES, make_host
 
 from saebench.fit.stream import counted_of
-from saebench.fit.training import gradients as divergence
-from saebench.fit.training.gradients import cross_entropy_mean, kl_mean
-from saebench.fit.training.objectives import Loss, Objective, Sparsity
-from saebench.fit.training.sublayers import HalfLayers, ResumedPasses, half_layers
-from saebench.fit.training.tasks import Weights, WholeModelTask
+from saebench.fit.training import Loss, Objective, Sparsity
+from saebench.fit.training import tasks as divergence
+from saebench.fit.training.sublayers import ResumedPasses, Sublayers, sublayer_paths
+from saebench.fit.training.tasks import Weights, WholeModelTask, cross_entropy_mean, kl_mean
 from saebench.fit.training.training_sae import make_sae
 from saebench.subjects.hooks import find_site
 from saebench.subjects.host_loading import load_host
@@ -44,11 +43,13 @@ def ids():
 def _task(host, hook, objective=Objective.FROZEN, *, loss=Loss.KL, checkpointing=None, l1=0.01):
     site = find_site(host, hook)
     sae = make_sae(d_in=site.width, d_sae=64, sparsity=Sparsity("l1", 1.0), metadata={}, seed=0)
-    halves = HalfLayers(host, half_layers(host, hook)) if objective.trains_halves else None
-    passes = ResumedPasses(host, site, halves=halves, checkpointing=checkpointing)
+    sublayers = None
+    if objective.trains_sublayers:
+        sublayers = Sublayers(host, sublayer_paths(host, hook))
+    passes = ResumedPasses(host, site, sublayers=sublayers, checkpointing=checkpointing)
     return WholeModelTask(
-        sae, passes, objective=objective, loss=loss, held=torch.ones(1, 12, dtype=torch.int64),
-        weights=Weights(sparsity=l1), halves=halves,
+        sae, passes, objective=objective, loss=loss, weights=Weights(sparsity=l1),
+        validation=torch.ones(1, 12, dtype=torch.int64), sublayers=sublayers,
     )  # fmt: skip
 
 
@@ -56,11 +57,11 @@ def _plain(host, task, hook, ids):
     """The same loss of one full pass, from full logits, hooked by hand in each place."""
     model, sae, site = host.model, task.trained.sae, find_site(host, hook)
     counted = counted_of(ids, host.special_ids)
-    kept = {}
+    parts = {}
 
     def put(x):
         features = sae.encode(x)
-        kept["size"] = (features[counted] @ sae.W_dec.norm(dim=1)).mean()
+        parts["size"] = (features[counted] @ sae.W_dec.norm(dim=1)).mean()
         return torch.where(counted[..., None], sae.decode(features), x)
 
     def swap(_, __, output):
@@ -95,7 +96,7 @@ def _plain(host, task, hook, ids):
     with torch.no_grad():
         clean = model(input_ids=ids, use_cache=False).logits
     log_p, log_q = (z[counted].log_softmax(-1) for z in (clean, logits))
-    return (log_p.exp() * (log_p - log_q)).sum(-1).mean() + 0.01 * kept["size"]
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean() + 0.01 * parts["size"]
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -124,18 +125,18 @@ def test_checkpointed_blocks_give_the_same_gradients(host, ids, hook):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpointed_blocks_of_every_family_are_run_again_as_they_were(family, ids):
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         host = make_host(family)
         task = _task(host, "blocks.1.hook_resid_pre", checkpointing=checkpointing)
         task.loss(ids).backward()
-        found.append(task.trained.sae.W_enc.grad)
-    torch.testing.assert_close(*found)
+        gradients.append(task.trained.sae.W_enc.grad)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("hook", ["blocks.0.hook_resid_mid", "blocks.1.hook_resid_pre"])
 def test_gradients_of_half_layers_are_those_of_a_changed_model(host, ids, hook):
-    """Both terms, with the half-layers' weights put into a whole copy of the model."""
+    """Both terms, with the half-layers' weights put into a copy of the model."""
     task = _task(host, hook, Objective.NON_INTRUSIVE, l1=0.0)
     halves = task.module["halves"]
     with torch.no_grad():
@@ -195,9 +196,9 @@ def test_intrusive_training_changes_only_the_named_half_layers(host, ids):
     assert names == {"before", "after"}
     task.loss(ids).backward()
     assert all(p.grad is None for p in host.model.parameters())
-    told = task.module["halves"].tensors()
-    assert {n.rsplit(".", 3)[0] for n in told} <= {"model.layers.0", "model.layers.1"}
-    assert {n.split(".")[3] for n in told} == {"mlp", "self_attn"}
+    tensors = task.module["halves"].tensors()
+    assert {n.rsplit(".", 3)[0] for n in tensors} <= {"model.layers.0", "model.layers.1"}
+    assert {n.split(".")[3] for n in tensors} == {"mlp", "self_attn"}
 
 
 @pytest.mark.parametrize("soft_cap", [None, 3.0])

@@ -1,4 +1,4 @@
-"""Before and after, in pairs: rows against plain numpy and against the gate's own judging."""
+"""Before and after, in pairs: rows against plain numpy, and against saebench.judge."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -6,7 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from saebench.fit.repair.before_after import GAP, PERPLEXITY, ROWS, _dead, compared, gate_changes
+from saebench.fit.repair.before_after import (
+    GAP,
+    PERPLEXITY,
+    ROWS,
+    compared,
+    dead_features,
+    gate_changes,
+)
 from saebench.records.run import (
     CLUSTER,
     CaseResult,
@@ -95,13 +102,13 @@ def _case(sae, **verdicts):
     return CaseResult(f"p@{sae}", sae, "p", {}, Verdict.PASS, "", 0.0, "", gates=gates)
 
 
-def test_gates_are_told_that_were_decided_for_both():
+def test_gates_that_were_decided_for_both_are_listed():
     cases = [
         _case("before", a=Verdict.FAIL, b=Verdict.PASS, c=Verdict.PASS),
         _case("after", a=Verdict.PASS, b=Verdict.PASS),
     ]
-    told = [(g.rule, g.before, g.after) for g in gate_changes(cases)]
-    assert told == [("a", "FAIL", "PASS"), ("b", "PASS", "PASS")]
+    changes = [(g.rule, g.before, g.after) for g in gate_changes(cases)]
+    assert changes == [("a", "FAIL", "PASS"), ("b", "PASS", "PASS")]
 
 
 def test_dead_features_are_counted_out_of_all():
@@ -110,8 +117,7 @@ def test_dead_features_are_counted_out_of_all():
         replace(_case(sae), property="sparsity", metrics=(_dead_share(value),))
         for sae, value in share.items()
     ]
-    subjects = [SimpleNamespace(id=sae, d_sae=48) for sae in share]
-    row = _dead(SimpleNamespace(cases=cases), SimpleNamespace(subjects=subjects))
+    row = dead_features(SimpleNamespace(cases=cases), {"before": 48, "after": 48})
     assert (row.before.value, row.after.value, row.change.value) == (12, 0, -12)
     assert row.share.value == -1
 
@@ -134,12 +140,12 @@ def test_the_two_are_judged_as_the_gate_judges_them(tiny, tmp_path):
     for side, sae in (("before", tiny.bad), ("after", str(out))):
         run = saebench.judge(sae, tiny.model, judged[1], properties=["fidelity", "kl_gap",
                              "shrinkage", "sparsity"], interventions=("eps_random",))  # fmt: skip
-        found = {m.name: m.value for case in run.cases for m in case.metrics}
-        for name in set(NAMES) & set(found):
-            assert getattr(record.row(name), side).value == pytest.approx(found[name], rel=1e-4)
+        values = {m.name: m.value for case in run.cases for m in case.metrics}
+        for name in set(NAMES) & set(values):
+            assert getattr(record.row(name), side).value == pytest.approx(values[name], rel=1e-4)
         dead = record.row("dead_features")
-        assert getattr(dead, side).value == round(found["sparsity.dead"] * record.before.d_sae)
-        assert {n for n in NAMES if n not in found} == {"perplexity", "perplexity_gap"}
+        assert getattr(dead, side).value == round(values["sparsity.dead"] * record.before.d_sae)
+        assert {n for n in NAMES if n not in values} == {"perplexity", "perplexity_gap"}
 
 
 def _judged_apart(tiny, tmp_path):

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from saebench.fit.training import gradients as coding
-from saebench.fit.training.gradients import code
-from saebench.fit.training.objectives import Sparsity
-from saebench.fit.training.training_sae import make_sae
+from saebench.fit.training import Sparsity
+from saebench.fit.training import training_sae as coding
+from saebench.fit.training.training_sae import code, make_sae
 
 PARAMETERS = ("W_enc", "b_enc", "W_dec", "b_dec")
 
