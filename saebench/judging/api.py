@@ -25,7 +25,7 @@ from saebench.experiments.prepare import (
     torchs_own_settings,
 )
 from saebench.experiments.texts import Texts
-from saebench.judging.cases import Given, Requests
+from saebench.judging.in_process import judge_in_process, requests_of
 from saebench.judging.judge import Judge
 from saebench.measures.names import check_names
 from saebench.option_kinds import Option, options_of
@@ -153,8 +153,13 @@ def judge(
                 benches = prepare(asked.settings, references)
             else:
                 benches = _benches(saes, model, data, tokenizer, asked.settings)
-            _decide(judge, benches, chosen, place)
-    run = judge.run(complete=True)
+            run = judge_in_process(
+                judge,
+                benches,
+                requests_of(benches).every(chosen),
+                progress=progress_bar,
+                sharing=None if place is None else Sharing(place, benches),
+            )
     return JudgedRun(**{f.name: getattr(run, f.name) for f in fields(run)})
 
 
@@ -183,20 +188,6 @@ def _benches(
     subjects = _subjects(saes, settings)
     host = _host(model, tokenizer, settings, subjects[0])
     return benches_of(settings, [(s, host) for s in subjects], _texts(data, settings))
-
-
-def _decide(
-    judge: Judge, benches: Sequence[Bench], properties: Sequence[str], place: Workplace | None
-) -> None:
-    """Measure and decide every case of the properties."""
-    sharing = Sharing(place, benches) if place is not None else None
-    judge.adopt(benches, runner=sharing)
-    judge.announce(Requests(_given(benches)).every(properties))
-    judge.check_rules_are_asked()
-    for request in judge.requests:
-        case = judge.case(request, progress=progress_bar)
-        if sharing is not None:
-            sharing.note(case, judge.reads(request), failed=judge.fails(case))
 
 
 @contextmanager
@@ -243,14 +234,6 @@ def _named(sae: Any, name: str) -> dict[str, Any] | list[str]:
             "sae: expected a list of SPECs; give several SAE objects as a dictionary by name"
         )
     return {name: sae}
-
-
-def _given(benches: Iterable[Bench]) -> list[Given]:
-    return [
-        Given(subject.id, str(id(bench.host)), subject.metadata.hook)
-        for bench in benches
-        for subject in bench.subjects
-    ]
 
 
 def _subjects(saes: dict[str, Any] | list[str], settings: Settings) -> list[Subject]:
