@@ -16,7 +16,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "_shipped" not in pat
 HEAVY = {"torch", "numpy", "scipy", "pandas", "sae_lens", "transformer_lens", "transformers",
          "datasets", "pydantic", "rich"}  # fmt: skip
 LENSES = {"sae_lens", "transformer_lens"}
-GROUND = {"errors", "text", "progress", "telemetry", "options", "saebench"}
+GROUND = {"errors", "extensions", "text", "progress", "telemetry", "options", "saebench"}
 BELOW_SUBJECTS = {"records", "data", "formats", "measures", "zoo"}
 BELOW_EXPERIMENTS = BELOW_SUBJECTS | {"subjects", "substitution"}
 BELOW_JUDGING = BELOW_EXPERIMENTS | {
@@ -25,6 +25,7 @@ BELOW_JUDGING = BELOW_EXPERIMENTS | {
 # What each folder may import of the others, beside the ground; imports in functions included.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "extensions": set(),
     "text": set(),
     "telemetry": set(),
     "progress": set(),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from saebench.cli.output import console, say
+from saebench.cli.output import say
 from saebench.errors import NonFiniteValue, OptionError
 from saebench.fit.repair.repair_job import SUMMARIES, Method
 from saebench.options import Overrides
@@ -86,7 +86,7 @@ def execute(options: argparse.Namespace) -> int:
     from saebench.fit.repair.repair_job import RepairJob
     from saebench.fit.repair.repair_run import repair
     from saebench.progress import progress_bar
-    from saebench.report.tables.repaired import repair_lines, repair_table
+    from saebench.report.tables.fit_tables import repair_lines, repair_table
     from saebench.store.json_files import check_writable, write_repair
 
     job = RepairJob(**_given(options))
@@ -100,7 +100,7 @@ def execute(options: argparse.Namespace) -> int:
         return 1
     if copy is not None:
         write_repair(record, copy)
-    say(repair_table(record, width=console().width))
+    say(repair_table(record))
     for line in repair_lines(record):
         say(line)
     say(f"written: {job.out} (repair.json beside the weights)")

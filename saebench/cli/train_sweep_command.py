@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saebench.cli.output import console, say
+from saebench.cli.output import say
 from saebench.cli.train_command import (
     NUMBERS,
     OBJECTIVES,
@@ -78,7 +78,7 @@ def execute(options: argparse.Namespace) -> int:
     from saebench.fit.training.training_sweep import TIME, TOKENS, SweepJob
     from saebench.options import Packing
     from saebench.progress import progress_bar
-    from saebench.report.tables.swept import frontier_tables
+    from saebench.report.tables.fit_tables import frontier_tables
 
     sparsities = tuple(map(Sparsity.parse, options.sparsity))
     place = place_of(options)
@@ -105,8 +105,7 @@ def execute(options: argparse.Namespace) -> int:
     except NonFiniteValue as error:
         sys.stderr.write(f"saebench: {error}\n")
         return 1
-    for table in frontier_tables(record, width=console().width):
-        say(table)
+    say(*frontier_tables(record))
     say(f"written: {base.out} (sweep.json, frontier.csv, frontier.md{_drawn(record, base.out)})")
     return 0
 
@@ -128,7 +127,7 @@ def _drawn(record: "SweepRecord", out: Path) -> str:
     """Draw the frontier where matplotlib is there; say what was written."""
     from importlib.util import find_spec
 
-    from saebench.report.sections.training_section import frontier_figure
+    from saebench.report.sections.fit_sections import frontier_figure
     from saebench.report.static_figures import write_views
 
     if find_spec("matplotlib") is None:

@@ -29,7 +29,7 @@ from saebench.records.case import CaseRequest, joined
 from saebench.records.run import CaseResult, Run, Verdict
 from saebench.report.reproduce import reproduce_lines
 from saebench.report.standing import place_lines
-from saebench.report.terminal import data_lines, sentences, told
+from saebench.report.terminal import data_lines, remarks, sentences
 from saebench.store.environment import baselines_dir, baselines_root
 from saebench.store.leaderboard import FILE, read_leaderboard
 from saebench.store.sums_file import RunSums, joined_sums, run_sums
@@ -277,7 +277,7 @@ class BenchmarkSession:
         if self.judge.settings.inconclusive is OnInconclusive.WARN:
             yield from sentences(run, Verdict.INCONCLUSIVE)
         yield from sentences(run, Verdict.SKIPPED)
-        yield from told(run)
+        yield from remarks(run)
         yield from _commands(run)
         yield from self.places
         yield from self._outputs.lines()

@@ -9,8 +9,8 @@ from saebench.errors import OptionError
 from saebench.records.boards import Leaderboard
 from saebench.records.run import Run
 from saebench.report.charts import Chart, Figure, Form, Layer, View, has_data
+from saebench.report.material import Material
 from saebench.report.page.markup import visible
-from saebench.report.queries import Material
 from saebench.report.sections import sections
 from saebench.report.style import reading_series
 

@@ -1,0 +1,101 @@
+"""Tables as HTML: on a page, where they are sorted and filtered, and in a notebook."""
+
+from typing import Any
+
+from saebench.report.page.markup import Markup, badge, tag
+from saebench.report.style import LOOKS
+from saebench.report.tables import Cell, Column, Kind, Table
+
+FIRST_ROWS = 50  # in the page itself; its script has all of them
+VERDICT = "verdict"
+
+
+def table_html(table: Table, *, sae: str | None = None) -> Markup:
+    """Return a table with its controls: the first rows, until the page's script takes over.
+
+    Args:
+        table: what to show.
+        sae: the SAE chosen first, where the table's rows are about one each.
+    """
+    shown = table.compact()
+    rows = [row for row in shown.rows if not shown.by_sae or sae in (None, row.sae)]
+    head = tag("tr", *(_header(column.name) for column in shown.columns))
+    body = tag("tbody", *(_row(shown.columns, row.cells) for row in rows[:FIRST_ROWS]))
+    drawn = tag("table", tag("thead", head), body, aria_labelledby=f"{table.id}-title")
+    title = tag("h3", shown.title, id=f"{shown.id}-title")
+    return tag(
+        "div",
+        tag("div", title, _controls(shown), class_="bar"),
+        tag("div", drawn, class_="scroll", tabindex="0", role="region",
+            aria_labelledby=f"{shown.id}-title"),
+        tag("p", class_="more", aria_live="polite"),
+        tag("p", shown.note, class_="n") if shown.note else "",
+        class_="table", data_table=shown.id, data_rows=str(len(rows)), data_by_sae=shown.by_sae,
+    )  # fmt: skip
+
+
+def table_payload(table: Table) -> dict[str, Any]:
+    """Return the table's data for the page's script: a number is its text and what it sorts by."""
+    shown = table.compact()
+    return {
+        "columns": [column.name for column in shown.columns],
+        "rows": [
+            [
+                [cell.text, cell.value] if _is_numeric(column) else cell.text
+                for column, cell in zip(shown.columns, row.cells, strict=True)
+            ]
+            for row in shown.rows
+        ],
+        "saes": [row.sae for row in shown.rows] if shown.by_sae else [],
+    }
+
+
+def notebook_table(table: Table) -> str:
+    """Return a plain table without controls, verdicts in their colours."""
+    shown = table.compact()
+    head = tag("tr", *(tag("th", column.name) for column in shown.columns))
+    rows = [tag("tr", *map(_notebook_cell, row.cells)) for row in shown.rows]
+    return tag("table", tag("thead", head), tag("tbody", *rows))
+
+
+def _notebook_cell(cell: Cell) -> Markup:
+    if cell.verdict is None:
+        return tag("td", cell.text)
+    return tag("td", tag("b", cell.text), style=f"color:{LOOKS[cell.verdict].css}")
+
+
+def _is_numeric(column: Column) -> bool:
+    return column.kind in (Kind.NUMBER, Kind.INTERVAL)
+
+
+def _header(name: str) -> Markup:
+    button = tag("button", name, tag("span", class_="arrow", aria_hidden="true"), type="button")
+    return tag("th", button, scope="col", aria_sort="none")
+
+
+def _row(columns: tuple[Column, ...], cells: tuple[Cell, ...]) -> Markup:
+    return tag("tr", *(_cell(*each) for each in zip(columns, cells, strict=True)))
+
+
+def _cell(column: Column, cell: Cell) -> Markup:
+    if _is_numeric(column):
+        return tag("td", cell.text, class_="num")
+    return tag("td", badge(cell.text) if column.name == VERDICT else cell.text)
+
+
+def _controls(table: Table) -> Markup:
+    find = tag(
+        "label", tag("span", "Filter", class_="hidden"),
+        tag("input", type="search", placeholder="Filter rows", class_="filter"),
+    )  # fmt: skip
+    csv = tag("button", "Copy as CSV", type="button", class_="csv")
+    choosers = [_chooser(table, c.name) for c in table.columns if c.name in table.filters]
+    return tag("div", *choosers, find, csv, class_="controls")
+
+
+def _chooser(table: Table, name: str) -> Markup:
+    values = sorted({row.cells[0].text for row in table.select(name).rows})
+    options = [tag("option", f"every {name}", value="")]
+    options += [tag("option", value, value=value) for value in values]
+    label = tag("span", name, class_="hidden")
+    return tag("label", label, tag("select", *options, class_="chooser", data_column=name))
