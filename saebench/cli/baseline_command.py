@@ -146,6 +146,6 @@ def _agreed(path: Path) -> bool:
 
 
 def _numbers(metric: dict[str, Any]) -> tuple[Cell, Cell, Cell]:
-    low, high = metric["ci"] or (None, None)
+    ends = tuple(metric["ci"]) if metric["ci"] else None
     value = number(metric["value"], unit=metric["unit"], absent="undefined")
-    return value, interval(low, high, absent=""), number(metric["sequences"], "d")
+    return value, interval(ends), number(metric["sequences"], "d")

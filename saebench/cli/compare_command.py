@@ -22,7 +22,7 @@ EXAMPLES = """
     saebench compare l2-standard l2-topk --metric fidelity.kl
 """
 CODES = """
-exit codes: 0 B is not shown to be worse than A, 1 it is worse in something, 4 something could
+exit codes: 0 B is not significantly worse than A, 1 it is worse in something, 4 something could
             not be compared (other tokens, another model, measured for one alone, no such file)
 """
 

@@ -159,16 +159,16 @@ class GateResult:
     evidence: Evidence | None = None
 
     @property
+    def shown(self) -> str:
+        """The verdict, for tables: a secondary one says so."""
+        return f"{self.verdict.value}, secondary" if self.secondary else self.verdict.value
+
+    @property
     def change(self) -> float | None:
         """Observed less baseline; None where either is missing."""
         if self.baseline is None or self.observed is None:
             return None
         return self.observed - self.baseline
-
-    @property
-    def shown(self) -> str:
-        """The verdict, for tables: a secondary one says so."""
-        return f"{self.verdict.value}, secondary" if self.secondary else self.verdict.value
 
 
 @dataclass(frozen=True)
@@ -215,13 +215,8 @@ class CaseResult:
         return tuple(gate for gate in self.gates if not gate.secondary)
 
     def metric(self, name: str) -> Metric | None:
-        """Return the metric of this name, whether it has a value or not; None without one."""
+        """Return the metric of a name, which may be undefined; None where it is not reported."""
         return next((metric for metric in self.metrics if metric.name == name), None)
-
-    def defined(self, name: str) -> Metric | None:
-        """Return the metric of this name if it has a value."""
-        metric = self.metric(name)
-        return metric if metric is not None and metric.value is not None else None
 
     @builtins.property
     def kind(self) -> str:
@@ -233,6 +228,11 @@ class CaseResult:
         """The ids of the SAEs that it is about: one, or a pair's two."""
         pair = tuple(self.params[key] for key in ("first", "second") if key in self.params)
         return pair if len(pair) == 2 else (self.sae,)
+
+    def defined(self, name: str) -> Metric | None:
+        """Return the metric of a name if it has a value."""
+        metric = self.metric(name)
+        return metric if metric is not None and metric.value is not None else None
 
 
 @dataclass(frozen=True)
@@ -342,18 +342,25 @@ class Run:
 
     @property
     def verdict(self) -> Verdict:
-        """What all cases come to."""
+        """The verdict on all cases together."""
         return overall(case.verdict for case in self.cases)
+
+    def cases_of(self, sae: str) -> tuple[CaseResult, ...]:
+        """Return the cases of one SAE, by its id."""
+        return tuple(case for case in self.cases if case.sae == sae)
+
+    @property
+    def passed(self) -> bool:
+        """True where at least one gate was decided and every one passed."""
+        return overall(case.verdict for case in self.cases if case.deciding or case.error) is (
+            Verdict.PASS
+        )
 
     @property
     def judged(self) -> tuple[SubjectRecord, ...]:
         """The SAEs that have cases, in the run's order."""
         judged = {case.sae for case in self.cases}
         return tuple(sae for sae in self.saes if sae.id in judged)
-
-    def cases_of(self, sae: str) -> tuple[CaseResult, ...]:
-        """Return the cases of an SAE."""
-        return tuple(case for case in self.cases if case.sae == sae)
 
     def verdict_of(self, sae: str) -> Verdict:
         """Return what the cases of an SAE come to."""
@@ -376,13 +383,6 @@ class Run:
     def worst_first(self) -> list[CaseResult]:
         """Return the cases, the most severe verdict first."""
         return sorted(self.cases, key=lambda case: -SEVERITY[case.verdict])
-
-    @property
-    def passed(self) -> bool:
-        """True where at least one gate was decided and every one passed."""
-        return overall(case.verdict for case in self.cases if case.deciding or case.error) is (
-            Verdict.PASS
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run as plain dictionaries and lists, as in the result file."""

@@ -1,4 +1,4 @@
-"""What a report is made of: a run or several joined, the leaderboard, repairs and sweeps."""
+"""Input of a report: a run or several joined, the leaderboard, repairs and sweeps."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Where the SAEs of a run would stand on the leaderboard, in words."""
+"""The places that a run's SAEs have, or would have, on the leaderboard, in words."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -24,7 +24,7 @@ from saebench.report.sections import Section
 from saebench.report.tables import Column, Kind, Row, Table, number, row
 
 FRONTIERS = {"fidelity.kl": "KL, nats", "kl_gap.ratio[eps_random]": "KL against ε-random, ×"}
-PARTS = {"reconstruct": "encode and decode", "core": "the whole core"}
+PARTS = {"reconstruct": "encode and decode", "core": "all of the measurement"}
 
 
 def _sparsity(material: Material) -> Iterator[Figure]:

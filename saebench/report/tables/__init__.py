@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from saebench.records.run import Direction, GateResult, Verdict
+from saebench.records.run import Direction, GateResult, Interval, Verdict
 from saebench.report.style import ARROWS, SHOWN_UNITS
 
 ABSENT = "–"
@@ -173,21 +173,22 @@ def number(value: float | None, form: str = ".4g", *, unit: str = "", absent: st
     """
     if value is None:
         return Cell(absent)
-    shown = f" {unit}" if unit in SHOWN_UNITS else ""
-    return Cell(f"{value:{form}}{shown}", value)
+    suffix = f" {unit}" if unit in SHOWN_UNITS else ""
+    return Cell(f"{value:{form}}{suffix}", value)
 
 
 def interval(
-    low: float | None, high: float | None, form: str = ".3g", *, absent: str = ABSENT
+    ci: Interval | tuple[float, float] | None, form: str = ".3g", *, absent: str = ""
 ) -> Cell:
     """Return an interval's cell, which sorts by the lower end.
 
     Example:
-        >>> interval(0.25, 0.75).text, interval(None, 0.5).text
+        >>> interval((0.25, 0.75)).text, interval(None, absent="–").text
         ('[0.25, 0.75]', '–')
     """
-    if low is None or high is None:
+    if ci is None:
         return Cell(absent)
+    low, high = ci if isinstance(ci, tuple) else (ci.low, ci.high)
     return Cell(f"[{low:{form}}, {high:{form}}]", low)
 
 

@@ -51,14 +51,14 @@ OUTCOMES = ("worse", "unclear", "no interval", "better")
 TONES = {"worse": "bold red", "better": "green"}
 PAIRED = "pair by pair over the same sequences"
 UNPAIRED = (
-    "unpaired, and wider than they need be: where the sums lie beside both result files "
-    "(--sae-json writes RUN.sums.npz), or in baselines, they are compared pair by pair"
+    "unpaired, and wider than paired ones: where both result files have their per-sequence sums "
+    "next to them (--sae-json writes RUN.sums.npz), or are baselines, intervals are paired"
 )
 
 
 def comparison_table(comparisons: Sequence["Comparison"]) -> Table:
-    """Return every difference, what is shown to be worse first."""
-    pairs = [(each, found) for each in comparisons for found in each.differences]
+    """Return every difference, significantly worse ones first."""
+    pairs = [(each, one) for each in comparisons for one in each.differences]
     if len(comparisons) > 1:
         pairs.sort(key=lambda pair: _by_outcome(pair[1]))
     columns = (
@@ -101,7 +101,7 @@ def board_table(
         board: the board.
         ranking: its order.
         rows: which rows to show; places are those among all.
-        beside: metrics to show too, instead of the usual ones.
+        beside: metrics to show next to it, instead of the usual ones.
     """
     usual = [name for name in BESIDE if name in board.metrics and name != ranking.metric]
     names = [name for name in beside if name != ranking.metric] if beside else usual[:MOST_BESIDE]
@@ -189,37 +189,37 @@ def published_tables(published: Iterable[Published]) -> Iterator[Table]:
         )  # fmt: skip
 
 
-def _difference_row(comparison: "Comparison", found: "Difference") -> Row:
-    low, high = found.ci or (None, None)
-    outcome = found.outcome.value
-    unit = f" {found.unit}" if found.unit in SHOWN_UNITS else ""
+def _difference_row(comparison: "Comparison", difference: "Difference") -> Row:
+    outcome = difference.outcome.value
+    unit = f" {difference.unit}" if difference.unit in SHOWN_UNITS else ""
     return row(
         comparison.first,
         comparison.second,
-        with_arrow(f"{found.metric}{unit}", found.direction),
-        number(found.first),
-        number(found.second),
-        number(found.worse_by, "+.3g"),
-        interval(low, high, "+.3g", absent=""),
-        "paired" if found.paired else "unpaired",
+        with_arrow(f"{difference.metric}{unit}", difference.direction),
+        number(difference.first),
+        number(difference.second),
+        number(difference.worse_by, "+.3g"),
+        interval(difference.ci, "+.3g"),
+        "paired" if difference.paired else "unpaired",
         Cell(outcome, tone=TONES.get(outcome, "dim")),
         sae=comparison.second,
     )
 
 
-def _by_outcome(found: "Difference") -> tuple[int, float]:
-    """Sort what is shown to be worse first, each by its share of the value before."""
-    return OUTCOMES.index(found.outcome.value), -found.worse_by / (abs(found.first) or 1.0)
+def _by_outcome(difference: "Difference") -> tuple[int, float]:
+    """Sort by outcome, the worse first, then by the share of the value before."""
+    share = difference.worse_by / (abs(difference.first) or 1.0)
+    return OUTCOMES.index(difference.outcome.value), -share
 
 
 def _about_intervals(comparisons: Sequence["Comparison"]) -> str:
-    differences = [found for each in comparisons for found in each.differences]
+    differences = [one for each in comparisons for one in each.differences]
     if not differences:
         return ""
     count = len(differences)
     rows = "this row" if count == 1 else f"all {count} rows together"
     rows = rows if len(comparisons) == 1 else "all rows of a pair together"
-    how = PAIRED if all(found.paired for found in differences) else UNPAIRED
+    how = PAIRED if all(one.paired for one in differences) else UNPAIRED
     return f"{comparisons[0].level:.0%} intervals for {rows}: {how}"
 
 
@@ -246,9 +246,13 @@ def _board_rows(
     for ranked in ranking.ranked:
         if ranked.row.key in chosen:
             yield row(
-                number(ranked.place, "d"), *_named(board, ranked.row), _value(ranked.score),
-                _ends(ranked.score), *_others(board, ranked.row, names), _marks(board, ranked.row),
-            )  # fmt: skip
+                number(ranked.place, "d"),
+                *_named(board, ranked.row),
+                _value(ranked.score),
+                interval(ranked.score.ci),
+                *_others(board, ranked.row, names),
+                _marks(board, ranked.row),
+            )
     for each, why in ranking.unranked:
         if each.key in chosen:
             yield row(ABSENT, *_named(board, each), ABSENT, why, *_others(board, each, names), "")
@@ -268,10 +272,6 @@ def _others(board: Board, each: BoardRow, names: Sequence[str]) -> Iterator[Cell
 
 def _value(score: Score | None) -> Cell:
     return number(None if score is None else score.value)
-
-
-def _ends(score: Score) -> Cell:
-    return interval(*score.ci) if score.ci else Cell("")
 
 
 def _marks(board: Board, each: BoardRow) -> str:
@@ -317,7 +317,7 @@ def _value_with_ends(rows: list[BoardRow], name: str) -> Cell:
     score = next((score for score in scores if score and score.value is not None), None)
     if score is None:
         return Cell(ABSENT)
-    ends = f" {_ends(score).text}" if score.ci else ""
+    ends = f" {interval(score.ci).text}" if score.ci else ""
     return replace(_value(score), text=f"{_value(score).text}{ends}")
 
 

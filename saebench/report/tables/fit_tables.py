@@ -224,7 +224,8 @@ def _method_row(record: RepairRecord) -> Row:
 
 
 def _ends(ranged: Ranged, form: str) -> Cell:
-    return interval(ranged.low, ranged.high, form, absent="")
+    low, high = ranged.low, ranged.high
+    return interval(None if low is None or high is None else (low, high), form)
 
 
 def _analysis_lines(analysis: FeatureAnalysis) -> Iterator[str]:

@@ -17,44 +17,45 @@ def table_html(table: Table, *, sae: str | None = None) -> Markup:
         table: what to show.
         sae: the SAE chosen first, where the table's rows are about one each.
     """
-    shown = table.compact()
-    rows = [row for row in shown.rows if not shown.by_sae or sae in (None, row.sae)]
-    head = tag("tr", *(_header(column.name) for column in shown.columns))
-    body = tag("tbody", *(_row(shown.columns, row.cells) for row in rows[:FIRST_ROWS]))
+    used = table.compact()
+    rows = [row for row in used.rows if not used.by_sae or sae in (None, row.sae)]
+    head = tag("tr", *(_header(column.name) for column in used.columns))
+    body = tag("tbody", *(_row(used.columns, row.cells) for row in rows[:FIRST_ROWS]))
     drawn = tag("table", tag("thead", head), body, aria_labelledby=f"{table.id}-title")
-    title = tag("h3", shown.title, id=f"{shown.id}-title")
+    about = tag("small", f" {used.about}") if used.about else ""
+    title = tag("h3", used.title, about, id=f"{used.id}-title")
     return tag(
         "div",
-        tag("div", title, _controls(shown), class_="bar"),
+        tag("div", title, _controls(used), class_="bar"),
         tag("div", drawn, class_="scroll", tabindex="0", role="region",
-            aria_labelledby=f"{shown.id}-title"),
+            aria_labelledby=f"{used.id}-title"),
         tag("p", class_="more", aria_live="polite"),
-        tag("p", shown.note, class_="n") if shown.note else "",
-        class_="table", data_table=shown.id, data_rows=str(len(rows)), data_by_sae=shown.by_sae,
+        tag("p", used.note, class_="n") if used.note else "",
+        class_="table", data_table=used.id, data_rows=str(len(rows)), data_by_sae=used.by_sae,
     )  # fmt: skip
 
 
 def table_payload(table: Table) -> dict[str, Any]:
     """Return the table's data for the page's script: a number is its text and what it sorts by."""
-    shown = table.compact()
+    used = table.compact()
     return {
-        "columns": [column.name for column in shown.columns],
+        "columns": [column.name for column in used.columns],
         "rows": [
             [
                 [cell.text, cell.value] if _is_numeric(column) else cell.text
-                for column, cell in zip(shown.columns, row.cells, strict=True)
+                for column, cell in zip(used.columns, row.cells, strict=True)
             ]
-            for row in shown.rows
+            for row in used.rows
         ],
-        "saes": [row.sae for row in shown.rows] if shown.by_sae else [],
+        "saes": [row.sae for row in used.rows] if used.by_sae else [],
     }
 
 
 def notebook_table(table: Table) -> str:
     """Return a plain table without controls, verdicts in their colours."""
-    shown = table.compact()
-    head = tag("tr", *(tag("th", column.name) for column in shown.columns))
-    rows = [tag("tr", *map(_notebook_cell, row.cells)) for row in shown.rows]
+    used = table.compact()
+    head = tag("tr", *(tag("th", column.name) for column in used.columns))
+    rows = [tag("tr", *map(_notebook_cell, row.cells)) for row in used.rows]
     return tag("table", tag("thead", head), tag("tbody", *rows))
 
 

@@ -26,23 +26,23 @@ def rich_table(table: Table, *, width: int) -> RichTable:
         table: what to show.
         width: of the terminal; columns that are too much for it are left out.
     """
-    shown = fitted(table.compact(), width=width)
+    fitting = fitted(table.compact(), width=width)
     drawn = RichTable(
-        title=_title(shown), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-        pad_edge=False, caption=Text(_lines(shown.note)) if shown.note else None,
+        title=_title(fitting), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        pad_edge=False, caption=Text(_lines(fitting.note)) if fitting.note else None,
         caption_justify="left",
     )  # fmt: skip
-    for column in shown.columns:
+    for column in fitting.columns:
         drawn.add_column(
             _heading(column), justify="right" if column.is_right_aligned else "left",
             no_wrap=not column.wraps, overflow="fold",
         )  # fmt: skip
     fainter = False
-    for row in shown.rows:
+    for row in fitting.rows:
         if row.faint and not fainter and drawn.row_count:
             drawn.add_section()
         fainter = fainter or row.faint
-        cells = (_cell(*each) for each in zip(shown.columns, row.cells, strict=True))
+        cells = (_cell(*each) for each in zip(fitting.columns, row.cells, strict=True))
         drawn.add_row(*cells, style="dim" if row.faint else None)
     return drawn
 
@@ -65,7 +65,7 @@ class BreakableName:
         self._parts = name_parts(text.plain)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Measure: at least as wide as the longest part, at most as the whole name."""
+        """Measure: at least as wide as the longest part, at most as the full name."""
         widths = [cell_len(part) for part in self._parts] or [0]
         most = min(self._text.cell_len, options.max_width)
         return Measurement(min(max(widths), most), most)

@@ -43,7 +43,7 @@ HEADLINES = (
     "tax.kl",
     "tax.kl_with_sae",
 )
-"""Metrics without a gate that are shown in the terminal all the same."""
+"""Metrics that the terminal shows without a gate too."""
 LAST = (Verdict.NEW, Verdict.SKIPPED)  # no limit or baseline decides them
 GATES_NOTE = (
     "↓ lower is better, ↑ higher, → a target; Δ is against the baseline; secondary gates are "
@@ -243,8 +243,7 @@ def _value_cells(metric: Metric | None) -> tuple[Cell, Cell]:
     """Return a metric's value and interval, or in words why there is none."""
     if metric is None or metric.value is None:
         return Cell("undefined" if metric and metric.note else "not measured"), Cell("")
-    ci = metric.ci
-    return number(metric.value, unit=metric.unit), interval(ci.low, ci.high) if ci else Cell("")
+    return number(metric.value, unit=metric.unit), interval(metric.ci)
 
 
 def _worse_by(gate: GateResult) -> tuple[Cell, Cell]:
@@ -253,15 +252,15 @@ def _worse_by(gate: GateResult) -> tuple[Cell, Cell]:
         return Cell(ABSENT), Cell("")
     scale, sign = (100, "%") if gate.limit.endswith("%") else (1, "")
     ci = gate.worse_ci
-    ends = interval(scale * ci.low, scale * ci.high) if ci else Cell("")
-    return Cell(f"{scale * gate.worse_by:.3g}{sign}", gate.worse_by), ends
+    ends = (scale * ci.low, scale * ci.high) if ci else None
+    return Cell(f"{scale * gate.worse_by:.3g}{sign}", gate.worse_by), interval(ends)
 
 
 def _in_short(gates: Table) -> Table:
-    """Return the gates with their case and role told in the metric's and the verdict's cells.
+    """Return the gates with their case and role inside the metric's and the verdict's cells.
 
-    A case without gates has its name in the metric's place; a metric that gates of several cases
-    read is told apart by them.
+    A case without gates has its name in the metric's place; the case is added to a metric that
+    gates of several cases read.
     """
     pairs = {(gates.cell(r, "metric").text, gates.cell(r, "case").text) for r in gates.rows}
     count = Counter(metric for metric, _ in pairs)
@@ -297,13 +296,12 @@ def _reasons_for_limits(cases: Iterable[CaseResult]) -> Iterator[str]:
 
 
 def _metric_row(case: CaseResult, metric: Metric) -> Row:
-    ci = metric.ci
     return row(
         case.sae,
         case.kind,
         with_arrow(metric.name, metric.direction),
         number(metric.value),
-        interval(ci.low, ci.high, ".4g") if ci else Cell(ABSENT),
+        interval(metric.ci, ".4g", absent=ABSENT),
         metric.unit,
         Cell(f"{metric.n.sequences:,}", metric.n.sequences),
         metric.note or "",
@@ -348,14 +346,14 @@ def _pair_row(case: CaseResult) -> Row:
 
 
 def _token_row(sae: str, token: dict[str, Any]) -> Row:
-    low, high = token["ci"] or (None, None)
+    ends = tuple(token["ci"]) if token["ci"] else None
     return row(
         sae,
         repr(token["token"]),
         number(token["count"], "d"),
         number(token["sequences"], "d"),
         number(token["mean_gap"]),
-        interval(low, high, absent="in too few texts"),
+        interval(ends, absent="in too few texts"),
         number(token["sd"], ".3g"),
         sae=sae,
     )

@@ -14,11 +14,11 @@ _ITEM = re.compile(r"^(\d*)([-+.)])")
 
 def markdown_table(table: Table) -> str:
     """Return the table as GitHub-flavoured Markdown; an interval joins the number before it."""
-    shown = table.compact()
-    heads = [(i, c) for i, c in enumerate(shown.columns) if c.kind is not Kind.INTERVAL]
+    used = table.compact()
+    heads = [(i, c) for i, c in enumerate(used.columns) if c.kind is not Kind.INTERVAL]
     rule = ["--:" if column.is_right_aligned else "---" for _, column in heads]
     lines = [_line([_heading(column) for _, column in heads]), f"|{'|'.join(rule)}|"]
-    lines += [_line([_content(shown.columns, row, i) for i, _ in heads]) for row in shown.rows]
+    lines += [_line([_content(used.columns, row, i) for i, _ in heads]) for row in used.rows]
     return "\n".join(lines)
 
 
@@ -68,12 +68,15 @@ def _heading(column: Column) -> str:
 
 
 def _content(columns: Sequence[Column], row: Row, i: int) -> str:
+    """Return a cell with the interval after it, and a number's verdict as a sign."""
     column, cell = columns[i], row.cells[i]
     text = _markdown_cell(column, cell)
     if i + 1 < len(columns) and columns[i + 1].kind is Kind.INTERVAL and cell.value is not None:
         after = row.cells[i + 1]
         text += f" {after.text}" if after.value is not None else ""
-    return text + (f" {LOOKS[cell.verdict].sign}" if _is_marked(column, cell) else "")
+    if column.is_right_aligned and cell.verdict is not None:
+        text += f" {LOOKS[cell.verdict].sign}"
+    return text
 
 
 def _markdown_cell(column: Column, cell: Cell) -> str:
@@ -82,11 +85,6 @@ def _markdown_cell(column: Column, cell: Cell) -> str:
     if column.kind is Kind.VERDICT and cell.verdict is not None:
         return f"{LOOKS[cell.verdict].sign} {_inline(cell.text)}"
     return cell.text if cell.value is not None else _inline(cell.text)
-
-
-def _is_marked(column: Column, cell: Cell) -> bool:
-    """Return whether a number carries a verdict's sign."""
-    return column.kind is Kind.NUMBER and cell.verdict is not None
 
 
 def _csv_cell(column: Column, cell: Cell) -> str:
