@@ -8,7 +8,19 @@ from typing import Any
 from saebench.cli.output import say
 from saebench.cli.stored import add_baselines_option, chosen_baselines, shown_path, stored_baseline
 from saebench.errors import OptionError, StoreError
-from saebench.report.tables import Cell, Column, Kind, Row, Table, interval, number, row
+from saebench.report.tables import (
+    Cell,
+    Column,
+    Kind,
+    Row,
+    Table,
+    interval,
+    names,
+    number,
+    numbers,
+    row,
+    texts,
+)
 from saebench.store.baseline_checks import read_checked_baseline
 from saebench.store.environment import is_shipped
 from saebench.store.leaderboard import (
@@ -55,13 +67,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def _list(root: Path, options: argparse.Namespace) -> int:  # noqa: ARG001
     contents = [content for _, content in read_baselines(root)]
-    columns = (
-        Column("SAE", Kind.NAME),
-        Column("model"),
-        Column("hook", Kind.NAME),
-        Column("verdicts"),
-        Column("data"),
-    )
+    columns = (*names("SAE"), *texts("model"), *names("hook"), *texts("verdicts", "data"))
     title = f"{len(contents)} baselines in {shown_path(root)}"
     say(Table("baselines", title, columns, tuple(map(_baseline_row, contents))))
     return 0
@@ -83,10 +89,9 @@ def _show(root: Path, options: argparse.Namespace) -> int:
     content = read_checked_baseline(path)
     sae = content["sae"]
     columns = (
-        Column("metric", Kind.NAME),
-        Column("value", Kind.NUMBER),
+        *(*names("metric"), *numbers("value")),
         Column("95% CI", Kind.INTERVAL),
-        Column("sequences", Kind.NUMBER),
+        *numbers("sequences"),
     )
     rows = tuple(
         row(name, *_numbers(metric))

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from io import StringIO
 
 from rich.console import Console, Group
-from rich.text import Text
 
 from saebench.records.run import SEVERITY, Run, Verdict
 from saebench.report.style import Plain, plain_text, reading_series
@@ -43,19 +42,12 @@ def render(run: Run, *, width: int = 100, colour: bool = False, encoding: str = 
 
 
 def tables(run: Run, *, width: int = 100) -> Group:
-    """Return one table for each judged SAE, the worst first, then pairs and hardest tokens.
-
-    Notes on an SAE and its texts are under its table.
-    """
+    """Return one table for each judged SAE, the worst first, then pairs and hardest tokens."""
     saes = sorted((s.id for s in run.judged), key=lambda sae: -SEVERITY[run.verdict_of(sae)])
-    notes = {record.id: record.notes for record in run.saes}
-    parts = []
-    for sae in saes:
-        parts.append(rich_table(sae_table(run, sae), width=width))
-        parts += [Text(plain_text(f"note: {note}"), style="dim") for note in notes[sae]]
+    every = [sae_table(run, sae) for sae in saes]
     with reading_series("the tables"):
-        parts += [rich_table(table, width=width) for table in _after_the_saes(run)]
-    return Group(*parts)
+        every += _after_the_saes(run)
+    return Group(*(rich_table(table, width=width) for table in every))
 
 
 def _after_the_saes(run: Run) -> Iterator[Table]:

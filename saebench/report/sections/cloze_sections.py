@@ -26,7 +26,7 @@ from saebench.report.charts import (
 )
 from saebench.report.material import Material
 from saebench.report.sections import Section
-from saebench.report.tables import Column, Kind, Row, Table, number, row
+from saebench.report.tables import Row, Table, names, number, numbers, row
 
 SCORINGS = {"whole": "whole word", "first": "first token", "options": "among the options"}
 CELLS = {
@@ -196,7 +196,7 @@ def _helpfulness_tables(material: Material) -> Iterator[Table]:
         for feature in features
     )
     if features:
-        columns = (Column("SAE", Kind.NAME), *(Column(name, Kind.NUMBER) for name in NUMBERS))
+        columns = (*names("SAE"), *numbers(*NUMBERS))
         rows = tuple(_feature_row(sae, dict(items)) for sae, items in features)
         yield Table(
             "helpfulness-table", "The most helpful and the most harmful features", columns, rows,

@@ -21,7 +21,7 @@ from saebench.report.charts import (
 )
 from saebench.report.material import Material
 from saebench.report.sections import Section
-from saebench.report.tables import Column, Kind, Row, Table, number, row
+from saebench.report.tables import Row, Table, number, numbers, row, texts
 
 FRONTIERS = {"fidelity.kl": "KL, nats", "kl_gap.ratio[eps_random]": "KL against ε-random, ×"}
 PARTS = {"reconstruct": "encode and decode", "core": "all of the measurement"}
@@ -156,15 +156,8 @@ def _name(run: Run, index: int) -> str:
 
 def _cost_tables(material: Material) -> Iterator[Table]:
     if material.run.cost:
-        columns = (
-            Column("measured on"),
-            Column("model"),
-            Column("SAEs", Kind.NUMBER),
-            Column("tokens", Kind.NUMBER),
-            Column("seconds", Kind.NUMBER),
-            Column("tokens/s", Kind.NUMBER),
-            Column("peak memory, MB", Kind.NUMBER),
-        )
+        values = numbers("SAEs", "tokens", "seconds", "tokens/s", "peak memory, MB")
+        columns = (*texts("measured on", "model"), *values)
         rows = tuple(map(_cost_row, material.run.cost))
         yield Table("cost-table", "Every measurement", columns, rows)
 
@@ -172,8 +165,8 @@ def _cost_tables(material: Material) -> Iterator[Table]:
 def _cost_row(cost: Cost) -> Row:
     seconds = sum(cost.seconds.values())
     speed = cost.tokens / seconds if seconds else 0.0
-    numbers = (len(cost.saes), cost.tokens, seconds, speed, cost.peak_memory_bytes / 1e6)
-    return row(cost.measured_on, cost.model, *(number(n, ",.4g") for n in numbers))
+    values = (len(cost.saes), cost.tokens, seconds, speed, cost.peak_memory_bytes / 1e6)
+    return row(cost.measured_on, cost.model, *(number(n, ",.4g") for n in values))
 
 
 SECTIONS = (

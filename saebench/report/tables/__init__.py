@@ -159,6 +159,21 @@ def _has_content(cell: Cell) -> bool:
     return cell.text not in ("", ABSENT)
 
 
+def texts(*columns: str) -> tuple[Column, ...]:
+    """Return columns of texts."""
+    return tuple(map(Column, columns))
+
+
+def names(*columns: str) -> tuple[Column, ...]:
+    """Return columns of names."""
+    return tuple(Column(name, Kind.NAME) for name in columns)
+
+
+def numbers(*columns: str) -> tuple[Column, ...]:
+    """Return columns of numbers."""
+    return tuple(Column(name, Kind.NUMBER) for name in columns)
+
+
 def row(*cells: Cell | str, sae: str = "", faint: bool = False) -> Row:
     """Return a row; a plain text is a cell without a value."""
     return Row(tuple(c if isinstance(c, Cell) else Cell(c) for c in cells), sae, faint)

@@ -19,8 +19,11 @@ from saebench.report.tables import (
     Row,
     Table,
     interval,
+    names,
     number,
+    numbers,
     row,
+    texts,
     with_arrow,
 )
 
@@ -62,15 +65,12 @@ def comparison_table(comparisons: Sequence["Comparison"]) -> Table:
     if len(comparisons) > 1:
         pairs.sort(key=lambda pair: _by_outcome(pair[1]))
     columns = (
-        Column("compared with", Kind.NAME),
-        Column("SAE", Kind.NAME),
-        Column("metric", Kind.NAME),
+        *names("compared with", "SAE", "metric"),
         Column("before", Kind.NUMBER, rank=1),
         Column("after", Kind.NUMBER, rank=1),
         Column("worse by", Kind.NUMBER),
         Column("CI", Kind.INTERVAL),
-        Column("paired"),
-        Column("outcome"),
+        *texts("paired", "outcome"),
     )
     return Table(
         "differences", "Differences, the worst first", columns,
@@ -104,7 +104,7 @@ def board_table(
         beside: metrics to show next to it, instead of the usual ones.
     """
     usual = [name for name in BESIDE if name in board.metrics and name != ranking.metric]
-    names = [name for name in beside if name != ranking.metric] if beside else usual[:MOST_BESIDE]
+    others = [name for name in beside if name != ranking.metric] if beside else usual[:MOST_BESIDE]
     chosen = {each.key for each in rows}
     columns = (
         Column("#", Kind.NUMBER),
@@ -113,13 +113,13 @@ def board_table(
         _metric_column(board, ranking.metric),
         Column("95% CI", Kind.TEXT if ranking.unranked else Kind.INTERVAL),
         *(_metric_column(board, name, rank=0 if beside else i + 1 if i else 0)
-          for i, name in enumerate(names)),
+          for i, name in enumerate(others)),
         Column("", optional=True),
     )  # fmt: skip
     data = board.dataset
     return Table(
         "board", board.place, columns,
-        tuple(_board_rows(board, ranking, chosen, names)),
+        tuple(_board_rows(board, ranking, chosen, others)),
         about=f"{_counted(board, rows)} by {ranking.metric}\n{data.name}, {data.sequences} "
         f"sequences of {data.context} tokens {data.fingerprint[:8]}, seed {board.seed}",
         note=_legend(board, rows),
@@ -131,15 +131,10 @@ def leaderboard_table(leaderboard: Leaderboard) -> Table:
     boards = leaderboard.boards
     facts = {name: b.metrics[name] for name in ON_PAGE for b in boards if name in b.metrics}
     columns = (
-        Column("model"),
-        Column("hook", Kind.NAME),
-        Column("architecture"),
-        Column("SAE", Kind.NAME),
-        Column("features", Kind.NUMBER),
-        Column("place", Kind.NUMBER),
-        *(Column(with_arrow(name, known.direction), Kind.NUMBER) for name, known in facts.items()),
-        Column("Pareto fronts"),
-        Column("tokens"),
+        *(*texts("model"), *names("hook"), *texts("architecture"), *names("SAE")),
+        *numbers("features", "place"),
+        *numbers(*(with_arrow(name, known.direction) for name, known in facts.items())),
+        *texts("Pareto fronts", "tokens"),
     )
     ranked = [board for board in boards if RANKED_BY in board.metrics]
     rows = [each for board in ranked for each in _page_rows(board, boards, list(facts))]
@@ -154,14 +149,9 @@ def leaderboard_table(leaderboard: Leaderboard) -> Table:
 def published_table(published: Sequence[Published]) -> Table:
     """Return published figures: never with a rank, as nothing of it was measured here."""
     columns = (
-        Column("model"),
-        Column("hook", Kind.NAME),
-        Column("SAE", Kind.NAME),
-        Column("figure"),
+        *(*texts("model"), *names("hook", "SAE"), *texts("figure")),
         Column("published", Kind.NUMBER, is_wrapped=True),
-        Column("like our", Kind.NAME),
-        Column("source"),
-        Column("conditions"),
+        *(*names("like our"), *texts("source", "conditions")),
     )
     rows = tuple(
         row(each.model, line.hook, line.sae, figure.name, _figure(figure), figure.like or "",
@@ -241,7 +231,7 @@ def _metric_column(board: Board, name: str, *, rank: int = 0) -> Column:
 
 
 def _board_rows(
-    board: Board, ranking: Ranking, chosen: set[str], names: Sequence[str]
+    board: Board, ranking: Ranking, chosen: set[str], others: Sequence[str]
 ) -> Iterator[Row]:
     for ranked in ranking.ranked:
         if ranked.row.key in chosen:
@@ -250,12 +240,12 @@ def _board_rows(
                 *_named(board, ranked.row),
                 _value(ranked.score),
                 interval(ranked.score.ci),
-                *_others(board, ranked.row, names),
+                *_others(board, ranked.row, others),
                 _marks(board, ranked.row),
             )
     for each, why in ranking.unranked:
         if each.key in chosen:
-            yield row(ABSENT, *_named(board, each), ABSENT, why, *_others(board, each, names), "")
+            yield row(ABSENT, *_named(board, each), ABSENT, why, *_others(board, each, others), "")
 
 
 def _named(board: Board, each: BoardRow) -> tuple[str, str]:
@@ -265,8 +255,8 @@ def _named(board: Board, each: BoardRow) -> tuple[str, str]:
     return name, each.architecture
 
 
-def _others(board: Board, each: BoardRow, names: Sequence[str]) -> Iterator[Cell]:
-    for name in names:
+def _others(board: Board, each: BoardRow, metrics: Sequence[str]) -> Iterator[Cell]:
+    for name in metrics:
         yield _value(each.scores.get(case_of(board, name), {}).get(name))
 
 
@@ -287,7 +277,7 @@ def _legend(board: Board, rows: Sequence[BoardRow]) -> str:
     return "   ".join(f"{MARKS[metric]} Pareto front of l0 × {metric}" for metric in on)
 
 
-def _page_rows(board: Board, boards: Sequence[Board], names: list[str]) -> Iterator[Row]:
+def _page_rows(board: Board, boards: Sequence[Board], metrics: list[str]) -> Iterator[Row]:
     """Yield a row for each SAE of a board; metrics of longer texts and prompts are on others."""
     ranked = rank(board, RANKED_BY).ranked
     places = {each.row.key: each.place for each in ranked}
@@ -304,7 +294,7 @@ def _page_rows(board: Board, boards: Sequence[Board], names: list[str]) -> Itera
             each.sae,
             number(each.d_sae, ",d"),
             Cell(ABSENT) if place is None else Cell(f"{place} of {len(ranked)}", place),
-            *(_value_with_ends([each, *same], name) for name in names),
+            *(_value_with_ends([each, *same], name) for name in metrics),
             "".join(MARKS[name] for name in FAITHFULNESS if name in each.fronts),
             f"{board.dataset.sequences} × {board.dataset.context}, {board.dataset.name}",
         )

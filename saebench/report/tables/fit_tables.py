@@ -13,8 +13,11 @@ from saebench.report.tables import (
     Row,
     Table,
     interval,
+    names,
     number,
+    numbers,
     row,
+    texts,
     with_arrow,
 )
 from saebench.report.tables.text_tables import markdown_table
@@ -27,10 +30,7 @@ def repair_table(record: RepairRecord, *, id: str = "repair") -> Table:
     """Return a row for each metric: before, after, and the paired change with its interval."""
     data = record.judged_on
     columns = (
-        Column("metric", Kind.NAME),
-        Column("before", Kind.NUMBER),
-        Column("after", Kind.NUMBER),
-        Column("change", Kind.NUMBER),
+        *(*names("metric"), *numbers("before", "after", "change")),
         Column("95% CI", Kind.INTERVAL),
         Column("share", Kind.NUMBER, rank=1),
         Column("its CI", Kind.INTERVAL, rank=2),
@@ -63,16 +63,11 @@ def repairs_table(records: Sequence[RepairRecord]) -> Table:
         Wright & Sharkey 2024, "Addressing feature suppression in SAEs", figures A1 to A3.
     """
     columns = (
-        Column("SAE", Kind.NAME),
-        Column("method"),
-        Column("mse", Kind.NUMBER),
+        *(*names("SAE"), *texts("method"), *numbers("mse")),
         Column("CI of mse", Kind.INTERVAL),
-        Column("perplexity gap recovered", Kind.NUMBER),
+        *numbers("perplexity gap recovered"),
         Column("CI of the gap", Kind.INTERVAL),
-        Column("l0 before", Kind.NUMBER),
-        Column("l0 after", Kind.NUMBER),
-        Column("l2_ratio before", Kind.NUMBER),
-        Column("l2_ratio after", Kind.NUMBER),
+        *numbers("l0 before", "l0 after", "l2_ratio before", "l2_ratio after"),
     )
     return Table(
         "repair-methods", "Repairs side by side", columns, tuple(map(_method_row, records)),
@@ -83,10 +78,7 @@ def repairs_table(records: Sequence[RepairRecord]) -> Table:
 def features_table(record: RepairRecord, analysis: FeatureAnalysis, *, id: str) -> Table:
     """Return how the change of features correlates with their strength and frequency."""
     columns = (
-        Column("correlation of"),
-        Column("with"),
-        Column("given"),
-        Column("r", Kind.NUMBER),
+        *(*texts("correlation of", "with", "given"), *numbers("r")),
         Column("95% CI", Kind.INTERVAL),
     )
     rows = tuple(

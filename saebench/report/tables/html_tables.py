@@ -7,6 +7,7 @@ from saebench.report.style import LOOKS
 from saebench.report.tables import Cell, Column, Kind, Table
 
 FIRST_ROWS = 50  # in the page itself; its script has all of them
+LONG = 60  # letters
 VERDICT = "verdict"
 
 
@@ -20,7 +21,8 @@ def table_html(table: Table, *, sae: str | None = None) -> Markup:
     used = table.compact()
     rows = [row for row in used.rows if not used.by_sae or sae in (None, row.sae)]
     head = tag("tr", *(_header(column.name) for column in used.columns))
-    body = tag("tbody", *(_row(used.columns, row.cells) for row in rows[:FIRST_ROWS]))
+    long = [column.name for column in used.columns if _is_long(used, column.name)]
+    body = tag("tbody", *(_row(used.columns, row.cells, long) for row in rows[:FIRST_ROWS]))
     drawn = tag("table", tag("thead", head), body, aria_labelledby=f"{table.id}-title")
     about = tag("small", f" {used.about}") if used.about else ""
     title = tag("h3", used.title, about, id=f"{used.id}-title")
@@ -48,6 +50,7 @@ def table_payload(table: Table) -> dict[str, Any]:
             for row in used.rows
         ],
         "saes": [row.sae for row in used.rows] if used.by_sae else [],
+        "long": [i for i, column in enumerate(used.columns) if _is_long(used, column.name)],
     }
 
 
@@ -65,6 +68,11 @@ def _notebook_cell(cell: Cell) -> Markup:
     return tag("td", tag("b", cell.text), style=f"color:{LOOKS[cell.verdict].css}")
 
 
+def _is_long(table: Table, name: str) -> bool:
+    """Return whether a column has sentences, which need room to be read."""
+    return any(len(row.cells[0].text) > LONG for row in table.select(name).rows)
+
+
 def _is_numeric(column: Column) -> bool:
     return column.kind in (Kind.NUMBER, Kind.INTERVAL)
 
@@ -74,14 +82,16 @@ def _header(name: str) -> Markup:
     return tag("th", button, scope="col", aria_sort="none")
 
 
-def _row(columns: tuple[Column, ...], cells: tuple[Cell, ...]) -> Markup:
-    return tag("tr", *(_cell(*each) for each in zip(columns, cells, strict=True)))
+def _row(columns: tuple[Column, ...], cells: tuple[Cell, ...], long: list[str]) -> Markup:
+    pairs = zip(columns, cells, strict=True)
+    return tag("tr", *(_cell(*pair, is_long=pair[0].name in long) for pair in pairs))
 
 
-def _cell(column: Column, cell: Cell) -> Markup:
+def _cell(column: Column, cell: Cell, *, is_long: bool) -> Markup:
     if _is_numeric(column):
         return tag("td", cell.text, class_="num")
-    return tag("td", badge(cell.text) if column.name == VERDICT else cell.text)
+    content = badge(cell.text) if column.name == VERDICT else cell.text
+    return tag("td", content, class_="long" if is_long else None)
 
 
 def _controls(table: Table) -> Markup:

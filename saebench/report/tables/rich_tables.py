@@ -29,7 +29,7 @@ def rich_table(table: Table, *, width: int) -> RichTable:
     fitting = fitted(table.compact(), width=width)
     drawn = RichTable(
         title=_title(fitting), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-        pad_edge=False, caption=Text(_lines(fitting.note)) if fitting.note else None,
+        pad_edge=False, caption=Text(f"{_lines(fitting.note)}\n") if fitting.note else None,
         caption_justify="left",
     )  # fmt: skip
     for column in fitting.columns:

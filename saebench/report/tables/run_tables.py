@@ -15,8 +15,11 @@ from saebench.report.tables import (
     Row,
     Table,
     interval,
+    names,
     number,
+    numbers,
     row,
+    texts,
     verdict_cell,
     why_of,
     with_arrow,
@@ -57,16 +60,14 @@ def gates_table(run: Run) -> Table:
     The reason is why a limit exists that was not met, or an error's text.
     """
     columns = (
-        Column("SAE", Kind.NAME),
-        Column("case", Kind.NAME),
-        Column("metric", Kind.NAME),
+        *names("SAE", "case", "metric"),
         *_value_columns(run.cases),
         Column("limit", rank=2, is_wrapped=False),
+        Column("verdict", Kind.VERDICT),
         Column("baseline", Kind.NUMBER, optional=True, rank=3),
         Column("Δ", Kind.NUMBER, optional=True, rank=4),
         Column("worse by", Kind.NUMBER, optional=True),
         Column("its CI", Kind.INTERVAL, optional=True),
-        Column("verdict", Kind.VERDICT),
         Column("role", optional=True),
         Column("reason", optional=True),
     )
@@ -77,7 +78,10 @@ def gates_table(run: Run) -> Table:
 
 
 def sae_table(run: Run, sae: str) -> Table:
-    """Return an SAE's gates, the worst first, and below them headlines that no gate reads."""
+    """Return an SAE's gates, the worst first, and below them headlines that no gate reads.
+
+    The note has the SAE's own notes and why limits exist that were not met.
+    """
     record = next(s for s in run.saes if s.id == sae)
     cases = run.cases_of(sae)
     of_sae = replace(run, cases=cases, saes=(record,))
@@ -91,7 +95,7 @@ def sae_table(run: Run, sae: str) -> Table:
         about=f"{record.architecture}, {record.d_sae} features, {record.hook}",
         verdict=run.verdict_of(sae),
         rows=(*gates.rows, *_headline_rows(cases, len(gates.columns))),
-        note="\n".join(_reasons_for_limits(cases)),
+        note="\n".join([*(f"note: {note}" for note in record.notes), *_whys(cases)]),
         filters=(),
     )
 
@@ -100,13 +104,9 @@ def metrics_table(cases: list[CaseResult], about: str) -> Table:
     """Return every metric of a property's cases."""
     rows = [_metric_row(case, metric) for case in cases for metric in case.metrics]
     columns = (
-        Column("SAE", Kind.NAME),
-        Column("case", Kind.NAME),
-        Column("metric", Kind.NAME),
+        *names("SAE", "case", "metric"),
         *_value_columns(cases),
-        Column("unit"),
-        Column("n", Kind.NUMBER),
-        Column("note"),
+        *(*texts("unit"), *numbers("n"), *texts("note")),
     )
     return Table(f"metrics-{about.replace('_', '-')}", "Every metric", columns, tuple(rows))
 
@@ -116,15 +116,15 @@ def overview_table(run: Run) -> Table:
 
     The sign of a value's verdict is shown where its gate did not pass.
     """
-    names = list(dict.fromkeys(gate.metric for case in run.cases for gate in case.deciding))
+    gated = list(dict.fromkeys(gate.metric for case in run.cases for gate in case.deciding))
     columns: list[Column] = [Column("SAE", Kind.NAME), Column("verdict", Kind.VERDICT)]
-    for name in names:
+    for name in gated:
         columns.append(Column(_with_its_arrow(run, name), Kind.NUMBER, is_metric=True))
         columns.append(Column(f"CI of {name}", Kind.INTERVAL))
     saes = sorted((s.id for s in run.judged), key=lambda sae: -SEVERITY[run.verdict_of(sae)])
     rows = [
         row(sae, verdict_cell(run.verdict_of(sae)),
-            *(cell for name in names for cell in _gated_value(run.cases_of(sae), name)), sae=sae)
+            *(cell for name in gated for cell in _gated_value(run.cases_of(sae), name)), sae=sae)
         for sae in saes
     ]  # fmt: skip
     return Table("overview", "Every SAE", tuple(columns), tuple(rows))
@@ -132,20 +132,18 @@ def overview_table(run: Run) -> Table:
 
 def matrix_table(run: Run) -> Table:
     """Return a row for each SAE, the worst first, with the verdict of each property."""
-    names = list(dict.fromkeys(case.property for case in run.cases))
+    properties = list(dict.fromkeys(case.property for case in run.cases))
     about = {sae.id: sae for sae in run.saes}
     order = sorted(run.by_depth(), key=lambda sae: -SEVERITY[run.verdict_of(sae)])
     rows = [
         row(sae, verdict_cell(run.verdict_of(sae)), about[sae].architecture, about[sae].hook,
-            *(_verdict_of_property(run.cases_of(sae), name) for name in names), sae=sae)
+            *(_verdict_of_property(run.cases_of(sae), name) for name in properties), sae=sae)
         for sae in order
     ]  # fmt: skip
     columns = (
-        Column("SAE", Kind.NAME),
+        *names("SAE"),
         Column("verdict", Kind.VERDICT),
-        Column("architecture"),
-        Column("hook", Kind.NAME),
-        *(Column(name, Kind.NUMBER) for name in names),
+        *(*texts("architecture"), *names("hook"), *numbers(*properties)),
     )
     shapes = ", ".join(f"{look.shape} {verdict.value}" for verdict, look in LOOKS.items())
     filters = ("verdict", "architecture", "hook")
@@ -185,13 +183,9 @@ def tokens_table(cases: Iterable[CaseResult], *, title: str = TOKENS) -> Table:
     """Return the tokens with the highest mean gap of each SAE."""
     rows = [_token_row(case.sae, each) for case in cases for each in case.series.get("tokens", ())]
     columns = (
-        Column("SAE", Kind.NAME),
-        Column("token"),
-        Column("seen", Kind.NUMBER),
-        Column("in texts", Kind.NUMBER),
-        Column("mean gap, nats", Kind.NUMBER),
+        *(*names("SAE"), *texts("token"), *numbers("seen", "in texts", "mean gap, nats")),
         Column("95% CI", Kind.INTERVAL),
-        Column("sd", Kind.NUMBER),
+        *numbers("sd"),
     )
     note = "gap: KL of the SAE's output less that of a random error of its size, nats"
     return Table("hard-tokens-table", title, columns,
@@ -220,7 +214,7 @@ def _gate_rows(case: CaseResult) -> Iterator[Row]:
     if not case.gates:
         reason = case.reason if case.error else ""
         verdict = verdict_cell(case.verdict)
-        yield row(case.sae, case.kind, *("",) * 8, verdict, "", reason, sae=case.sae)
+        yield row(case.sae, case.kind, *("",) * 4, verdict, *("",) * 5, reason, sae=case.sae)
     for gate in case.gates:
         metric = case.metric(gate.metric)
         yield row(
@@ -229,10 +223,10 @@ def _gate_rows(case: CaseResult) -> Iterator[Row]:
             with_arrow(gate.metric, metric.direction if metric else None),
             *_value_cells(metric),
             gate.limit,
+            verdict_cell(gate.verdict),
             number(gate.baseline),
             number(gate.change, "+.3g"),
             *_worse_by(gate),
-            verdict_cell(gate.verdict),
             "secondary" if gate.secondary else "",
             why_of(gate),
             sae=case.sae,
@@ -288,11 +282,12 @@ def _headline_rows(cases: Iterable[CaseResult], width: int) -> Iterator[Row]:
             yield row(*cells, *("",) * (width - len(cells)), faint=True)
 
 
-def _reasons_for_limits(cases: Iterable[CaseResult]) -> Iterator[str]:
+def _whys(cases: Iterable[CaseResult]) -> Iterator[str]:
+    """Yield why the limits exist that were not met."""
     for case in cases:
         for gate in case.gates:
             if why := why_of(gate):
-                yield f"{gate.metric} {gate.limit}: {why}"
+                yield f"why {gate.metric} {gate.limit}: {why}"
 
 
 def _metric_row(case: CaseResult, metric: Metric) -> Row:
