@@ -172,6 +172,33 @@ def bars(
     )
 
 
+def by_sae(
+    cases: Sequence[CaseResult],
+    axis: Axis,
+    metrics: Mapping[str, str],
+    *,
+    form: Form = Form.DOTS,
+    marks: tuple[Mark, ...] = (),
+) -> Chart:
+    """Return the chart of metrics of each SAE; ``metrics`` has their names by those of the legend.
+
+    A metric that no case reports is left out.
+    """
+    layers = (bars(name, cases, metric, form=form) for name, metric in metrics.items())
+    drawn = tuple(layer for layer in layers if layer.x)
+    return Chart(sae_axis(cases), axis, drawn, size_of(cases), interval_of(cases), marks)
+
+
+def curve(name: str, values: Sequence[Value], *, faint: bool = False, aside: bool = False) -> Layer:
+    """Return the line of values at positions 0, 1, 2 …."""
+    return Layer(name, Form.LINE, list(range(len(values))), values, faint=faint, aside=aside)
+
+
+def steps(name: str, histogram: Mapping[str, Any], *, key: str = "") -> Layer:
+    """Return the layer of a histogram's edges and counts."""
+    return Layer(name, Form.STEPS, histogram["edges"], histogram["counts"], key=key)
+
+
 def sae_axis(cases: Iterable[CaseResult]) -> Axis:
     """Return the axis of the cases' SAEs, in their order."""
     return Axis("SAE, by depth", categories=tuple(dict.fromkeys(case.sae for case in cases)))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from full_run import full_run
 
 from saebench.records.run import SubjectRecord
-from saebench.report.charts import Form, as_payload, has_data
+from saebench.report.charts import Axis, Form, as_payload, by_sae, has_data
 from saebench.report.material import Material
 from saebench.report.sections import sections
 from saebench.report.sections.fidelity_sections import doubling
@@ -71,3 +71,16 @@ def test_saes_are_in_the_order_of_their_layers_not_of_their_letters():
     hooks = {"x": "blocks.10.hook_resid_pre", "y": "blocks.2.hook_resid_pre", "z": "hook_embed"}
     records = [SubjectRecord(i, "", "", "", "", h, "", 1, 1, None) for i, h in hooks.items()]
     assert replace(full_run(), saes=tuple(records)).by_depth() == ["z", "y", "x"]
+
+
+def test_a_heat_map_has_the_earlier_sae_in_the_row_and_the_later_in_the_column():
+    (view,) = (v for f, v in _charts(full_run("a", "b")) if v.label.startswith("squared error of"))
+    (layer,) = view.chart.layers
+    assert (list(layer.y), list(layer.x)) == (["a"], ["b"])
+
+
+def test_a_metric_that_no_case_reports_is_not_in_the_legend():
+    cases = full_run("a").cases_about("fidelity")
+    metrics = {"recovered": "fidelity.ce_score", "none": "fidelity.no_such"}
+    chart = by_sae(cases, Axis("share"), metrics)
+    assert [layer.name for layer in chart.layers] == ["recovered"]

@@ -22,6 +22,7 @@ from saebench.report.charts import (
     interval_of,
     sae_axis,
     size_of,
+    steps,
     with_series,
 )
 from saebench.report.material import Material
@@ -182,7 +183,7 @@ def _helpfulness(material: Material) -> Iterator[Figure]:
 def _histogram(histogram: dict[str, Any], axis: str, case: CaseResult) -> Chart:
     tested, prompts = case.defined("helpfulness.tested"), case.metrics[0].n.sequences
     n = f"n = {tested.value if tested else 0:.0f} features on ≥ 20 of {prompts} prompts"
-    layer = Layer("features", Form.STEPS, histogram["edges"], histogram["counts"], key="sae")
+    layer = steps("features", histogram, key="sae")
     y, marks = Axis("features", log=True), (Mark("x", 0.0, ""),)
     return Chart(Axis(axis), y, (layer,), n, "counts, no interval", marks)
 

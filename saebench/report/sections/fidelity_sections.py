@@ -17,9 +17,8 @@ from saebench.report.charts import (
     Layer,
     Mark,
     View,
-    bars,
-    interval_of,
-    sae_axis,
+    by_sae,
+    curve,
     size_of,
     with_series,
 )
@@ -28,10 +27,10 @@ from saebench.report.sections import Section
 
 Curve = list[float | None]
 SHARES = {
-    "fidelity.ce_score": "cross-entropy recovered",
-    "fidelity.kl_score": "KL recovered",
-    "fidelity.explained_variance": "explained variance",
-    "fidelity.top1_agreement": "same top token",
+    "cross-entropy recovered": "fidelity.ce_score",
+    "KL recovered": "fidelity.kl_score",
+    "explained variance": "fidelity.explained_variance",
+    "same top token": "fidelity.top1_agreement",
 }
 CURVES = {
     "kl_by_position": ("KL by position", "KL, nats"),
@@ -39,8 +38,8 @@ CURVES = {
 }
 BY_POSITION = "Mean over documents at each position of the context."
 RATIOS = {
-    "shrinkage.l2_ratio": "‖x̂‖ / ‖x‖",
-    "shrinkage.reconstruction_bias": "reconstruction bias",
+    "‖x̂‖ / ‖x‖": "shrinkage.l2_ratio",
+    "reconstruction bias": "shrinkage.reconstruction_bias",
 }
 RIGHT_LENGTH = (Mark("y", 1.0, "as long as it should be"),)
 QUANTITIES = {
@@ -51,7 +50,9 @@ QUANTITIES = {
     "mse": "‖x − x̂‖²",
     "norm": "‖x‖",
 }
-BINS = ("within", "C-2C", "2C-4C", "4C-8C")
+BINS = {
+    name: f"context_length.ce_increase[{name}]" for name in ("within", "C-2C", "2C-4C", "4C-8C")
+}
 SIGNED = "ce_increase"
 
 
@@ -63,7 +64,7 @@ def _fidelity(material: Material) -> Iterator[Figure]:
         "fidelity-shares",
         "What survives the SAE",
         "1 is a perfect stand-in; 0 is as bad as deleting the activation.",
-        (View(_by_sae(cases, SHARES, "share")),),
+        (View(by_sae(cases, Axis("share"), SHARES)),),
         main=True,
     )
     yield Figure(
@@ -78,8 +79,8 @@ def _fidelity(material: Material) -> Iterator[Figure]:
             title,
             BY_POSITION,
             tuple(
-                View(_curve(curve, case, axis), sae)
-                for sae, curve, case in with_series(cases, series)
+                View(_curve(values, case, axis), sae)
+                for sae, values, case in with_series(cases, series)
             ),
         )
 
@@ -92,7 +93,7 @@ def _shrinkage(material: Material) -> Iterator[Figure]:
         "shrinkage-ratios",
         "The length of the output",
         "Below 1 the SAE's output is too short: its features were suppressed in training.",
-        (View(_by_sae(cases, RATIOS, "×", RIGHT_LENGTH)),),
+        (View(by_sae(cases, Axis("×"), RATIOS, marks=RIGHT_LENGTH)),),
         main=True,
     )
     yield Figure(
@@ -100,31 +101,20 @@ def _shrinkage(material: Material) -> Iterator[Figure]:
         "The length of the output by position",
         BY_POSITION,
         tuple(
-            View(_curve(curve, case, "‖x̂‖ / ‖x‖, ×", RIGHT_LENGTH), sae)
-            for sae, curve, case in with_series(cases, "l2_ratio_by_position")
+            View(_curve(values, case, "‖x̂‖ / ‖x‖, ×", RIGHT_LENGTH), sae)
+            for sae, values, case in with_series(cases, "l2_ratio_by_position")
         ),
     )
 
 
-def _by_sae(
-    cases: list[CaseResult], names: dict[str, str], axis: str, marks: tuple[Mark, ...] = ()
-) -> Chart:
-    layers = tuple(bars(name, cases, metric, form=Form.DOTS) for metric, name in names.items())
-    return Chart(sae_axis(cases), Axis(axis), layers, size_of(cases), interval_of(cases), marks)
-
-
 def _ce(case: CaseResult) -> Chart:
-    layers = tuple(
-        Layer(name, Form.LINE, list(range(len(curve))), curve)
-        for name in ("clean", "sae")
-        for curve in (case.series[f"ce_{name}_by_position"],)
-    )
+    layers = tuple(curve(name, case.series[f"ce_{name}_by_position"]) for name in ("clean", "sae"))
     return Chart(Axis("position"), Axis("CE, nats"), layers, size_of([case]), NO_INTERVAL)
 
 
-def _curve(curve: Curve, case: CaseResult, axis: str, marks: tuple[Mark, ...] = ()) -> Chart:
-    layer = Layer("sae", Form.LINE, list(range(len(curve))), curve)
-    return Chart(Axis("position"), Axis(axis), (layer,), size_of([case]), NO_INTERVAL, marks)
+def _curve(values: Curve, case: CaseResult, axis: str, marks: tuple[Mark, ...] = ()) -> Chart:
+    layers = (curve("sae", values),)
+    return Chart(Axis("position"), Axis(axis), layers, size_of([case]), NO_INTERVAL, marks)
 
 
 def _context_length(material: Material) -> Iterator[Figure]:
@@ -153,7 +143,7 @@ def _context_length(material: Material) -> Iterator[Figure]:
         "context-bins",
         "Cross-entropy lost, within and beyond the training context",
         "C is the training context; each bin doubles the distance.",
-        (View(_bins(cases)),),
+        (View(by_sae(cases, Axis("CE increase, nats"), BINS, form=Form.BARS)),),
         main=True,
     )
 
@@ -193,11 +183,11 @@ def _binned(cases: list[CaseResult], name: str) -> Chart:
 
 
 def _by_position(case: CaseResult, name: str) -> Chart:
-    curve = _quantity(case, name)
-    edges, means = doubling(curve)
-    thin = Layer("each position", Form.LINE, list(range(len(curve))), curve, faint=True)
-    steps = Layer("bins", Form.STEPS, edges, means, key="sae")
-    return _over_context([case], name, (thin, steps))
+    values = _quantity(case, name)
+    edges, means = doubling(values)
+    thin = curve("each position", values, faint=True)
+    bins = Layer("bins", Form.STEPS, edges, means, key="sae")
+    return _over_context([case], name, (thin, bins))
 
 
 def _over_context(cases: list[CaseResult], name: str, layers: tuple[Layer, ...]) -> Chart:
@@ -205,14 +195,6 @@ def _over_context(cases: list[CaseResult], name: str, layers: tuple[Layer, ...])
     marks = tuple(Mark("x", float(c), f"training context {c}") for c in contexts)
     axes = Axis("position", log=True, log_base=2), Axis(QUANTITIES[name], log=name != SIGNED)
     return Chart(*axes, layers, size_of(cases), NO_INTERVAL, marks)
-
-
-def _bins(cases: list[CaseResult]) -> Chart:
-    names = {name: f"context_length.ce_increase[{name}]" for name in BINS}
-    layers = (bars(name, cases, metric) for name, metric in names.items())
-    drawn = tuple(layer for layer in layers if layer.x)
-    axes = sae_axis(cases), Axis("CE increase, nats")
-    return Chart(*axes, drawn, size_of(cases), interval_of(cases))
 
 
 SECTIONS = (

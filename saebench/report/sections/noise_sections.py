@@ -17,10 +17,10 @@ from saebench.report.charts import (
     Layer,
     Mark,
     View,
-    bars,
-    interval_of,
-    sae_axis,
+    by_sae,
+    curve,
     size_of,
+    steps,
     with_series,
 )
 from saebench.report.material import Material
@@ -96,31 +96,20 @@ def _names(cases: list[CaseResult], prefix: str) -> list[str]:
 
 
 def _kl(cases: list[CaseResult]) -> Chart:
-    names = _names(cases, "kl_gap.kl")
-    layers = tuple(bars(name, cases, f"kl_gap.kl[{name}]") for name in names)
-    axis = Axis(NATS, log=True)
-    return Chart(sae_axis(cases), axis, layers, size_of(cases), interval_of(cases))
+    metrics = {name: f"kl_gap.kl[{name}]" for name in _names(cases, "kl_gap.kl")}
+    return by_sae(cases, Axis(NATS, log=True), metrics, form=Form.BARS)
 
 
 def _ratio(cases: list[CaseResult]) -> Chart:
     names = [name for name in _names(cases, "kl_gap.ratio") if name not in ABLATIONS]
-    layers = tuple(bars(n, cases, f"kl_gap.ratio[{n}]", form=Form.DOTS) for n in names)
-    return Chart(
-        sae_axis(cases),
-        Axis("KL(SAE) / KL(random), ×", log=True),
-        layers,
-        size_of(cases),
-        interval_of(cases),
-        (Mark("y", 1.0, "as bad as noise"),),
-    )
+    metrics = {name: f"kl_gap.ratio[{name}]" for name in names}
+    axis = Axis("KL(SAE) / KL(random), ×", log=True)
+    return by_sae(cases, axis, metrics, marks=(Mark("y", 1.0, "as bad as noise"),))
 
 
 def _histogram(histograms: dict[str, Any], case: CaseResult) -> Chart:
     chosen = [name for name in ("eps_random", "sae") if name in histograms]
-    layers = tuple(
-        Layer(name, Form.STEPS, histograms[name]["edges"], histograms[name]["counts"])
-        for name in chosen
-    )
+    layers = tuple(steps(name, histograms[name]) for name in chosen)
     tails = [(name, case.defined(f"kl_gap.kl_p99.9[{name}]")) for name in chosen]
     marks = tuple(
         Mark("x", m.value, f"p99.9 {name}") for name, m in tails if m and m.value is not None
@@ -131,15 +120,8 @@ def _histogram(histograms: dict[str, Any], case: CaseResult) -> Chart:
 
 def _curves(curves: dict[str, Any], case: CaseResult, *, log: bool) -> Chart:
     layers = tuple(
-        Layer(
-            name,
-            Form.LINE,
-            list(range(len(curve))),
-            curve,
-            faint=name != "sae",
-            aside=not log and name in ABLATIONS,
-        )
-        for name, curve in curves.items()
+        curve(name, values, faint=name != "sae", aside=not log and name in ABLATIONS)
+        for name, values in curves.items()
     )
     y = Axis(NATS if log else "CE increase, nats", log=log)
     return Chart(Axis("position"), y, layers, size_of([case]), NO_INTERVAL)
@@ -199,12 +181,9 @@ def _controls(material: Material) -> Iterator[Figure]:
 
 
 def _margins(cases: list[CaseResult], names: list[str]) -> Chart:
-    layers = tuple(
-        bars(name.partition(":")[2].rstrip("]"), cases, name, form=Form.DOTS) for name in names
-    )
+    metrics = {name.partition(":")[2].rstrip("]"): name for name in names}
     marks = (Mark("y", 0.0, "no better than the control"),)
-    axes = sae_axis(cases), Axis("better by")
-    return Chart(*axes, layers, size_of(cases), interval_of(cases), marks)
+    return by_sae(cases, Axis("better by"), metrics, marks=marks)
 
 
 SECTIONS = (

@@ -17,6 +17,7 @@ from saebench.report.charts import (
     interval_of,
     sae_axis,
     size_of,
+    steps,
     with_series,
 )
 from saebench.report.material import Material
@@ -104,7 +105,7 @@ def _of_board(board: Board, metric: str) -> Iterator[Layer]:
 
 
 def _density(histogram: dict[str, Any], case: CaseResult) -> Chart:
-    layer = Layer("features", Form.STEPS, histogram["edges"], histogram["counts"], key="sae")
+    layer = steps("features", histogram, key="sae")
     n = f"{size_of([case])}; {histogram['dead']} features never fire"
     axes = Axis("share of tokens", log=True), Axis("features")
     return Chart(*axes, (layer,), n, "counts, no interval")

@@ -18,10 +18,10 @@ from saebench.report.charts import (
     Layer,
     Mark,
     View,
-    bars,
-    interval_of,
-    sae_axis,
+    by_sae,
+    curve,
     size_of,
+    steps,
     with_series,
 )
 from saebench.report.material import Material
@@ -93,16 +93,12 @@ def _single_token(material: Material) -> Iterator[Figure]:
 def _bars(cases: list[CaseResult], at: int) -> Chart:
     names = dict.fromkeys(m.name for case in cases for m in case.metrics)
     chosen = [n for n in names if n.startswith("single_token.kl[") and f"@{at}]" in n]
-    layers = tuple(bars(n.partition("[")[2].partition("@")[0], cases, n) for n in chosen)
-    axes = sae_axis(cases), Axis(NATS, log=True)
-    return Chart(*axes, layers, size_of(cases), interval_of(cases))
+    metrics = {name.partition("[")[2].partition("@")[0]: name for name in chosen}
+    return by_sae(cases, Axis(NATS, log=True), metrics, form=Form.BARS)
 
 
 def _offsets(curves: dict[str, Any], case: CaseResult) -> Chart:
-    layers = tuple(
-        Layer(name, Form.LINE, list(range(len(curve))), curve, faint=name != "sae")
-        for name, curve in curves.items()
-    )
+    layers = tuple(curve(name, kl, faint=name != "sae") for name, kl in curves.items())
     axis = Axis(f"tokens after position {case.series['position']}")
     return Chart(axis, Axis(NATS, log=True), layers, size_of([case]), NO_INTERVAL)
 
@@ -128,7 +124,7 @@ def _draws(token: dict[str, Any], case: CaseResult) -> Chart:
     index = case.series["sequence"].index(token["sequence"])
     z = case.series["z"][index]
     z_text = "z undefined" if z is None else f"z = {z:.1f}"
-    layer = Layer("eps_random", Form.STEPS, token["edges"], token["counts"])
+    layer = steps("eps_random", token)
     mark = Mark("x", token["kl_sae"], f"SAE, {z_text}")
     n = f"n = {case.series['draws']} draws at position {case.series['position']}"
     return Chart(Axis(NATS), Axis("draws"), (layer,), n, "counts, no interval", (mark,))
@@ -199,11 +195,8 @@ def _text(text: dict[str, Any]) -> Chart:
 
 def _correlations(cases: list[CaseResult]) -> Chart:
     names = dict.fromkeys(m.name for case in cases for m in case.metrics)
-    layers = tuple(
-        bars(name.partition("[")[2].rstrip("]"), cases, name, form=Form.DOTS) for name in names
-    )
-    axes = sae_axis(cases), Axis("ρ")
-    return Chart(*axes, layers, size_of(cases), interval_of(cases), (Mark("y", 0.0, ""),))
+    metrics = {name.partition("[")[2].rstrip("]"): name for name in names}
+    return by_sae(cases, Axis("ρ"), metrics, marks=(Mark("y", 0.0, ""),))
 
 
 def _part(what: str, part: dict[str, Any], case: CaseResult) -> Chart:

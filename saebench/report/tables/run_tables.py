@@ -5,7 +5,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from saebench.records.run import SEVERITY, CaseResult, GateResult, Metric, Run, Verdict, overall
+from saebench.records.run import (
+    SEVERITY,
+    CaseResult,
+    GateResult,
+    Metric,
+    Run,
+    SubjectRecord,
+    Verdict,
+    overall,
+)
 from saebench.report.style import LOOKS
 from saebench.report.tables import (
     ABSENT,
@@ -122,12 +131,8 @@ def overview_table(run: Run) -> Table:
         columns.append(Column(_with_its_arrow(run, name), Kind.NUMBER, is_metric=True))
         columns.append(Column(f"CI of {name}", Kind.INTERVAL))
     saes = sorted((s.id for s in run.judged), key=lambda sae: -SEVERITY[run.verdict_of(sae)])
-    rows = [
-        row(sae, verdict_cell(run.verdict_of(sae)),
-            *(cell for name in gated for cell in _gated_value(run.cases_of(sae), name)), sae=sae)
-        for sae in saes
-    ]  # fmt: skip
-    return Table("overview", "Every SAE", tuple(columns), tuple(rows))
+    rows = tuple(_overview_row(run, sae, gated) for sae in saes)
+    return Table("overview", "Every SAE", tuple(columns), rows)
 
 
 def matrix_table(run: Run) -> Table:
@@ -135,11 +140,7 @@ def matrix_table(run: Run) -> Table:
     properties = list(dict.fromkeys(case.property for case in run.cases))
     about = {sae.id: sae for sae in run.saes}
     order = sorted(run.by_depth(), key=lambda sae: -SEVERITY[run.verdict_of(sae)])
-    rows = [
-        row(sae, verdict_cell(run.verdict_of(sae)), about[sae].architecture, about[sae].hook,
-            *(_verdict_of_property(run.cases_of(sae), name) for name in properties), sae=sae)
-        for sae in order
-    ]  # fmt: skip
+    rows = tuple(_matrix_row(run, about[sae], properties) for sae in order)
     columns = (
         *names("SAE"),
         Column("verdict", Kind.VERDICT),
@@ -147,7 +148,7 @@ def matrix_table(run: Run) -> Table:
     )
     shapes = ", ".join(f"{look.shape} {verdict.value}" for verdict, look in LOOKS.items())
     filters = ("verdict", "architecture", "hook")
-    return Table("saes", "Every SAE", columns, tuple(rows), note=shapes, filters=filters)
+    return Table("saes", "Every SAE", columns, rows, note=shapes, filters=filters)
 
 
 PAIR_METRICS = (
@@ -310,6 +311,12 @@ def _with_its_arrow(run: Run, name: str) -> str:
     return with_arrow(name, metric.direction if metric else None)
 
 
+def _overview_row(run: Run, sae: str, gated: Iterable[str]) -> Row:
+    cases = run.cases_of(sae)
+    cells = (cell for name in gated for cell in _gated_value(cases, name))
+    return row(sae, verdict_cell(run.verdict_of(sae)), *cells, sae=sae)
+
+
 def _gated_value(cases: Iterable[CaseResult], name: str) -> tuple[Cell, Cell]:
     for case in cases:
         gate = next((gate for gate in case.deciding if gate.metric == name), None)
@@ -319,6 +326,13 @@ def _gated_value(cases: Iterable[CaseResult], name: str) -> tuple[Cell, Cell]:
             passed = gate.verdict is Verdict.PASS
             return replace(value, verdict=None if passed else gate.verdict), ends
     return Cell(ABSENT), Cell("")
+
+
+def _matrix_row(run: Run, sae: SubjectRecord, properties: Iterable[str]) -> Row:
+    cases = run.cases_of(sae.id)
+    cells = (_verdict_of_property(cases, name) for name in properties)
+    verdict = verdict_cell(run.verdict_of(sae.id))
+    return row(sae.id, verdict, sae.architecture, sae.hook, *cells, sae=sae.id)
 
 
 def _verdict_of_property(cases: Iterable[CaseResult], name: str) -> Cell:
