@@ -153,3 +153,11 @@ def test_new_and_skipped_cases_come_last_and_secondary_gates_before_them():
 
 def test_a_run_without_pairs_has_no_table_of_them(mixed_run):
     assert pairs_table(mixed_run) is None
+
+
+def test_a_line_break_in_a_title_or_note_begins_no_line():
+    """A CI service may take a line for a command."""
+    name = "x\n::error::y"
+    hostile = replace(TABLE, title=name, about=name, subtitle=name, note=name, remarks=(name,))
+    lines = _terminal(hostile).splitlines()
+    assert not [line for line in lines if line.lstrip().startswith("::")]

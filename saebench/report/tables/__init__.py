@@ -92,8 +92,10 @@ class Table:
         columns: in order.
         rows: in order.
         about: what the title leaves open, shown fainter than it.
+        subtitle: more of that, on a line of its own.
         verdict: of all that the table is about, shown with the title.
-        note: sample size, intervals, symbols, in words; may have several lines.
+        note: sample size, intervals, symbols, in words.
+        remarks: more notes, a line each.
         filters: names of columns of which a page offers one value to choose.
         by_sae: on a page only the chosen SAE's rows are shown.
     """
@@ -103,8 +105,10 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     about: str = ""
+    subtitle: str = ""
     verdict: Verdict | None = None
     note: str = ""
+    remarks: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
     by_sae: bool = False
 

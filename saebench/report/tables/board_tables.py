@@ -80,15 +80,15 @@ def comparison_table(comparisons: Sequence["Comparison"]) -> Table:
 
 
 def comparison_tables(comparisons: Iterable["Comparison"]) -> Iterator[Table]:
-    """Yield a table for each two SAEs, for the terminal; the note says what is incomparable."""
+    """Yield a table for each two SAEs, for the terminal; its remarks say what is incomparable."""
     for each in comparisons:
         table = comparison_table([each]).without("compared with", "SAE", "paired")
         headings = {"before": _short(each.first), "after": _short(each.second), "outcome": ""}
         columns = (replace(c, name=headings.get(c.name, c.name)) for c in table.columns)
-        lines = [f"INCOMPARABLE {name}: {why}" for name, why in each.incomparable]
+        remarks = tuple(f"INCOMPARABLE {name}: {why}" for name, why in each.incomparable)
         yield replace(
             table, title=each.second, about=f"compared with {each.first}",
-            columns=tuple(columns), note="\n".join(filter(None, (table.note, *lines))),
+            columns=tuple(columns), remarks=remarks,
         )  # fmt: skip
 
 
@@ -120,8 +120,9 @@ def board_table(
     return Table(
         "board", board.place, columns,
         tuple(_board_rows(board, ranking, chosen, others)),
-        about=f"{_counted(board, rows)} by {ranking.metric}\n{data.name}, {data.sequences} "
-        f"sequences of {data.context} tokens {data.fingerprint[:8]}, seed {board.seed}",
+        about=f"{_counted(board, rows)} by {ranking.metric}",
+        subtitle=f"{data.name}, {data.sequences} sequences of {data.context} tokens "
+        f"{data.fingerprint[:8]}, seed {board.seed}",
         note=_legend(board, rows),
     )  # fmt: skip
 
@@ -175,7 +176,7 @@ def published_tables(published: Iterable[Published]) -> Iterator[Table]:
         table = published_table([each]).select("SAE", "figure", "published", "like our")
         yield replace(
             table, title=f"{each.model}  published, not measured here, never ranked",
-            rows=tuple(_named_once(table.rows)), note=f"{cited}\n{each.conditions}",
+            rows=tuple(_named_once(table.rows)), note=cited, remarks=(each.conditions,),
         )  # fmt: skip
 
 

@@ -47,13 +47,12 @@ def repair_table(record: RepairRecord, *, id: str = "repair") -> Table:
         )
         for each in record.rows
     )
-    lines = (
+    note = (
         f"pair by pair over {data.sequences:,} sequences of {data.context} tokens of {data.name}; "
-        f"fitted on {record.course.tokens:,} tokens of {record.course.texts}",
-        *record.notes,
+        f"fitted on {record.course.tokens:,} tokens of {record.course.texts}"
     )
     about = f"repaired by {record.recipe.method}"
-    return Table(id, record.before.id, columns, rows, about=about, note="\n".join(lines))
+    return Table(id, record.before.id, columns, rows, about=about, note=note, remarks=record.notes)
 
 
 def repairs_table(records: Sequence[RepairRecord]) -> Table:

@@ -32,7 +32,7 @@ def table_html(table: Table, *, sae: str | None = None) -> Markup:
         tag("div", drawn, class_="scroll", tabindex="0", role="region",
             aria_labelledby=f"{used.id}-title"),
         tag("p", class_="more", aria_live="polite"),
-        tag("p", used.note, class_="n") if used.note else "",
+        *(tag("p", line, class_="n") for line in (used.note, *used.remarks) if line),
         class_="table", data_table=used.id, data_rows=str(len(rows)), data_by_sae=used.by_sae,
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ def rich_table(table: Table, *, width: int) -> RichTable:
     fitting = fitted(table.compact(), width=width)
     drawn = RichTable(
         title=_title(fitting), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-        pad_edge=False, caption=Text(f"{_lines(fitting.note)}\n") if fitting.note else None,
+        pad_edge=False, caption=_caption(fitting),
         caption_justify="left",
     )  # fmt: skip
     for column in fitting.columns:
@@ -107,12 +107,14 @@ def _title(table: Table) -> Text | None:
     title = Text(plain_text(table.title), style="bold not italic")
     if table.verdict is not None:
         title.append("  ").append(table.verdict.value, style=LOOKS[table.verdict].colour)
-    about = f"  {_lines(table.about)}" if table.about else ""
-    return title.append(about, style="not bold not italic dim")
+    about = f"  {plain_text(table.about)}" if table.about else ""
+    subtitle = f"\n{plain_text(table.subtitle)}" if table.subtitle else ""
+    return title.append(about + subtitle, style="not bold not italic dim")
 
 
-def _lines(text: str) -> str:
-    return "\n".join(map(plain_text, text.split("\n")))
+def _caption(table: Table) -> Text | None:
+    lines = [plain_text(line) for line in (table.note, *table.remarks) if line]
+    return Text("\n".join(lines) + "\n") if lines else None
 
 
 def _heading(column: Column) -> Text:

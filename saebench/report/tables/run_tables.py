@@ -89,7 +89,7 @@ def gates_table(run: Run) -> Table:
 def sae_table(run: Run, sae: str) -> Table:
     """Return an SAE's gates, the worst first, and below them headlines that no gate reads.
 
-    The note has the SAE's own notes and why limits exist that were not met.
+    The remarks are the SAE's own notes and why limits exist that were not met.
     """
     record = next(s for s in run.saes if s.id == sae)
     cases = run.cases_of(sae)
@@ -104,7 +104,8 @@ def sae_table(run: Run, sae: str) -> Table:
         about=f"{record.architecture}, {record.d_sae} features, {record.hook}",
         verdict=run.verdict_of(sae),
         rows=(*gates.rows, *_headline_rows(cases, len(gates.columns))),
-        note="\n".join([*(f"note: {note}" for note in record.notes), *_whys(cases)]),
+        note="",
+        remarks=(*(f"note: {note}" for note in record.notes), *_whys(cases)),
         filters=(),
     )
 
