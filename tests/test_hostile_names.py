@@ -18,15 +18,15 @@ from stored import HOOK, MODEL, make_subject, store
 
 from saebench.cli import main
 from saebench.records.run import Verdict
-from saebench.report.exports.csv_table import to_csv
 from saebench.report.exports.junit import to_junit
+from saebench.report.exports.measurements import to_csv
 from saebench.report.exports.model_card import to_model_card
 from saebench.report.exports.sae_bench import file_name
 from saebench.report.markdown import to_markdown
 from saebench.report.page.markup import text
 from saebench.report.page.run_page import run_page
 from saebench.report.style import Plain
-from saebench.report.terminal import render, sentences, told
+from saebench.report.terminal import remarks, render, sentences
 from saebench.store.baselines import _head_sha256, baseline_path
 from saebench.store.json_files import write_run
 from saebench.text import file_part, plain_lines
@@ -72,7 +72,7 @@ def _shows_only_text(shown):
 def test_the_terminal_shows_names_and_is_not_steered_by_them(name, colour):
     run = _hostile_run(name)
     _shows_only_text(render(run, width=90, colour=colour))
-    for line in (*sentences(run, *Verdict), *told(run)):
+    for line in (*sentences(run, *Verdict), *remarks(run)):
         assert "\n" not in line
         _shows_only_text(line)
 

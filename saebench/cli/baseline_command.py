@@ -5,14 +5,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from saebench.cli.output import say
 from saebench.cli.stored import add_baselines_option, chosen_baselines, shown_path, stored_baseline
 from saebench.errors import OptionError, StoreError
-from saebench.report.style import plain_text
+from saebench.report.tables import (
+    Cell,
+    Column,
+    Kind,
+    Row,
+    Table,
+    interval,
+    names,
+    number,
+    numbers,
+    row,
+    texts,
+)
 from saebench.store.baseline_checks import read_checked_baseline
 from saebench.store.environment import is_shipped
 from saebench.store.leaderboard import (
@@ -39,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, about in (
         ("list", "print every stored baseline"),
         ("show", "print one baseline's metrics"),
-        ("check", "read every baseline; exit 1 if one is damaged, or sums are left over"),
+        ("check", "read every baseline; exit 1 if one is damaged, or sums belong to none"),
         ("rm", "remove one baseline and its per-sequence sums"),
     ):
         action = actions.add_parser(name, help=about, description=about)
@@ -58,20 +66,18 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _list(root: Path, options: argparse.Namespace) -> int:  # noqa: ARG001
-    found = [content for _, content in read_baselines(root)]
-    table = _table(f"{len(found)} baselines in {shown_path(root)}")
-    longest = max((len(_label(content)) for content in found), default=0)
-    table.add_column("SAE", overflow="fold", min_width=min(24, longest))
-    for name in ("model", "hook", "verdicts", "data"):
-        table.add_column(name, overflow="fold")
-    for content in found:
-        verdicts = [case["verdict"] for case in content["cases"].values()]
-        counted = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts)))
-        data = ", ".join(f"{d['name']} ×{d['sequences']}" for d in content["datasets"][:1])
-        told = (_label(content), content["model"]["name"], content["sae"]["hook"], counted, data)
-        table.add_row(*(Text(plain_text(text)) for text in told))
-    say(table)
+    contents = [content for _, content in read_baselines(root)]
+    columns = (*names("SAE"), *texts("model"), *names("hook"), *texts("verdicts", "data"))
+    title = f"{len(contents)} baselines in {shown_path(root)}"
+    say(Table("baselines", title, columns, tuple(map(_baseline_row, contents))))
     return 0
+
+
+def _baseline_row(content: dict[str, Any]) -> Row:
+    verdicts = [case["verdict"] for case in content["cases"].values()]
+    counted = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts)))
+    data = ", ".join(f"{d['name']} ×{d['sequences']}" for d in content["datasets"][:1])
+    return row(_label(content), content["model"]["name"], content["sae"]["hook"], counted, data)
 
 
 def _label(content: dict[str, Any]) -> str:
@@ -82,17 +88,19 @@ def _show(root: Path, options: argparse.Namespace) -> int:
     path = stored_baseline(options.name, root)
     content = read_checked_baseline(path)
     sae = content["sae"]
-    table = _table(
-        f"{_label(content)}  {sae['architecture']}, {sae['d_sae']} features, "
-        f"{content['model']['name']} · {sae['hook']}"
+    columns = (
+        *(*names("metric"), *numbers("value")),
+        Column("95% CI", Kind.INTERVAL),
+        *numbers("sequences"),
     )
-    for name in ("metric", "value", "95% CI", "sequences"):
-        table.add_column(name, justify="left" if name in ("metric", "95% CI") else "right",
-                         overflow="fold", no_wrap=name == "95% CI")  # fmt: skip
-    for case in content["cases"].values():
-        for name, metric in case["metrics"].items():
-            table.add_row(Text(plain_text(name)), *map(plain_text, _numbers(metric)))
-    say(table, shown_path(path))
+    rows = tuple(
+        row(name, *_numbers(metric))
+        for case in content["cases"].values()
+        for name, metric in case["metrics"].items()
+    )
+    hook = f"{content['model']['name']} · {sae['hook']}"
+    about = f"{sae['architecture']}, {sae['d_sae']} features, {hook}"
+    say(Table("baseline", _label(content), columns, rows, about=about), shown_path(path))
     return 0
 
 
@@ -110,7 +118,7 @@ def _check(root: Path, options: argparse.Namespace) -> int:  # noqa: ARG001
             wrong.append(str(error))
     wrong += [f"{path}: sums of no baseline; remove the file" for path in orphans(root)]
     for line in wrong:
-        say(plain_text(line))
+        say(line)
     sound = f"{len(baseline_paths(root))} baselines in {shown_path(root)} are sound"
     say(f"{len(wrong)} problems" if wrong else sound)
     return 1 if wrong else 0
@@ -142,14 +150,7 @@ def _agreed(path: Path) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _numbers(metric: dict[str, Any]) -> tuple[str, str, str]:
-    ci, value = metric["ci"], metric["value"]
-    shown = "undefined" if value is None else f"{value:.4g} {metric['unit']}".strip()
-    return shown, f"[{ci[0]:.3g}, {ci[1]:.3g}]" if ci else "", str(metric["sequences"])
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=Text(plain_text(title), style="bold not italic"), title_justify="left",
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
-    )  # fmt: skip
+def _numbers(metric: dict[str, Any]) -> tuple[Cell, Cell, Cell]:
+    ends = tuple(metric["ci"]) if metric["ci"] else None
+    value = number(metric["value"], unit=metric["unit"], absent="undefined")
+    return value, interval(ends), number(metric["sequences"], "d")

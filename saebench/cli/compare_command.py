@@ -5,13 +5,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from saebench.cli.output import console, say
+from saebench.cli.output import say
 from saebench.cli.stored import add_baselines_option, chosen_baselines, known_specs, stored_baseline
 from saebench.compare.comparison import HEADLINES, Comparison, Side, compare
 from saebench.compare.sides import sides_of_file
 from saebench.errors import OptionError, nearest
 from saebench.properties.base import MetricSpec
-from saebench.report.tables.comparison_table import comparison_table
+from saebench.report.tables.board_tables import comparison_tables
 
 SEPARATOR = "::"
 EXAMPLES = """
@@ -22,7 +22,7 @@ EXAMPLES = """
     saebench compare l2-standard l2-topk --metric fidelity.kl
 """
 CODES = """
-exit codes: 0 B is not shown to be worse than A, 1 it is worse in something, 4 something could
+exit codes: 0 B is not significantly worse than A, 1 it is worse in something, 4 something could
             not be compared (other tokens, another model, measured for one alone, no such file)
 """
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     about = "a baseline's name or file, or a result file; FILE::SAE for one SAE of several"
     parser.add_argument("first", metavar="A", help=about)
-    parser.add_argument("second", metavar="B", help="likewise; held against A")
+    parser.add_argument("second", metavar="B", help="likewise; compared with A")
     parser.add_argument(
         "--metric",
         action="append",
@@ -51,13 +51,12 @@ def execute(options: argparse.Namespace) -> int:
         compare(one, two, specs=specs, metrics=metrics)
         for one, two in _matched(first, second, options)
     ]
-    for comparison in comparisons:
-        say(comparison_table(comparison, width=console().width))
+    say(*comparison_tables(comparisons))
     return _exit_code(comparisons)
 
 
 def _exit_code(comparisons: list[Comparison]) -> int:
-    """Return 1 where something is worse; where something could not be compared, that is no 0.
+    """Return 1 where something is worse, 0 only where everything could be compared.
 
     Raises:
         OptionError: naming the first that could not be compared.

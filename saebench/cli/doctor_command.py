@@ -1,6 +1,6 @@
-"""What saebench needs to run, looked at one thing at a time; nothing is downloaded or changed.
+"""``saebench doctor``: whether everything that a run needs is there; nothing is downloaded.
 
-Every import of a package that may be absent is inside: its absence is what this is to tell.
+Packages that may be absent are imported inside functions, so that their absence can be reported.
 """
 
 import argparse
@@ -34,16 +34,16 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what was found, and what to do where it is missing."""
+    """One check: its subject, its state, details, and what to do where something is missing."""
 
     about: str
     state: State
-    found: str
+    detail: str
     remedy: str = ""
 
 
 def checkup() -> Iterator[Finding]:
-    """Give every finding, in the order in which a run would need it."""
+    """Yield every finding, in the order in which a run would need it."""
     yield _python()
     yield from _packages()
     yield _plugin()
@@ -60,7 +60,7 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    """Give every required package, and what runs better with an optional one."""
+    """Yield every required package, and the optional one for parallel runs."""
     try:
         from packaging.requirements import Requirement
 
@@ -83,13 +83,13 @@ def _packages() -> Iterator[Finding]:
 
 
 def _package(name: str, needed: str, fits: "object") -> Finding:
-    found = _version(name)
+    version = _version(name)
     remedy = f"pip install '{name}{needed}'"
-    if found is None:
+    if version is None:
         return Finding(name, State.MISSING, "absent", remedy)
-    if callable(fits) and not fits(found, prereleases=True):
-        return Finding(name, State.MISSING, f"{found}, needed is {needed}", remedy)
-    return Finding(name, State.OK, found)
+    if callable(fits) and not fits(version, prereleases=True):
+        return Finding(name, State.MISSING, f"{version}, needed is {needed}", remedy)
+    return Finding(name, State.OK, version)
 
 
 def _version(name: str) -> str | None:
@@ -100,12 +100,12 @@ def _version(name: str) -> str | None:
 
 
 def _plugin() -> Finding:
-    found = [e for e in metadata.entry_points(group="pytest11") if e.name == "saebench"]
+    plugins = [e for e in metadata.entry_points(group="pytest11") if e.name == "saebench"]
     if os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD"):
         remedy = "unset PYTEST_DISABLE_PLUGIN_AUTOLOAD, or pass -p saebench.plugin"
         return Finding("pytest plugin", State.MISSING, "autoload is switched off", remedy)
-    if found:
-        return Finding("pytest plugin", State.OK, found[0].value)
+    if plugins:
+        return Finding("pytest plugin", State.OK, plugins[0].value)
     return Finding("pytest plugin", State.MISSING, "not registered", f"pip install {DISTRIBUTION}")
 
 
@@ -124,7 +124,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _shipped() -> Iterator[Finding]:
-    """Give the files that belong to saebench itself."""
+    """Yield the files that belong to saebench itself."""
     benchmarks = list(benchmarks_dir().glob("test_*.py"))
     remedy = f"reinstall {DISTRIBUTION}"
     state = State.OK if benchmarks else State.MISSING
@@ -163,7 +163,7 @@ def _leaderboard() -> Finding:
 
 
 def _caches() -> Iterator[Finding]:
-    """Give where models, SAEs and data sets from the hub are kept, and whether they can be."""
+    """Yield the hub's caches of models and data sets, SAELens' registry, and offline flags."""
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError as error:
@@ -171,8 +171,8 @@ def _caches() -> Iterator[Finding]:
         return
     cache = Path(HF_HUB_CACHE)
     for kind in ("models", "datasets"):
-        kept = len(list(cache.glob(f"{kind}--*"))) if cache.is_dir() else 0
-        yield Finding(f"hub {kind}", State.OK, f"{kept} in {cache} (SAELens' releases too)")
+        count = len(list(cache.glob(f"{kind}--*"))) if cache.is_dir() else 0
+        yield Finding(f"hub {kind}", State.OK, f"{count} in {cache} (SAELens' releases too)")
     if not _writable(cache):
         remedy = "set HF_HOME to a directory that can be written"
         yield Finding("hub cache", State.NOTE, f"{cache} cannot be written", remedy)
@@ -188,7 +188,7 @@ def _caches() -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
-    """Give what shapes a run from outside the command line, and whether it could be stored."""
+    """Yield what affects a run besides its command line: environment, directory, disk."""
     names = sorted(name for name in os.environ if name.startswith("SAEBENCH_"))
     state = State.NOTE if names else State.OK
     yield Finding("environment", state, ", ".join(names) or "no SAEBENCH_… is set")
@@ -214,7 +214,7 @@ def _writable(path: Path) -> bool:
 
 EXAMPLES = """
     saebench doctor
-    saebench doctor --quiet            only what is odd; nothing where all is well
+    saebench doctor --quiet            only notes and what is missing
 """
 CODES = """
 exit codes: 0 a run can start, 1 something that it needs is missing
@@ -223,14 +223,14 @@ exit codes: 0 a run can start, 1 something that it needs is missing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--quiet", action="store_true", help="show only what is odd")
+    parser.add_argument("--quiet", action="store_true", help="print only notes and what is missing")
 
 
 def execute(options: argparse.Namespace) -> int:
     """Print the findings, plainly, as rich may be what is missing; 1 where something needed is."""
     findings = list(checkup())
-    shown = [each for each in findings if each.state is not State.OK or not options.quiet]
-    for line in _lines(shown):
+    printed = [each for each in findings if each.state is not State.OK or not options.quiet]
+    for line in _lines(printed):
         sys.stdout.write(plain_text(line) + "\n")
     missing = sum(each.state is State.MISSING for each in findings)
     if missing:
@@ -245,7 +245,7 @@ def _lines(findings: Sequence[Finding]) -> list[str]:
     state = max(map(len, State))
     lines = []
     for each in findings:
-        lines.append(f"{each.state.value.ljust(state)}  {each.about.ljust(width)}  {each.found}")
+        lines.append(f"{each.state.value.ljust(state)}  {each.about.ljust(width)}  {each.detail}")
         if each.remedy and each.state is not State.OK:
             lines.append(" " * (state + width + 4) + f"→ {each.remedy}")
     return lines

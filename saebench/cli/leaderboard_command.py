@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from saebench.cli.output import console, say
+from saebench.cli.output import say
 from saebench.cli.stored import add_baselines_option, chosen_baselines, known_facts, shown_path
 from saebench.errors import OptionError, nearest
 from saebench.records.boards import Board, Leaderboard, Row
 from saebench.records.ranking import rank
 from saebench.report.standing import RANKED_BY
-from saebench.report.tables.leaderboard_table import board_table, published_table
+from saebench.report.tables.board_tables import board_table, published_tables
 from saebench.store.atomic import write_file
 from saebench.store.environment import is_shipped
 from saebench.store.json_files import check_writable
@@ -111,8 +111,7 @@ def _show(root: Path, options: argparse.Namespace) -> int:
     boards = _chosen(leaderboard, options)
     for board, rows in boards:
         ranking = rank(board, options.sort, case=options.case)
-        width = console().width
-        say(board_table(board, ranking, rows=rows, width=width, beside=options.beside))
+        say(board_table(board, ranking, rows=rows, beside=options.beside))
     if leaderboard.published:
         models = ", ".join(sorted({each.model for each in leaderboard.published}))
         say(f"published figures of {models}: saebench leaderboard show --published")
@@ -152,19 +151,18 @@ def _matching(
 ) -> list[Board]:
     if pattern is None:
         return boards
-    kept = [board for board in boards if fnmatchcase(name_of(board), pattern)]
-    if not kept:
+    chosen = [board for board in boards if fnmatchcase(name_of(board), pattern)]
+    if not chosen:
         known = {name_of(board) for board in boards}
         raise OptionError(f"--{option} {pattern}: no such board{nearest(pattern, known)}")
-    return kept
+    return chosen
 
 
 def _show_published(leaderboard: Leaderboard, options: argparse.Namespace) -> int:
     pattern = options.model or "*"
-    kept = [each for each in leaderboard.published if fnmatchcase(each.model, pattern)]
-    if not kept:
+    chosen = [each for each in leaderboard.published if fnmatchcase(each.model, pattern)]
+    if not chosen:
         known = {each.model for each in leaderboard.published}
         raise OptionError(f"--model {pattern}: nothing published{nearest(pattern, known)}")
-    for each in kept:
-        say(published_table(each))
+    say(*published_tables(chosen))
     return 0

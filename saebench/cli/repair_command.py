@@ -12,7 +12,7 @@ from saebench.cli.fit_arguments import (
     note,
     values_for,
 )
-from saebench.cli.output import console, say
+from saebench.cli.output import say
 from saebench.errors import NonFiniteValue
 from saebench.fit.repair import SUMMARIES, Method, RepairJob
 from saebench.options import Overrides
@@ -71,7 +71,7 @@ def execute(options: argparse.Namespace) -> int:
     """Repair, print what changed, and say by the exit code whether it went well."""
     from saebench.fit.repair.repair_run import repair
     from saebench.progress import progress_bar
-    from saebench.report.tables.repaired import repair_lines, repair_table
+    from saebench.report.tables.fit_tables import repair_lines, repair_table
     from saebench.store.json_files import check_writable, write_repair
 
     overrides = Overrides(
@@ -88,7 +88,7 @@ def execute(options: argparse.Namespace) -> int:
         return failed(error, job.out)
     if copy is not None:
         write_repair(record, copy)
-    say(repair_table(record, width=console().width))
+    say(repair_table(record))
     for line in repair_lines(record):
         say(line)
     say(f"written: {job.out} (the SAE, repair.json)")

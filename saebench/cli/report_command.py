@@ -12,7 +12,7 @@ from saebench.cli.stored import add_baselines_option, chosen_baselines, shown_pa
 from saebench.errors import OptionError
 from saebench.records.boards import Leaderboard
 from saebench.records.run import Run
-from saebench.report.queries import joined_runs
+from saebench.report.material import joined_runs
 from saebench.store.atomic import write_file
 from saebench.store.json_files import check_writable, read_repair, read_run, read_sweep
 from saebench.store.leaderboard import FILE, read_leaderboard
@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", metavar="METRIC", action="append",
                         help="compare this one, repeatable (default: the headlines)")  # fmt: skip
     parser.add_argument("--repair", metavar="FILE", action="append", default=[],
-                        help="a repair.json to show too, repeatable")  # fmt: skip
+                        help="add the repair of a repair.json, repeatable")  # fmt: skip
     parser.add_argument("--training", metavar="FILE", action="append", default=[],
-                        help="a sweep.json of trainings to show too, repeatable")  # fmt: skip
+                        help="add the sweep of a sweep.json, repeatable")  # fmt: skip
     add_baselines_option(parser)
 
 
@@ -91,7 +91,7 @@ def _write_figures(run: Run, leaderboard: Leaderboard | None, options: argparse.
 def _comparisons(
     paths: Sequence[Path], runs: Sequence[Run], options: argparse.Namespace
 ) -> list["Comparison"]:
-    """Return each later run's SAEs held against the first run's of the same name."""
+    """Return the comparisons of each later run's SAEs with the first run's of the same name."""
     if len(runs) < 2:
         return []
     from saebench.cli.stored import known_specs
@@ -103,13 +103,13 @@ def _comparisons(
     if unknown:
         raise OptionError(f"--metric {unknown[0]}: unknown metric")
     root = chosen_baselines(options)
-    found = [
+    by_run = [
         {id: with_stored_sums(side, root) for id, side in sides_of_result(path, run).items()}
         for path, run in zip(paths, runs, strict=True)
     ]
-    first = found[0]
+    first, *others = by_run
     pairs = []
-    for sides in found[1:]:
+    for sides in others:
         if len(first) == len(sides) == 1:
             pairs.append((*first.values(), *sides.values()))
         pairs += [(first[id], sides[id]) for id in first if id in sides and len(first) > 1]
@@ -122,6 +122,6 @@ def _leaderboard(options: argparse.Namespace) -> Leaderboard | None:
 
 
 def _names(files: Sequence[str]) -> list[str]:
-    """Return what tells the runs apart: their files' names, or those with directories."""
+    """Return names that differ: the files' own, or with their directories where those are alike."""
     stems = [Path(file).stem for file in files]
     return stems if len(set(stems)) == len(stems) else list(files)

@@ -5,9 +5,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from saebench.cli.output import say
+from saebench.cli.output import console, say
 from saebench.errors import OptionError, nearest
 from saebench.records.run import Run, Verdict
+from saebench.report.markdown import NOT_PASSED
 from saebench.report.terminal import data_lines, sentences, tables
 from saebench.store.json_files import read_run
 
@@ -15,7 +16,7 @@ EXAMPLES = """
     saebench show run.json
     saebench show run.json --sae l2-topk
 """
-TOLD = (Verdict.ERROR, Verdict.FAIL, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE, Verdict.SKIPPED)
+EXPLAINED = (*NOT_PASSED, Verdict.SKIPPED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Print the tables, what did not pass and why, and what it was measured on."""
+    """Print the tables, what did not pass and why, the data, model and version."""
     run = only(read_run(Path(os.path.expanduser(options.file))), options.sae or ())
-    say(tables(run))
-    for sentence in sentences(run, *TOLD):
+    say(tables(run, width=console().width))
+    for sentence in sentences(run, *EXPLAINED):
         say(sentence)
     for line in (*data_lines(run), _about(run)):
         say(line)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saebench.cli.fit_arguments import add_numbers, add_out, failed, note
-from saebench.cli.output import console, say
+from saebench.cli.output import say
 from saebench.cli.train_command import OBJECTIVES, SPARSITY, add_place, job_options
 from saebench.errors import NonFiniteValue, OptionError, nearest
 from saebench.fit.training import Judging, Objective, Sparsity, TrainJob
@@ -62,7 +62,7 @@ def execute(options: argparse.Namespace) -> int:
     from saebench.fit.training.frontier import sweep
     from saebench.fit.training.training_sweep import TIME, TOKENS, SweepJob
     from saebench.progress import progress_bar
-    from saebench.report.tables.swept import frontier_tables
+    from saebench.report.tables.fit_tables import frontier_tables
 
     sparsities = tuple(map(Sparsity.parse, options.sparsity))
     first = {"objective": Objective.STANDARD, "sparsity": sparsities[0], "hook": options.hook[0]}
@@ -81,8 +81,7 @@ def execute(options: argparse.Namespace) -> int:
         record = sweep(job, how, progress=progress_bar, say=note)
     except NonFiniteValue as error:
         return failed(error, base.out)
-    for table in frontier_tables(record, width=console().width):
-        say(table)
+    say(*frontier_tables(record))
     say(f"written: {base.out} (sweep.json, frontier.csv, frontier.md{_drawn(record, base.out)})")
     return 0
 
@@ -102,7 +101,7 @@ def _drawn(record: "SweepRecord", out: Path) -> str:
     """Draw the frontier where matplotlib is installed; say how many figures were written."""
     from importlib.util import find_spec
 
-    from saebench.report.sections.training_section import frontier_figure
+    from saebench.report.sections.fit_sections import frontier_figure
     from saebench.report.static_figures import write_views
 
     if find_spec("matplotlib") is None:

@@ -34,7 +34,7 @@ from saebench.progress import progress_bar
 from saebench.properties import find_property
 from saebench.properties import properties as all_properties
 from saebench.records.run import Run
-from saebench.report.exports.notebook import to_html, to_pandas
+from saebench.report.exports.measurements import to_html, to_pandas
 from saebench.report.terminal import render
 from saebench.scale.jobs import recipe_of
 from saebench.scale.sharded import Sharing

@@ -20,7 +20,7 @@ from saebench.records.case import CaseRequest, joined
 from saebench.records.run import CaseResult, Run, Verdict
 from saebench.report.reproduce import reproduce_lines
 from saebench.report.standing import place_lines
-from saebench.report.terminal import data_lines, sentences, told
+from saebench.report.terminal import data_lines, remarks, sentences
 from saebench.store.environment import baselines_dir, baselines_root
 from saebench.store.leaderboard import FILE, read_leaderboard
 from saebench.store.sums_file import RunSums, joined_sums, run_sums
@@ -268,7 +268,7 @@ class BenchmarkSession:
         if settings.inconclusive is OnInconclusive.WARN:
             yield from sentences(run, Verdict.INCONCLUSIVE)
         yield from sentences(run, Verdict.SKIPPED)
-        yield from told(run)
+        yield from remarks(run)
         commands = list(reproduce_lines(run, os.environ))
         yield from ["measure again:", *(f"  {line}" for line in commands)] if commands else []
         yield from self.places

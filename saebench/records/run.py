@@ -1,6 +1,7 @@
 """What crosses boundaries: metrics, intervals, gates, cases, runs. Data only, no maths."""
 
 import builtins
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -162,6 +163,13 @@ class GateResult:
         """The verdict, for tables: a secondary one says so."""
         return f"{self.verdict.value}, secondary" if self.secondary else self.verdict.value
 
+    @property
+    def change(self) -> float | None:
+        """Observed less baseline; None where either is missing."""
+        if self.baseline is None or self.observed is None:
+            return None
+        return self.observed - self.baseline
+
 
 @dataclass(frozen=True)
 class Basis:
@@ -206,6 +214,10 @@ class CaseResult:
         """The gates that the verdict is made of."""
         return tuple(gate for gate in self.gates if not gate.secondary)
 
+    def metric(self, name: str) -> Metric | None:
+        """Return the metric of a name, which may be undefined; None where it is not reported."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
     @builtins.property
     def kind(self) -> str:
         """The case's name without its SAE: equal for the same question about another SAE."""
@@ -216,6 +228,11 @@ class CaseResult:
         """The ids of the SAEs that it is about: one, or a pair's two."""
         pair = tuple(self.params[key] for key in ("first", "second") if key in self.params)
         return pair if len(pair) == 2 else (self.sae,)
+
+    def defined(self, name: str) -> Metric | None:
+        """Return the metric of a name if it has a value."""
+        metric = self.metric(name)
+        return metric if metric is not None and metric.value is not None else None
 
 
 @dataclass(frozen=True)
@@ -233,6 +250,12 @@ class SubjectRecord:
     d_sae: int
     training_context: int | None
     notes: tuple[str, ...] = ()
+
+    @property
+    def layer(self) -> int:
+        """The number of the hook's block; -1 where its name has none."""
+        number = re.search(r"\d+", self.hook)
+        return int(number.group()) if number else -1
 
 
 @dataclass(frozen=True)
@@ -318,11 +341,48 @@ class Run:
     cost: tuple[Cost, ...] = ()
 
     @property
+    def verdict(self) -> Verdict:
+        """The verdict on all cases together."""
+        return overall(case.verdict for case in self.cases)
+
+    def cases_of(self, sae: str) -> tuple[CaseResult, ...]:
+        """Return the cases of one SAE, by its id."""
+        return tuple(case for case in self.cases if case.sae == sae)
+
+    @property
     def passed(self) -> bool:
         """True where at least one gate was decided and every one passed."""
         return overall(case.verdict for case in self.cases if case.deciding or case.error) is (
             Verdict.PASS
         )
+
+    @property
+    def judged(self) -> tuple[SubjectRecord, ...]:
+        """The SAEs that have cases, in the run's order."""
+        judged = {case.sae for case in self.cases}
+        return tuple(sae for sae in self.saes if sae.id in judged)
+
+    def verdict_of(self, sae: str) -> Verdict:
+        """Return what the cases of an SAE come to."""
+        return overall(case.verdict for case in self.cases_of(sae))
+
+    def by_depth(self) -> list[str]:
+        """Return the SAEs' ids in the order of their places in the model, then by name."""
+        return [sae.id for sae in sorted(self.saes, key=lambda s: (s.layer, s.hook, s.id))]
+
+    def cases_about(self, property_name: str, **params: Any) -> list[CaseResult]:
+        """Return a property's cases with these parameters, by the depth of their SAE."""
+        order = {id: i for i, id in enumerate(self.by_depth())}
+        cases = [
+            case
+            for case in self.cases
+            if case.property == property_name and params.items() <= case.params.items()
+        ]
+        return sorted(cases, key=lambda case: order.get(case.sae, len(order)))
+
+    def worst_first(self) -> list[CaseResult]:
+        """Return the cases, the most severe verdict first."""
+        return sorted(self.cases, key=lambda case: -SEVERITY[case.verdict])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run as plain dictionaries and lists, as in the result file."""

@@ -1,11 +1,15 @@
-"""Figures as data: what is drawn, in words and numbers, whoever draws it."""
+"""Figures as data: charts of layers, drawn by plotly on a page and by matplotlib for papers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from saebench.records.run import CaseResult
+from saebench.text import percent
+
 Value = float | int | str | None
+NO_INTERVAL = "means, without intervals"
 
 
 class Form(StrEnum):
@@ -37,15 +41,15 @@ class Layer:
         name: for the legend.
         form: how it is drawn. STEPS have one more x than y: the edges of bins. TEXT has tokens
             for x and a number for each of them. HEAT has columns for x, rows for y.
-        x: where.
-        y: how much.
+        x: places on the horizontal axis.
+        y: values.
         low: lower ends of intervals, None where there are none.
         high: upper ends.
         z: of HEAT, a row of values for each y.
         labels: what each mark is, for people who point at it.
         key: what the colour stands for; the name where empty.
         faint: drawn thin, behind others.
-        aside: shown only when it is asked for in the legend: it would dwarf the others.
+        aside: hidden until chosen in the legend, as it would dwarf the others.
     """
 
     name: str
@@ -83,7 +87,7 @@ class Chart:
         marks: lines across it.
         marginals: True to draw the layers' histograms along both axes.
         stacked: True to put bars on each other.
-        note: what this chart is of, where the figure's caption cannot say.
+        note: what this chart shows, where the figure's caption cannot say.
     """
 
     x: Axis
@@ -127,72 +131,14 @@ class Figure:
     wide: bool = False
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A table's cell: what is shown, and what it sorts by where that is not the text."""
-
-    text: str
-    sort: float | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that can be sorted and filtered.
-
-    Attributes:
-        id: unique on the page.
-        title: what it holds.
-        columns: their names; one called ``verdict`` is shown as badges.
-        rows: strings, or cells that sort by a number.
-        saes: the SAE that each row is about: only the chosen one's are shown. All where empty.
-        note: n and intervals in words.
-        filters: columns with a chooser of one of their values.
-    """
-
-    id: str
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str | Cell, ...], ...]
-    saes: tuple[str, ...] = ()
-    note: str = ""
-    filters: tuple[str, ...] = ()
-
-
 def has_data(chart: Chart) -> bool:
     """Return whether a chart has anything to draw."""
     values = [v for layer in chart.layers for row in (layer.z or [layer.y]) for v in row]
     return any(value is not None for value in values)
 
 
-def columns_of(chart: Chart) -> tuple[list[str], list[list[Value]]]:
-    """Return the chart's data as a table's header and rows: what "copy as CSV" gives.
-
-    Example:
-        >>> layer = Layer("KL", Form.LINE, (1, 2), (0.5, 0.25))
-        >>> columns_of(Chart(Axis("position"), Axis("nats"), (layer,), "", ""))[1]
-        [['KL', 1, 0.5, None, None], ['KL', 2, 0.25, None, None]]
-    """
-    header = ["series", chart.x.title, chart.y.title, "low", "high"]
-    return header, [row for layer in chart.layers for row in _rows(layer)]
-
-
-def _rows(layer: Layer) -> list[list[Value]]:
-    if layer.z is not None:
-        return [
-            [row, column, value, None, None]
-            for row, values in zip(layer.y, layer.z, strict=True)
-            for column, value in zip(layer.x, values, strict=True)
-        ]
-    none = [None] * len(layer.y)
-    ends = zip(layer.low or none, layer.high or none, strict=True)
-    return [
-        [layer.name, x, y, low, high]
-        for x, y, (low, high) in zip(layer.x, layer.y, ends, strict=False)
-    ]
-
-
 def as_payload(chart: Chart) -> dict[str, Any]:
-    """Return the chart for a browser: small, numbers to four digits, nothing that is empty."""
+    """Return the chart for a page's script, without empty fields."""
     return {
         "x": _present(vars(chart.x)),
         "y": _present(vars(chart.y)),
@@ -208,3 +154,78 @@ def as_payload(chart: Chart) -> dict[str, Any]:
 
 def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, "", (), False)}
+
+
+def bars(
+    name: str, cases: Iterable[CaseResult], metric: str, *, form: Form = Form.BARS, key: str = ""
+) -> Layer:
+    """Return one metric of each case, with its interval, by SAE."""
+    pairs = [(case.sae, m) for case in cases if (m := case.defined(metric))]
+    return Layer(
+        name,
+        form,
+        [sae for sae, _ in pairs],
+        [m.value for _, m in pairs],
+        [m.ci.low if m.ci else None for _, m in pairs],
+        [m.ci.high if m.ci else None for _, m in pairs],
+        key=key,
+    )
+
+
+def by_sae(
+    cases: Sequence[CaseResult],
+    axis: Axis,
+    metrics: Mapping[str, str],
+    *,
+    form: Form = Form.DOTS,
+    marks: tuple[Mark, ...] = (),
+) -> Chart:
+    """Return the chart of metrics of each SAE; ``metrics`` has their names by those of the legend.
+
+    A metric that no case reports is left out.
+    """
+    layers = (bars(name, cases, metric, form=form) for name, metric in metrics.items())
+    drawn = tuple(layer for layer in layers if layer.x)
+    return Chart(sae_axis(cases), axis, drawn, size_of(cases), interval_of(cases), marks)
+
+
+def curve(name: str, values: Sequence[Value], *, faint: bool = False, aside: bool = False) -> Layer:
+    """Return the line of values at positions 0, 1, 2 …."""
+    return Layer(name, Form.LINE, list(range(len(values))), values, faint=faint, aside=aside)
+
+
+def steps(name: str, histogram: Mapping[str, Any], *, key: str = "") -> Layer:
+    """Return the layer of a histogram's edges and counts."""
+    return Layer(name, Form.STEPS, histogram["edges"], histogram["counts"], key=key)
+
+
+def sae_axis(cases: Iterable[CaseResult]) -> Axis:
+    """Return the axis of the cases' SAEs, in their order."""
+    return Axis("SAE, by depth", categories=tuple(dict.fromkeys(case.sae for case in cases)))
+
+
+def size_of(cases: Iterable[CaseResult], what: str = "documents") -> str:
+    """Return how much data the cases rest on, in words."""
+    sizes = {(m.n.sequences, m.n.tokens) for case in cases for m in case.metrics[:1]}
+    if not sizes:
+        return "n unknown"
+    most, least = max(sizes), min(sizes)
+    each = "" if most == least else f"{least[0]:,} to "
+    tokens = f", {most[1]:,} tokens" if most[1] != most[0] else ""
+    return f"n = {each}{most[0]:,} {what}{tokens}"
+
+
+def with_series(cases: Iterable[CaseResult], name: str) -> Iterator[tuple[str, Any, CaseResult]]:
+    """Yield the SAE, the series and the case, of the cases that have a series of this name."""
+    for case in cases:
+        if series := case.series.get(name):
+            yield case.sae, series, case
+
+
+def interval_of(cases: Iterable[CaseResult]) -> str:
+    """Return what the cases' intervals are, in words."""
+    for case in cases:
+        for metric in case.metrics:
+            if metric.ci is not None:
+                return f"{percent(metric.ci.level)} CI, {metric.ci.method}"
+    return NO_INTERVAL

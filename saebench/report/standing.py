@@ -1,4 +1,4 @@
-"""Where the SAEs of a run would stand on the leaderboard, in words."""
+"""The places that a run's SAEs have, or would have, on the leaderboard, in words."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,19 +12,18 @@ RANKED_BY = "kl_gap.ratio[eps_random]"
 
 
 def place_lines(run: Run, leaderboard: Leaderboard, *, by: str = RANKED_BY) -> Iterator[str]:
-    """Give a sentence for each SAE that can be placed, and one for each hook whose SAEs cannot.
+    """Yield a sentence for each SAE that can be placed, and one for each hook whose SAEs cannot.
 
-    Only boards of the same model, hook, tokens and noise are looked at; one that holds no other
-    SAE places nothing.
+    Only a board of the same model, hook, tokens and noise that has other SAEs gives a place.
 
     Args:
-        run: what was found.
+        run: the run.
         leaderboard: the boards.
         by: the metric that ranks.
     """
     elsewhere: dict[str, int] = {}
     for sae in run.saes:
-        case = next((c for c in run.cases if c.sae == sae.id and _metric(c, by)), None)
+        case = next((c for c in run.cases_of(sae.id) if c.metric(by)), None)
         if case is None or case.basis is None:
             continue
         board = next((b for b in leaderboard.boards if _same(b, sae, case)), None)
@@ -50,8 +49,8 @@ def _same(board: Board, sae: SubjectRecord, case: CaseResult) -> bool:
 
 def _same_hook(leaderboard: Leaderboard, sae: SubjectRecord, case: CaseResult) -> Board | None:
     model = case.basis.model if case.basis else None
-    found = (b for b in leaderboard.boards if b.model.weights_sha256 == model)
-    return next((board for board in found if board.hook == sae.hook), None)
+    boards = (b for b in leaderboard.boards if b.model.weights_sha256 == model)
+    return next((board for board in boards if board.hook == sae.hook), None)
 
 
 def _sentence(
@@ -69,18 +68,17 @@ def _sentence(
     is_new = len(others) == len(board.rows)
     on = [metric for metric, keys in fronts(joined).items() if row.key in keys]
     yield plain_text(
-        f"{sae.id}: {'would be' if is_new else 'is'} {_said(place)} on {board.place} by {by}"
+        f"{sae.id}: {'would be' if is_new else 'is'} {_in_words(place)} on {board.place} by {by}"
         + _on_fronts(on)
     )
 
 
 def _row(run: Run, sae: SubjectRecord, board: Board) -> Row:
-    """Return the row that the run's cases on the board's tokens make."""
+    """Return the SAE's row: its cases on the board's tokens."""
     cases = [
         case
-        for case in run.cases
-        if case.sae == sae.id
-        and case.basis is not None
+        for case in run.cases_of(sae.id)
+        if case.basis is not None
         and (case.basis.dataset, case.basis.seed) == (board.dataset.fingerprint, board.seed)
     ]
     return Row(
@@ -90,20 +88,16 @@ def _row(run: Run, sae: SubjectRecord, board: Board) -> Row:
     )  # fmt: skip
 
 
-def _metric(case: CaseResult, name: str) -> Metric | None:
-    return next((metric for metric in case.metrics if metric.name == name), None)
-
-
 def _score(metric: Metric) -> Score:
     ci = (metric.ci.low, metric.ci.high) if metric.ci else None
     return Score(metric.version, metric.value, ci)
 
 
-def _said(place: Place) -> str:
-    said = f"{_ordinal(place.place)} of {place.of}"
+def _in_words(place: Place) -> str:
+    words = f"{_ordinal(place.place)} of {place.of}"
     if place.best == place.worst:
-        return said
-    return f"{said} ({_ordinal(place.best)} to {_ordinal(place.worst)} within its interval)"
+        return words
+    return f"{words} ({_ordinal(place.best)} to {_ordinal(place.worst)} within its interval)"
 
 
 def _on_fronts(metrics: list[str]) -> str:

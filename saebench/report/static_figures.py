@@ -1,4 +1,4 @@
-"""A chart drawn by matplotlib, for paper."""
+"""Figures for papers, drawn by matplotlib."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,8 +9,8 @@ from saebench.errors import OptionError
 from saebench.records.boards import Leaderboard
 from saebench.records.run import Run
 from saebench.report.charts import Chart, Figure, Form, Layer, View, has_data
+from saebench.report.material import Material
 from saebench.report.page.markup import visible
-from saebench.report.queries import Material
 from saebench.report.sections import sections
 from saebench.report.style import reading_series
 
@@ -36,7 +36,7 @@ def draw(axes: Any, chart: Chart) -> None:
     for i, mark in enumerate(chart.marks):
         line = axes.axvline if mark.axis == "x" else axes.axhline
         style = STYLES[(i + 1) % len(STYLES)]
-        label = shown(mark.label) or None
+        label = plain(mark.label) or None
         line(mark.at, color="black", linewidth=0.8, linestyle=style, zorder=0, label=label)
     _label(axes, chart)
 
@@ -47,13 +47,13 @@ def _bars(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:
     shift = 0 if chart.stacked else (i - (len(chart.layers) - 1) / 2) * width
     below = [sum(_at(other, x) for other in chart.layers[:i]) for x in layer.x]
     axes.bar([p + shift for p in places], [y or 0 for y in layer.y], width, color=colour,
-             bottom=below if chart.stacked else None, yerr=_errors(layer), label=shown(layer.name),
+             bottom=below if chart.stacked else None, yerr=_errors(layer), label=plain(layer.name),
              error_kw={"linewidth": 0.7})  # fmt: skip
 
 
 def _at(layer: Layer, x: Any) -> float:
-    found = [y for at, y in zip(layer.x, layer.y, strict=False) if at == x]
-    return float(found[0] or 0) if found else 0.0
+    y = next((y for at, y in zip(layer.x, layer.y, strict=False) if at == x), None)
+    return float(y or 0)
 
 
 def _dots(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:
@@ -65,10 +65,10 @@ def _dots(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:
     axes.errorbar(places, [float("nan") if y is None else y for y in layer.y], _errors(layer),
                   fmt=MARKERS[i % len(MARKERS)], color=colour, markersize=2 if layer.faint else 4,
                   alpha=0.35 if layer.faint else 0.9, linewidth=0.8, linestyle="none",
-                  label=shown(layer.name))  # fmt: skip
+                  label=plain(layer.name))  # fmt: skip
     if layer.labels and len(layer.labels) <= NAMED:
         for name, at, y in zip(layer.labels, places, layer.y, strict=True):
-            axes.annotate(shown(name), (at, y), (3, 3), textcoords="offset points", fontsize=6)
+            axes.annotate(plain(name), (at, y), (3, 3), textcoords="offset points", fontsize=6)
 
 
 def _places(chart: Chart, layer: Layer) -> list[float]:
@@ -82,12 +82,12 @@ def _line(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:
     y = [float("nan") if v is None or (chart.y.log and float(v) <= 0) else v for v in layer.y]
     style = "-" if layer.key == "prompt" else STYLES[i % len(STYLES)]
     axes.plot(x, y, color=colour, linewidth=0.8 if layer.faint else 1.8, linestyle=style,
-              alpha=0.4 if layer.key == "prompt" else 1, label=shown(layer.name))  # fmt: skip
+              alpha=0.4 if layer.key == "prompt" else 1, label=plain(layer.name))  # fmt: skip
 
 
 def _steps(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:  # noqa: ARG001
     axes.stairs([float("nan") if v is None else v for v in layer.y], layer.x, color=colour,
-                linewidth=1.4, label=shown(layer.name))  # fmt: skip
+                linewidth=1.4, label=plain(layer.name))  # fmt: skip
 
 
 def _heat(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:  # noqa: ARG001
@@ -95,7 +95,7 @@ def _heat(axes: Any, chart: Chart, layer: Layer, i: int, colour: str) -> None:  
     reach = max((abs(v) for row in rows for v in row if v == v), default=1.0)
     image = axes.imshow(rows, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto")
     axes.figure.colorbar(image, ax=axes)
-    axes.set_yticks(range(len(layer.y)), [shown(str(y)) for y in layer.y], fontsize=7)
+    axes.set_yticks(range(len(layer.y)), [plain(str(y)) for y in layer.y], fontsize=7)
 
 
 def _text(*_: Any) -> None:
@@ -116,15 +116,15 @@ def _errors(layer: Layer) -> Any:
 
 
 def _label(axes: Any, chart: Chart) -> None:
-    axes.set_xlabel(shown(chart.x.title), fontsize=9)
-    axes.set_ylabel(shown(chart.y.title), fontsize=9)
+    axes.set_xlabel(plain(chart.x.title), fontsize=9)
+    axes.set_ylabel(plain(chart.y.title), fontsize=9)
     axes.tick_params(labelsize=8)
     for name, axis in (("x", chart.x), ("y", chart.y)):
         if axis.log:
             getattr(axes, f"set_{name}scale")("log", base=axis.log_base)
     names = chart.x.categories
     if names and len(names) <= CROWDED:
-        labels = [shown(name)[:40] for name in names]
+        labels = [plain(name)[:40] for name in names]
         axes.set_xticks(range(len(names)), labels, rotation=45, ha="right", fontsize=7)
     named = len(chart.layers) + sum(bool(mark.label) for mark in chart.marks)
     if 1 < named <= 2 * len(COLOURS):
@@ -132,11 +132,11 @@ def _label(axes: Any, chart: Chart) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def shown(text: str) -> str:
-    """Return a text that matplotlib takes for no formula, and that leaves room for the figure."""
-    seen = visible(text)
-    seen = seen if len(seen) <= LONGEST_TEXT else f"{seen[:LONGEST_TEXT]}…"
-    return seen.replace("$", r"\$")
+def plain(text: str) -> str:
+    """Return a text that matplotlib does not take for a formula, cut to a length that fits."""
+    text = visible(text)
+    text = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+    return text.replace("$", r"\$")
 
 
 def write_figures(
@@ -145,13 +145,13 @@ def write_figures(
     """Write every main figure, each view as a file of its own.
 
     Args:
-        run: what was found.
-        directory: where to; made if it does not exist.
-        leaderboard: to draw beside it.
+        run: the run.
+        directory: of the files; created if it does not exist.
+        leaderboard: whose SAEs are drawn next to the run's.
         kind: png, svg or pdf.
 
     Raises:
-        OptionError: where matplotlib is not installed, or the directory cannot be made.
+        OptionError: where matplotlib is not installed, or the directory cannot be created.
     """
     return write_views(_main_views(Material(run, leaderboard)), directory, kind=kind)
 
@@ -163,11 +163,11 @@ def write_views(
 
     Args:
         views: each with its figure.
-        directory: where to; made if it does not exist.
+        directory: of the files; created if it does not exist.
         kind: png, svg or pdf.
 
     Raises:
-        OptionError: where matplotlib is not installed, or the directory cannot be made.
+        OptionError: where matplotlib is not installed, or the directory cannot be created.
     """
     try:
         from matplotlib.figure import Figure as Canvas
@@ -185,8 +185,8 @@ def write_views(
         path = directory / f"{_file_name(figure, view, written)}.{kind}"
         canvas = Canvas(figsize=(9, 4.5) if figure.wide else (6, 4.2), layout="constrained")
         draw(canvas.subplots(), view.chart)
-        canvas.suptitle(shown(" · ".join(filter(None, (figure.title, view.label, view.sae)))))
-        canvas.supxlabel(shown(f"{view.chart.n} · {view.chart.interval}"), fontsize=7)
+        canvas.suptitle(plain(" · ".join(filter(None, (figure.title, view.label, view.sae)))))
+        canvas.supxlabel(plain(f"{view.chart.n} · {view.chart.interval}"), fontsize=7)
         canvas.savefig(path, dpi=200)
         written.append(path)
     return written
@@ -195,10 +195,14 @@ def write_views(
 def _main_views(material: Material) -> Iterator[tuple[Figure, View]]:
     for section in sections():
         with reading_series(f"section {section.name}"):
-            main = [figure for figure in section.figures(material) if figure.main]
-            shown = [(figure, view) for figure in main for view in figure.views]
-            drawn = [(figure, view) for figure, view in shown if has_data(view.chart)]
-        yield from drawn
+            views = [
+                (figure, view)
+                for figure in section.figures(material)
+                if figure.main
+                for view in figure.views
+                if has_data(view.chart)
+            ]
+        yield from views
 
 
 def _file_name(figure: Figure, view: View, written: list[Path]) -> str:

@@ -15,7 +15,7 @@ def test_two_baselines_are_compared_pair_by_pair_and_the_worse_exits_1(project, 
     said = saebench("compare", "good", "bad")
     assert said.code == 1
     assert "bad@" in said.out
-    assert "held against good@" in said.out
+    assert "compared with good@" in said.out
     assert "pair by pair over the same sequences" in said.out
     assert "worse" in said.out.split("fidelity.kl")[1].split("↓")[1][:60]
 
@@ -84,7 +84,7 @@ def test_a_page_of_two_runs_is_paired_by_their_sums(runs, saebench):
     said = saebench("report", "runs/good.json", "runs/near.json", "-o", "page.html")
     assert said.code == 0
     text = (runs.parent / "page.html").read_text(encoding="utf-8")
-    assert "differences of the same documents" in text
+    assert "pair by pair over the same sequences" in text
     assert ">unpaired<" not in text
 
 
@@ -117,7 +117,7 @@ def test_the_sums_are_small(runs):
 def test_saes_of_one_id_are_paired_where_there_are_several(project, saebench):
     said = saebench("compare", "run.json", "run.json", "--metric", "fidelity.kl")
     assert said.code == 0
-    assert said.out.count("held against") == 2
+    assert said.out.count("compared with") == 2
 
 
 def test_other_tokens_are_incomparable_and_exit_4(project, saebench):

@@ -10,7 +10,7 @@ from saebench.cli import doctor_command as checkup
 from saebench.cli.doctor_command import Finding, State
 
 
-def _found(about):
+def _finding(about):
     return {each.about: each for each in checkup.checkup()}[about]
 
 
@@ -34,7 +34,7 @@ def test_offline_flags_are_told(monkeypatch, value, state):
     for name in checkup.OFFLINE:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    assert _found("offline flags").state is state
+    assert _finding("offline flags").state is state
 
 
 def test_an_absent_package_is_missing_with_the_way_to_get_it(saebench, monkeypatch):
@@ -53,8 +53,8 @@ def test_an_absent_package_is_missing_with_the_way_to_get_it(saebench, monkeypat
 
 def test_a_package_that_is_too_old_is_missing(monkeypatch):
     monkeypatch.setattr(checkup, "_version", lambda _: "0.0.1")
-    assert _found("torch").state is State.MISSING
-    assert "0.0.1, needed is >=" in _found("torch").found
+    assert _finding("torch").state is State.MISSING
+    assert "0.0.1, needed is >=" in _finding("torch").detail
 
 
 def test_a_plugin_that_pytest_does_not_load_is_missing(saebench, monkeypatch):
@@ -66,18 +66,18 @@ def test_a_plugin_that_pytest_does_not_load_is_missing(saebench, monkeypatch):
 
 def test_settings_of_the_environment_are_told(monkeypatch):
     monkeypatch.setenv("SAEBENCH_CONTEXT", "7")
-    assert _found("environment") == Finding("environment", State.NOTE, "SAEBENCH_CONTEXT")
+    assert _finding("environment") == Finding("environment", State.NOTE, "SAEBENCH_CONTEXT")
 
 
 def test_missing_benchmarks_are_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(checkup, "benchmarks_dir", lambda: tmp_path)
-    assert _found("benchmarks").state is State.MISSING
+    assert _finding("benchmarks").state is State.MISSING
 
 
 def test_a_cache_that_cannot_be_written_is_a_note(monkeypatch):
     monkeypatch.setattr(checkup, "_writable", lambda _: False)
-    assert _found("hub cache").state is State.NOTE
-    assert _found("directory").state is State.NOTE
+    assert _finding("hub cache").state is State.NOTE
+    assert _finding("directory").state is State.NOTE
 
 
 WITHOUT = """

@@ -3,12 +3,13 @@
 import csv
 import json
 import os
+import sys
 from xml.etree import ElementTree as ET
 
 import pytest
 from huggingface_hub import ModelCard
 
-from saebench.cli.export_command import FORMATS
+from saebench.report.exports.renderers import BUILT_IN
 
 READERS = {
     "csv": lambda text: list(csv.DictReader(text.splitlines())),
@@ -29,7 +30,7 @@ def test_each_format_is_written_and_read_by_its_own_readers(project, saebench, l
 
 
 def test_every_format_is_tested():
-    assert set(READERS) | {"sae_bench"} == set(FORMATS)
+    assert set(READERS) | {"sae_bench"} == set(BUILT_IN)
 
 
 def test_without_out_it_goes_to_standard_output(project, capsys):
@@ -94,3 +95,73 @@ def test_a_run_without_judged_saes_is_refused(project, saebench):
     said = saebench("export", "empty.json", "--format", "junit")
     assert said.code == 4
     assert "no judged SAE" in said.err
+
+
+MODULE = """
+def names(run):
+    return " and ".join(sae.id for sae in run.judged)
+
+def broken(run):
+    return run.no_such_thing
+
+def number(run):
+    return 3
+
+nothing = 3
+"""
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Install a distribution that declares renderers of its module."""
+    root = tmp_path / "site"
+    (root / "lab-1.0.dist-info").mkdir(parents=True)
+    (root / "lab_renderers.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(root))
+    monkeypatch.setitem(sys.modules, "lab_renderers", None)
+    monkeypatch.delitem(sys.modules, "lab_renderers")
+
+    def declare(**points):
+        lines = [f"{name.replace('_', '-')} = {value}" for name, value in points.items()]
+        (root / "lab-1.0.dist-info" / "METADATA").write_text("Name: lab\nVersion: 1.0\n")
+        text = "[saebench.renderers]\n" + "\n".join(lines) + "\n"
+        (root / "lab-1.0.dist-info" / "entry_points.txt").write_text(text)
+
+    return declare
+
+
+def test_a_distribution_adds_a_format(project, saebench, installed):
+    installed(sae_names="lab_renderers:names")
+    said = saebench("export", "run.json", "--format", "sae-names")
+    assert (said.code, said.out) == (0, "one and two")
+    assert "sae-names" in saebench("export", "--help").out
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("lab_renderers:broken", "failed: AttributeError"),
+        ("lab_renderers:number", "returned a int, expected a string"),
+        ("lab_renderers:nothing", "is not callable"),
+        ("lab_renderers:absent", "cannot be imported"),
+    ],
+)
+def test_a_format_that_does_not_work_names_its_distribution(
+    project, saebench, installed, value, expected
+):
+    installed(odd=value)
+    said = saebench("export", "run.json", "--format", "odd")
+    assert said.code == 4
+    assert f"renderer 'odd' ({value} of lab) {expected}" in said.err
+    assert saebench("export", "run.json", "--format", "csv").code == 0
+
+
+def test_a_distribution_cannot_replace_a_format(project, saebench, installed):
+    installed(csv="lab_renderers:names")
+    said = saebench("export", "run.json", "--format", "csv")
+    assert said.code == 4
+    assert "rename it" in said.err
+
+
+def test_the_help_says_how_a_distribution_adds_a_format(saebench):
+    assert "saebench.renderers" in saebench("export", "--help").out

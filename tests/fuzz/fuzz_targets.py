@@ -26,15 +26,16 @@ from saebench.gates.thresholds import parse_rule, read_thresholds
 from saebench.options import Overrides
 from saebench.properties import metric_names
 from saebench.records.ranking import rank
-from saebench.report.exports.csv_table import to_csv
 from saebench.report.exports.junit import to_junit
+from saebench.report.exports.measurements import to_csv
 from saebench.report.exports.model_card import to_model_card
 from saebench.report.exports.sae_bench import to_sae_bench
 from saebench.report.exports.sae_lens import to_sae_lens
 from saebench.report.markdown import to_markdown
 from saebench.report.page.run_page import run_page
-from saebench.report.tables.leaderboard_table import board_table, published_table
-from saebench.report.tables.repaired import repair_lines, repair_table
+from saebench.report.tables.board_tables import board_table, published_tables
+from saebench.report.tables.fit_tables import repair_lines, repair_table
+from saebench.report.tables.rich_tables import rich_table
 from saebench.report.terminal import render
 from saebench.store.json_files import dump_run, parse_run, read_repair
 from saebench.store.leaderboard import build, dump_leaderboard, read_leaderboard
@@ -238,7 +239,7 @@ def baseline_files() -> tuple[bytes, bytes]:
 def _read_leaderboard(content: bytes) -> None:
     for each in read_leaderboard(_file("leaderboard.json", content)).boards:
         for metric in each.metrics:
-            board_table(each, rank(each, metric), rows=each.rows, width=80)
+            rich_table(board_table(each, rank(each, metric), rows=each.rows), width=80)
 
 
 def _leaderboard() -> bytes:
@@ -255,13 +256,13 @@ def _read_published(content: bytes) -> None:
     from saebench.store.leaderboard import read_published
 
     _file("board/published/one.json", content)
-    for each in read_published(room() / "board"):
-        published_table(each)
+    for table in published_tables(read_published(room() / "board")):
+        rich_table(table, width=80)
 
 
 def _read_repair(content: bytes) -> None:
     record = read_repair(_file("repair.json", content))
-    repair_table(record, width=80)
+    rich_table(repair_table(record), width=80)
     list(repair_lines(record))
 
 

@@ -1,14 +1,15 @@
-"""Charts as data: what every section draws, and what "copy as CSV" gives."""
+"""Charts as data: what every section draws."""
 
 import json
+from dataclasses import replace
 
 from full_run import full_run
 
 from saebench.records.run import SubjectRecord
-from saebench.report.charts import Axis, Chart, Form, Layer, as_payload, columns_of, has_data
-from saebench.report.queries import Material, by_depth
+from saebench.report.charts import Axis, Form, as_payload, by_sae, has_data
+from saebench.report.material import Material
 from saebench.report.sections import sections
-from saebench.report.sections.context_length_section import doubling
+from saebench.report.sections.fidelity_sections import doubling
 
 
 def _charts(run):
@@ -58,12 +59,6 @@ def test_histograms_have_one_more_edge_than_counts():
             assert len(layer.x) == len(layer.y) + more or layer.z is not None
 
 
-def test_a_heat_map_is_a_row_for_each_pair_as_csv():
-    layer = Layer("change", Form.HEAT, ["b", "c"], ["a"], z=[[0.5, None]])
-    _, rows = columns_of(Chart(Axis("later"), Axis("earlier"), (layer,), "", ""))
-    assert rows == [["a", "b", 0.5, None, None], ["a", "c", None, None, None]]
-
-
 def test_bins_double_and_hold_every_position_once():
     edges, means = doubling([None, *map(float, range(1, 100))])
     assert edges == [1, 2, 4, 8, 16, 32, 64, 100]
@@ -75,4 +70,17 @@ def test_bins_double_and_hold_every_position_once():
 def test_saes_are_in_the_order_of_their_layers_not_of_their_letters():
     hooks = {"x": "blocks.10.hook_resid_pre", "y": "blocks.2.hook_resid_pre", "z": "hook_embed"}
     records = [SubjectRecord(i, "", "", "", "", h, "", 1, 1, None) for i, h in hooks.items()]
-    assert by_depth(records) == ["z", "y", "x"]
+    assert replace(full_run(), saes=tuple(records)).by_depth() == ["z", "y", "x"]
+
+
+def test_a_heat_map_has_the_earlier_sae_in_the_row_and_the_later_in_the_column():
+    (view,) = (v for f, v in _charts(full_run("a", "b")) if v.label.startswith("squared error of"))
+    (layer,) = view.chart.layers
+    assert (list(layer.y), list(layer.x)) == (["a"], ["b"])
+
+
+def test_a_metric_that_no_case_reports_is_not_in_the_legend():
+    cases = full_run("a").cases_about("fidelity")
+    metrics = {"recovered": "fidelity.ce_score", "none": "fidelity.no_such"}
+    chart = by_sae(cases, Axis("share"), metrics)
+    assert [layer.name for layer in chart.layers] == ["recovered"]

@@ -7,7 +7,9 @@ from markdown_it import MarkdownIt
 from runs import make_case, make_run
 
 from saebench.records.run import Verdict
-from saebench.report.markdown import code, escaped, table, to_markdown
+from saebench.report.markdown import to_markdown
+from saebench.report.tables import Column, Table, row
+from saebench.report.tables.text_tables import code, escaped, markdown_table
 
 
 class _Page(HTMLParser):
@@ -101,7 +103,8 @@ def test_a_control_character_never_reaches_the_page():
 
 
 def test_a_table_has_a_cell_for_each_value():
-    assert _Page(table(["a", "b"], [["1", "2"], ["3", "4"]])).cells[:5] == ["a", "b", "1", "2", "3"]
+    table = Table("t", "", (Column("a"), Column("b")), (row("1", "2"), row("3", "4")))
+    assert _Page(markdown_table(table)).cells[:5] == ["a", "b", "1", "2", "3"]
 
 
 def test_a_run_without_cases_is_no_error():

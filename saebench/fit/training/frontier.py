@@ -28,7 +28,7 @@ from saebench.properties.controls import PRIMARY
 from saebench.records.repair import Ranged
 from saebench.records.run import CaseResult, DatasetRecord, Metric
 from saebench.records.sweep import KL, L0, SWEEP_SCHEMA_VERSION, SweepPoint, SweepRecord
-from saebench.report.tables.swept import frontier_markdown
+from saebench.report.tables.fit_tables import frontier_markdown
 from saebench.statistics.bootstrap import Table, estimate
 from saebench.statistics.clusters import chosen, side_by_side
 from saebench.store.atomic import locked, write_file

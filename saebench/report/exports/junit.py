@@ -1,4 +1,4 @@
-"""Cases as JUnit XML: what CI services show of a test run."""
+"""Cases as JUnit XML, which CI services show."""
 
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
@@ -15,8 +15,8 @@ def case_properties(case: CaseResult, *, secondary: bool = True) -> list[tuple[s
     An undefined metric has no value, and so no property.
 
     Args:
-        case: what was found.
-        secondary: the secondary gates too: their verdicts are known once all cases are.
+        case: the case.
+        secondary: include secondary gates, whose verdicts are known once all cases are.
     """
     gates = case.gates if secondary else case.deciding
     return [
@@ -82,8 +82,8 @@ def _testcase(case: CaseResult) -> ET.Element:
         ET.SubElement(properties, "property", name=_xml(name), value=_xml(value))
     tag = _tag(case.verdict)
     if tag is not None:
-        told = _xml(f"{case.verdict.value}: {case.reason}")
-        ET.SubElement(element, tag, message=told).text = told
+        reason = _xml(f"{case.verdict.value}: {case.reason}")
+        ET.SubElement(element, tag, message=reason).text = reason
     return element
 
 

@@ -1,4 +1,4 @@
-"""A run as a Hugging Face model card: a ``model-index`` with verdicts, and the same for people."""
+"""A run as a Hugging Face model card: a ``model-index`` with verdicts, and a Markdown summary."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +10,10 @@ from saebench.records.run import (
     Metric,
     Run,
     SubjectRecord,
-    overall,
 )
 from saebench.report.markdown import to_markdown
-from saebench.report.terminal import HEADLINES
+from saebench.report.tables import why_of
+from saebench.report.tables.run_tables import HEADLINES
 
 TASK = "sae-faithfulness"
 TASK_NAME = "Faithfulness of a sparse autoencoder's output"
@@ -34,46 +34,47 @@ def to_model_card(run: Run) -> str:
 
 
 def model_index(run: Run) -> list[dict[str, Any]]:
-    """Return the ``model-index``: one model for each SAE, one result for each metric that counts.
+    """Return the ``model-index``: one model for each SAE, its results.
 
-    Those are the gated metrics and the headlines, each with its interval and, where a gate reads
-    it, the verdict; and one more for the verdict on the whole SAE.
+    The results are the SAE's verdict, then the gated metrics and the headlines, each with its
+    interval and, where a gate reads it, the gate's verdict and why its limit exists.
     """
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
     return [
         entry
-        for sae in run.saes
-        if any(case.sae == sae.id for case in run.cases)
+        for sae in run.judged
         for entry in eval_results_to_model_index(sae.id, list(_results(run, sae)))
     ]
 
 
 def _results(run: Run, sae: SubjectRecord) -> Iterator[Any]:
-    cases = [case for case in run.cases if case.sae == sae.id]
+    cases = run.cases_of(sae.id)
     about = {"sae": sae.id, "weights_sha256": sae.weights_sha256}
-    verdict = overall(case.verdict for case in cases)
+    verdict = run.verdict_of(sae.id)
     yield _result(_data(run, cases[0]), "saebench.verdict", verdict.value, "Verdict", about)
     for case in cases:
         gates = {gate.metric: gate for gate in case.deciding}
         for metric in case.metrics:
             if metric.value is not None and (metric.name in gates or metric.name in HEADLINES):
-                told = about | _told(metric, gates.get(metric.name))
+                arguments = about | _arguments(metric, gates.get(metric.name))
                 name = f"{metric.name} ({metric.unit})" if metric.unit else metric.name
-                yield _result(_data(run, case), metric.name, metric.value, name, told)
+                yield _result(_data(run, case), metric.name, metric.value, name, arguments)
 
 
-def _told(metric: Metric, gate: GateResult | None) -> dict[str, Any]:
-    told: dict[str, Any] = {"version": metric.version, "sequences": metric.n.sequences}
+def _arguments(metric: Metric, gate: GateResult | None) -> dict[str, Any]:
+    """Return what a result says of itself: version, sample size, interval, gate."""
+    said: dict[str, Any] = {"version": metric.version, "sequences": metric.n.sequences}
     if metric.ci is not None:
-        told |= {"ci_low": metric.ci.low, "ci_high": metric.ci.high, "ci_level": metric.ci.level}
+        said |= {"ci_low": metric.ci.low, "ci_high": metric.ci.high, "ci_level": metric.ci.level}
     if gate is not None:
-        told |= {"rule": gate.rule, "verdict": gate.verdict.value}
-    return told
+        said |= {"rule": gate.rule, "verdict": gate.verdict.value}
+        said |= {"why": why} if (why := why_of(gate)) else {}
+    return said
 
 
 def _result(
-    data: DatasetRecord | None, metric: str, value: Any, name: str, told: dict[str, Any]
+    data: DatasetRecord | None, metric: str, value: Any, name: str, arguments: dict[str, Any]
 ) -> Any:
     from huggingface_hub import EvalResult
 
@@ -89,12 +90,12 @@ def _result(
         metric_type=metric,
         metric_name=name,
         metric_value=value,
-        metric_args=told,
+        metric_args=arguments,
     )
 
 
 def _config(data: DatasetRecord) -> str:
-    """Tell several sets of sequences of one data set apart: results are grouped by it."""
+    """Return a name for these sequences: results are grouped by it, so it must be unique."""
     return f"{data.sequences} sequences of {data.context} tokens, {data.fingerprint[:8]}"
 
 
@@ -108,5 +109,5 @@ def _data_args(data: DatasetRecord) -> dict[str, Any]:
 
 
 def _data(run: Run, case: CaseResult) -> DatasetRecord | None:
-    print_ = case.basis.dataset if case.basis else None
-    return next((data for data in run.datasets if data.fingerprint == print_), None)
+    fingerprint = case.basis.dataset if case.basis else None
+    return next((data for data in run.datasets if data.fingerprint == fingerprint), None)

@@ -1,8 +1,8 @@
-"""A run in the layout of SAEBench's core evaluation, so that its plots and tables read ours.
+"""A run in the layout of SAEBench's core evaluation, for its plots and tables.
 
-Its schema demands every number. One that is not SAEBench's own on the same tokens, or that this
-run has not measured, is -1, which is what SAEBench itself writes for a number that it could not
-compute; ``eval_result_unstructured`` lists them and says why.
+Its schema demands every number. One that SAEBench would compute otherwise, or that this run has
+not measured, is -1, as SAEBench itself writes for what it could not compute;
+``eval_result_unstructured`` lists them with the reasons.
 """
 
 import re
@@ -17,7 +17,6 @@ from saebench.report.exports.sae_lens import (
     OF_FEATURES,
     POOLED,
     TRANSCODES,
-    cases_of,
     config_of,
     data_of,
     model_name,
@@ -71,13 +70,13 @@ def to_sae_bench(run: Run, sae: SubjectRecord) -> dict[str, Any]:
         sae-bench 0.6.0, ``sae_bench.evals.core.eval_output.CoreEvalOutput``.
     """
     with reading_series(sae.id):
-        found = _measured(run, sae) | {"token_stats": token_stats(run, sae)}
+        measured = _measured(run, sae) | {"token_stats": token_stats(run, sae)}
     metrics = {
-        group: {name: found.get(group, {}).get(name, ABSENT) for name in names}
+        group: {name: measured.get(group, {}).get(name, ABSENT) for name in names}
         for group, names in DEMANDED.items()
     }
     absent = [
-        n for group, names in DEMANDED.items() for n in names if n not in found.get(group, {})
+        n for group, names in DEMANDED.items() for n in names if n not in measured.get(group, {})
     ]
     release, id = _names(sae)
     return {
@@ -108,9 +107,9 @@ def file_name(sae: SubjectRecord) -> str:
     """
     theirs = "_".join(_names(sae)).replace("/", "_")
     harmless = re.fullmatch(r"\w[\w.,+=@ ()-]*", theirs, re.ASCII)
-    whole = harmless and len(theirs) <= LONGEST and file_part(theirs[:1]) == theirs[:1]
-    kept = theirs if whole and not file_part(theirs).startswith("_") else file_part(theirs)
-    return f"{kept}_eval_results.json"
+    fits = harmless and len(theirs) <= LONGEST and file_part(theirs[:1]) == theirs[:1]
+    name = theirs if fits and not file_part(theirs).startswith("_") else file_part(theirs)
+    return f"{name}_eval_results.json"
 
 
 def _names(sae: SubjectRecord) -> tuple[str, str]:
@@ -163,22 +162,22 @@ def _by_their_formulas(
 
 
 def _tokens(run: Run, sae: SubjectRecord, metric: str) -> int:
-    return next(m.n.tokens for c in cases_of(run, sae) for m in c.metrics if m.name == metric)
+    return next(m.n.tokens for c in run.cases_of(sae.id) for m in c.metrics if m.name == metric)
 
 
 def _shares_tokens(run: Run, sae: SubjectRecord) -> bool:
     """True where every token but the special ones counts: SAEBench leaves out no others."""
     data = data_of(run, sae)
-    told = data.policies if data else {}
-    return told.get("scored") != ALL_COUNT and told.get(FIRST) == SPECIAL
+    policies = data.policies if data else {}
+    return policies.get("scored") != ALL_COUNT and policies.get(FIRST) == SPECIAL
 
 
 def _why_absent(run: Run, sae: SubjectRecord) -> list[str]:
     data = data_of(run, sae)
-    told = data.policies if data else {}
+    policies = data.policies if data else {}
     notes = [POOLED, MSE]
     if not _shares_tokens(run, sae):
-        rule, first = told.get("scored", "unknown"), told.get(FIRST, "not recorded")
+        rule, first = policies.get("scored", "unknown"), policies.get(FIRST, "not recorded")
         notes.append(OTHER_TOKENS.format(rule=rule, first=first))
     else:
         notes.append(ABLATED.format(names=", ".join(OF_ABLATION)))
@@ -191,14 +190,14 @@ def _misc(run: Run, sae: SubjectRecord) -> dict[str, float]:
     if sae.architecture not in POSITIVE:
         return {}
     values = values_of(run, sae)
-    found = {"frac_alive": 1 - values["sparsity.dead"]} if "sparsity.dead" in values else {}
-    series = next((c.series for c in cases_of(run, sae) if c.property == "sparsity"), {})
+    misc = {"frac_alive": 1 - values["sparsity.dead"]} if "sparsity.dead" in values else {}
+    series = next((c.series for c in run.cases_of(sae.id) if c.property == "sparsity"), {})
     for limit, name in (("0.01", "1_percent"), ("0.1", "10_percent")):
         shares = series.get("frequent", {}).get(limit)
         if shares:
-            found[f"freq_over_{name}"] = shares["features"]
-            found[f"normalized_freq_over_{name}"] = shares["firing"]
-    return found
+            misc[f"freq_over_{name}"] = shares["features"]
+            misc[f"normalized_freq_over_{name}"] = shares["firing"]
+    return misc
 
 
 def _eval_config(run: Run, sae: SubjectRecord) -> dict[str, Any]:
@@ -225,7 +224,7 @@ def _eval_config(run: Run, sae: SubjectRecord) -> dict[str, Any]:
 
 def _beyond(run: Run, sae: SubjectRecord, absent: list[str]) -> dict[str, Any]:
     """Return what the layout has no room for: verdicts, gates with intervals, what is absent."""
-    cases = cases_of(run, sae)
+    cases = run.cases_of(sae.id)
     return {
         "not_measured": absent,
         "notes": _why_absent(run, sae),

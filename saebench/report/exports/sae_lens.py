@@ -1,8 +1,8 @@
-"""A run in the layout of SAELens' evaluations, so that what reads those reads ours.
+"""A run in the layout of SAELens' evaluations, for tools that read those.
 
-A number stands under SAELens' name only where it is what SAELens itself would give on the same
-tokens. Others are left out, as SAELens leaves out what it was not asked for, and ``notes`` of
-``eval_cfg`` says which and why.
+A number has SAELens' name only where SAELens itself would give it on the same tokens. Others are
+left out, as SAELens leaves out what was not asked for, and ``notes`` of ``eval_cfg`` lists them
+with the reasons.
 """
 
 from typing import Any
@@ -11,7 +11,6 @@ from saebench.records.run import (
     ALL_COUNT,
     FIRST,
     SPECIAL,
-    CaseResult,
     DatasetRecord,
     Run,
     SubjectRecord,
@@ -60,7 +59,7 @@ METRICS = {
     },
     "sparsity": {"l0": "sparsity.l0", "l1": "sparsity.l1"},
 }
-"""SAELens' groups and names, each with our metric, or the mean beside our metrics, that it is."""
+"""SAELens' groups and names, each with the equal metric or mean of ours."""
 
 
 def to_sae_lens(run: Run) -> list[dict[str, Any]]:
@@ -70,27 +69,27 @@ def to_sae_lens(run: Run) -> list[dict[str, Any]]:
         SAELens 6.54, ``sae_lens.evals.multiple_evals`` and ``run_evals``.
     """
     with reading_series("SAELens' results"):
-        return [_result(run, sae) for sae in run.saes if any(c.sae == sae.id for c in run.cases)]
+        return [_result(run, sae) for sae in run.judged]
 
 
 def grouped_metrics(run: Run, sae: SubjectRecord) -> dict[str, dict[str, float]]:
     """Return what SAELens would give of an SAE under its names; empty groups are left out."""
-    found, data = values_of(run, sae), data_of(run, sae)
+    values, data = values_of(run, sae), data_of(run, sae)
     groups = {
-        group: {theirs: found[ours] for theirs, ours in names.items() if ours in found}
+        group: {theirs: values[ours] for theirs, ours in names.items() if ours in values}
         for group, names in METRICS.items()
         if shares_tokens(data) and (group == OF_FEATURES or not transcodes(sae))
     }
     if data is not None and data.policies.get("substituted") != ALL_COUNT:
         groups = {
-            group: {name: v for name, v in values.items() if name not in OF_ABLATION}
-            for group, values in groups.items()
+            group: {name: v for name, v in named.items() if name not in OF_ABLATION}
+            for group, named in groups.items()
         }
-    return {group: values for group, values in groups.items() if values}
+    return {group: named for group, named in groups.items() if named}
 
 
 def left_out(run: Run, sae: SubjectRecord) -> list[str]:
-    """Return why numbers of an SAE do not stand under SAELens' names."""
+    """Return why numbers of an SAE are left out, in words."""
     data, notes = data_of(run, sae), [POOLED]
     if not shares_tokens(data):
         first = "not known" if data is None else data.policies.get(FIRST, "not recorded")
@@ -103,7 +102,7 @@ def left_out(run: Run, sae: SubjectRecord) -> list[str]:
 
 
 def shares_tokens(data: DatasetRecord | None) -> bool:
-    """True where the tokens that count are those that SAELens takes: all, or all but special."""
+    """True where the scored tokens are SAELens': all, or all but special ones."""
     if data is None:
         return False
     return data.policies.get("scored") == ALL_COUNT or data.policies.get(FIRST) == SPECIAL
@@ -111,30 +110,25 @@ def shares_tokens(data: DatasetRecord | None) -> bool:
 
 def transcodes(sae: SubjectRecord) -> bool:
     """True for a transcoder, whose output belongs to another place than its input."""
-    told = any(note.startswith("a transcoder: ") for note in sae.notes)
-    return told or sae.architecture.endswith("transcoder")
+    noted = any(note.startswith("a transcoder: ") for note in sae.notes)
+    return noted or sae.architecture.endswith("transcoder")
 
 
 def values_of(run: Run, sae: SubjectRecord) -> dict[str, float]:
-    """Return every defined metric of an SAE, and the means beside them as ``means.NAME``."""
-    found = {}
-    for case in cases_of(run, sae):
+    """Return every defined metric of an SAE, and fidelity's means as ``means.NAME``."""
+    values: dict[str, float] = {}
+    for case in run.cases_of(sae.id):
         means = case.series.get("means", {}) if case.property == "fidelity" else {}
-        found |= {f"means.{name}": value for name, value in means.items()}
-        found |= {metric.name: metric.value for metric in case.metrics if metric.value is not None}
-    return found
-
-
-def cases_of(run: Run, sae: SubjectRecord) -> list[CaseResult]:
-    """Return the cases of an SAE."""
-    return [case for case in run.cases if case.sae == sae.id]
+        values |= {f"means.{name}": value for name, value in means.items()}
+        values |= {m.name: m.value for m in case.metrics if m.value is not None}
+    return values
 
 
 def token_stats(run: Run, sae: SubjectRecord) -> dict[str, int]:
-    """Return how many tokens were run for the groups' numbers, those left out included."""
+    """Return how many tokens the groups' numbers took, unscored ones included."""
     data = data_of(run, sae)
     context = data.context if data else 0
-    of = {m.name: m.n.sequences * context for case in cases_of(run, sae) for m in case.metrics}
+    of = {m.name: m.n.sequences * context for case in run.cases_of(sae.id) for m in case.metrics}
     return {
         "total_tokens_eval_reconstruction": of.get("fidelity.kl", 0),
         "total_tokens_eval_sparsity_variance": of.get("sparsity.l0", of.get("fidelity.mse", 0)),
@@ -155,14 +149,14 @@ def names_of(sae: SubjectRecord) -> tuple[str, str]:
 
 def data_of(run: Run, sae: SubjectRecord) -> DatasetRecord | None:
     """Return the sequences that fidelity, or else another case, was measured on."""
-    cases = sorted(cases_of(run, sae), key=lambda case: case.property != "fidelity")
+    cases = sorted(run.cases_of(sae.id), key=lambda case: case.property != "fidelity")
     prints = [case.basis.dataset for case in cases if case.basis]
     known = {data.fingerprint: data for data in run.datasets}
-    return next((known[found] for found in prints if found in known), None)
+    return next((known[each] for each in prints if each in known), None)
 
 
 def config_of(run: Run, sae: SubjectRecord) -> dict[str, Any]:
-    """Return what the result file knows of an SAE's configuration, under SAELens' names."""
+    """Return the SAE's configuration, as far as the result file has it, under SAELens' names."""
     return {
         "architecture": sae.architecture,
         "d_in": sae.d_in,
@@ -177,7 +171,7 @@ def config_of(run: Run, sae: SubjectRecord) -> dict[str, Any]:
 
 def model_name(run: Run, sae: SubjectRecord) -> str:
     """Return the name of the model that an SAE was put into."""
-    used = {case.basis.model for case in cases_of(run, sae) if case.basis}
+    used = {case.basis.model for case in run.cases_of(sae.id) if case.basis}
     names = [model.name for model in run.models if not used or model.weights_sha256 in used]
     return names[0] if names else "unknown"
 

@@ -1,4 +1,4 @@
-"""The page itself: styles, scripts and data in one file, and a policy that forbids all else."""
+"""The page as one file: styles, scripts and data, and a policy that forbids everything else."""
 
 import base64
 import hashlib
@@ -14,11 +14,11 @@ ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 
 
 
 def document(title: str, body: str, blocks: Mapping[str, str], *, plotly: bool = True) -> str:
-    """Return a whole page.
+    """Return a complete page.
 
-    Its content security policy lets nothing be fetched and runs no script but these: what a
-    hostile name might smuggle in would not run even if it were not escaped. Inline styles are
-    allowed since plotly sets them; a style can fetch nothing here.
+    Its content security policy lets nothing be fetched and runs these scripts alone: a script in
+    a hostile name would not run even if it were not escaped. Inline styles are allowed since
+    plotly sets them; a style can fetch nothing here.
 
     Args:
         title: of the window.
@@ -28,9 +28,9 @@ def document(title: str, body: str, blocks: Mapping[str, str], *, plotly: bool =
     """
     script = Markup(_asset_scripts())
     library = plotly_source() if plotly else b""
-    held = [block(id, content) for id, content in blocks.items()]
+    data = [block(id, content) for id, content in blocks.items()]
     if plotly:
-        held.append(block("plotly", packed(library)))
+        data.append(block("plotly", packed(library)))
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -42,7 +42,7 @@ def document(title: str, body: str, blocks: Mapping[str, str], *, plotly: bool =
         tag("link", rel="icon", href=ICON),
         tag("style", Markup(_asset("page.css"))),
     )  # fmt: skip
-    content = tag("body", Markup(body), joined(*held), tag("script", script))
+    content = tag("body", Markup(body), joined(*data), tag("script", script))
     return f"<!doctype html>\n{tag('html', head, content, lang='en')}\n"
 
 
@@ -73,7 +73,7 @@ def _asset(name: str) -> str:
 
 
 def figure_html(figure: Figure) -> Markup:
-    """Return a figure's place: title, chooser, where it is drawn, its data, n and intervals."""
+    """Return a figure's frame: title, chooser, drawing area, sample size, its data as a table."""
     title, caption = f"{figure.id}-title", f"{figure.id}-caption"
     return tag(
         "figure",
@@ -96,9 +96,9 @@ def figure_html(figure: Figure) -> Markup:
 
 def charts_by_owner(figures: Iterable[Figure]) -> dict[str | None, list[dict[str, Any]]]:
     """Return the charts of each SAE, and under None those of all SAEs together."""
-    found: dict[str | None, list[dict[str, Any]]] = {None: []}
+    charts: dict[str | None, list[dict[str, Any]]] = {None: []}
     for figure in figures:
         for view in figure.views:
-            shown = {"figure": figure.id, "label": view.label} | as_payload(view.chart)
-            found.setdefault(view.sae, []).append(shown)
-    return found
+            payload = {"figure": figure.id, "label": view.label} | as_payload(view.chart)
+            charts.setdefault(view.sae, []).append(payload)
+    return charts

@@ -1,4 +1,4 @@
-"""HTML from texts that are never trusted: everything is escaped unless it is markup already."""
+"""HTML from untrusted texts: everything is escaped unless it is markup already."""
 
 import base64
 import gzip
@@ -9,10 +9,11 @@ from html import escape
 from typing import Any
 
 from saebench.records.run import Verdict
+from saebench.report.style import LOOKS
 
 VOID = {"meta", "input", "br", "link"}
-HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-KEPT = {"\u200d", "\ufe0f"}  # they join emoji
+INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+JOINERS = {"\u200d", "\ufe0f"}  # of emoji
 
 
 class Markup(str):
@@ -22,22 +23,24 @@ class Markup(str):
 
 
 def visible(text: str) -> str:
-    r"""Return a text with what cannot be seen made visible: control characters, directions,
-    halves of surrogate pairs. A name must not reorder or hide what stands beside it.
+    r"""Return a text with invisible characters made visible.
+
+    Control characters, directions, halves of surrogate pairs: a name must not reorder or hide
+    the text next to it.
 
     Example:
         >>> visible("a\x1bb\u202ec")
         'a␛b⟨U+202E⟩c'
-    """  # noqa: D205
-    return "".join(_seen(char) for char in text)
+    """
+    return "".join(_visible(char) for char in text)
 
 
-def _seen(char: str) -> str:
-    if char.isprintable() or char in KEPT:
+def _visible(char: str) -> str:
+    if char.isprintable() or char in JOINERS:
         return char
     if ord(char) < 0x20:
         return chr(0x2400 + ord(char))
-    if unicodedata.category(char) in HIDDEN:
+    if unicodedata.category(char) in INVISIBLE:
         return f"⟨U+{ord(char):04X}⟩"
     return char
 
@@ -65,28 +68,17 @@ def joined(*children: str) -> Markup:
 
 
 def _attribute(name: str, value: "str | bool | None") -> str:
-    shown = name.rstrip("_").replace("_", "-")
+    attribute = name.rstrip("_").replace("_", "-")
     if value is None or value is False:
         return ""
     if value is True:
-        return f" {shown}"
-    return f' {shown}="{escape(visible(value))}"'
-
-
-SHAPES = {
-    Verdict.PASS: "✓",
-    Verdict.FAIL: "✕",
-    Verdict.ERROR: "!",
-    Verdict.INCONCLUSIVE: "≈",
-    Verdict.NEW: "○",
-    Verdict.INCOMPARABLE: "≠",
-    Verdict.SKIPPED: "–",
-}
+        return f" {attribute}"
+    return f' {attribute}="{escape(visible(value))}"'
 
 
 def badge(verdict: str) -> Markup:
     """Return a verdict as an element; other words are shown as they are."""
-    shape = SHAPES[Verdict(verdict)] if verdict in set(Verdict) else ""
+    shape = LOOKS[Verdict(verdict)].shape if verdict in set(Verdict) else ""
     return tag(
         "span", tag("span", shape, aria_hidden="true"), verdict,
         class_=f"badge v-{verdict.lower()}" if shape else "badge",
@@ -102,14 +94,14 @@ def packed(content: bytes) -> str:
 
 
 def block(id: str, content: str) -> Markup:
-    """Return packed content as an element that a browser does not look into."""
+    """Return packed content as an element that a browser does not parse."""
     return tag("script", Markup(content), id=id, type="application/octet-stream")
 
 
 def packed_json(content: Any) -> str:
-    """Return content as packed JSON, its numbers to four digits and its texts visible."""
-    said = json.dumps(_rounded(content), separators=(",", ":"), allow_nan=False)
-    return packed(said.encode())
+    """Return content as packed JSON: numbers to four digits, invisible characters made visible."""
+    text = json.dumps(_rounded(content), separators=(",", ":"), allow_nan=False)
+    return packed(text.encode())
 
 
 def _rounded(content: Any) -> Any:

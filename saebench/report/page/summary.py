@@ -1,54 +1,47 @@
-"""The first screen: verdict, SAE, model, data, what fails and why, what changed."""
+"""A page's first screen: verdict, SAE, model, data, what did not pass and why, what changed."""
 
 from collections import Counter
 from collections.abc import Iterator
 
-from saebench.records.run import SEVERITY, CaseResult, Run, Verdict, overall
-from saebench.report.charts import Cell, Table
-from saebench.report.page.markup import SHAPES, Markup, badge, joined, tag
-from saebench.report.queries import by_depth
+from saebench.records.run import SEVERITY, CaseResult, Run, Verdict
+from saebench.report.markdown import NOT_PASSED
+from saebench.report.page.markup import Markup, badge, joined, tag
 from saebench.report.reproduce import reproduce_lines
-from saebench.report.tables.decisions import change
-from saebench.report.terminal import data_lines, told
+from saebench.report.tables import why_of
+from saebench.report.terminal import data_lines, remarks
 
 SENTENCES = 8
-BAD = (Verdict.ERROR, Verdict.FAIL, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE)
 ANSWERS = {
     Verdict.PASS: "Fit for release",
     Verdict.FAIL: "Do not release",
     Verdict.ERROR: "Could not be judged",
     Verdict.INCONCLUSIVE: "Not decided",
     Verdict.INCOMPARABLE: "Not comparable with the baseline",
-    Verdict.NEW: "Measured; nothing to hold it against",
+    Verdict.NEW: "Measured; no limit or baseline to compare with",
     Verdict.SKIPPED: "Nothing was measured",
 }
 
 
 def summary(run: Run) -> Markup:
-    """Return what a reader sees first."""
-    verdict = verdict_of(run)
+    """Return the first section of a run's page."""
+    verdict = run.verdict
     return tag(
         "section",
         tag("p", badge(verdict.value), class_=f"verdict v-{verdict.value.lower()}"),
         tag("div", tag("h1", _headline(run, verdict)), _about(run), class_="head"),
         _reasons(run),
         _changes(run),
-        _told(run),
+        _notes(run),
         id="summary", class_="summary", aria_label="Summary",
     )  # fmt: skip
-
-
-def verdict_of(run: Run, sae: str | None = None) -> Verdict:
-    """Return what a run, or one of its SAEs, comes to."""
-    return overall(case.verdict for case in run.cases if sae in (None, case.sae))
 
 
 def _headline(run: Run, verdict: Verdict) -> str:
     if len(run.saes) == 1:
         return f"{run.saes[0].id}: {ANSWERS[verdict].lower()}"
-    counts = Counter(verdict_of(run, sae.id) for sae in run.saes)
-    told = [f"{n} {v.value}" for v, n in sorted(counts.items(), key=lambda c: -SEVERITY[c[0]])]
-    return f"{len(run.saes)} SAEs: {', '.join(told)}"
+    counts = Counter(run.verdict_of(sae.id) for sae in run.saes)
+    parts = [f"{n} {v.value}" for v, n in sorted(counts.items(), key=lambda c: -SEVERITY[c[0]])]
+    return f"{len(run.saes)} SAEs: {', '.join(parts)}"
 
 
 def _about(run: Run) -> Markup:
@@ -61,7 +54,7 @@ def _about(run: Run) -> Markup:
         "Run": f"{run.run.started[:16].replace('T', ' ')} · saebench "
         f"{run.harness.get('version', '?')}{unfinished}",
     }
-    rows = [joined(tag("dt", name), tag("dd", told)) for name, told in facts.items() if told]
+    rows = [joined(tag("dt", name), tag("dd", text)) for name, text in facts.items() if text]
     return tag("dl", *rows, class_="facts")
 
 
@@ -77,10 +70,10 @@ def _saes(run: Run) -> str:
 
 def _reasons(run: Run) -> Markup:
     """Return what did not pass, in words, the worst first."""
-    bad = sorted((c for c in run.cases if c.verdict in BAD), key=lambda c: -SEVERITY[c.verdict])
+    bad = [case for case in run.worst_first() if case.verdict in NOT_PASSED]
     if not bad:
-        told = tag("p", "Every gate that was decided passed.", class_="good")
-        return tag("div", tag("h2", "What did not pass"), told)
+        good = tag("p", "Every gate that was decided passed.", class_="good")
+        return tag("div", tag("h2", "What did not pass"), good)
     items = [_reason(case) for case in bad]
     rest = items[SENTENCES:]
     more = tag("details", tag("summary", f"{len(rest)} more"), tag("ul", *rest, class_="reasons"))
@@ -96,14 +89,16 @@ def _reasons(run: Run) -> Markup:
 
 def _reason(case: CaseResult) -> Markup:
     link = tag("a", case.id, href=f"#{case.property.replace('_', '-')}")
-    return tag("li", badge(case.verdict.value), tag("span", link, ": ", case.reason))
+    whys = [f"Why {gate.limit}: {why}" for gate in case.deciding if (why := why_of(gate))]
+    limits = (joined(tag("br"), tag("small", why)) for why in whys)
+    return tag("li", badge(case.verdict.value), tag("span", link, ": ", case.reason, *limits))
 
 
 def _changes(run: Run) -> Markup:
-    """Return the gates that moved against their baseline, by how far in units of the interval."""
+    """Return the gates that moved from their baseline, by how many widths of the interval."""
     moved = list(_moved(run))
     if not moved:
-        return tag("p", "No baseline was held against this run.", class_="note")
+        return tag("p", "No baseline was compared with this run.", class_="note")
     moved.sort(key=lambda row: -row[0])
     items = [tag("li", line) for _, line in moved[:SENTENCES]]
     return tag("div", tag("h2", "Against the baseline"), tag("ul", *items))
@@ -112,7 +107,7 @@ def _changes(run: Run) -> Markup:
 def _moved(run: Run) -> Iterator[tuple[float, str]]:
     for case in run.cases:
         for gate in case.gates:
-            by = change(gate)
+            by = gate.change
             if by is None or gate.baseline is None:
                 continue
             if gate.worse_by is not None and gate.worse_ci is not None:
@@ -126,37 +121,10 @@ def _moved(run: Run) -> Iterator[tuple[float, str]]:
             yield abs(by) / (width or 1.0), line
 
 
-def _told(run: Run) -> Markup:
-    """Return what is odd about the SAEs and their texts, and what properties say, folded."""
-    odd = [f"{sae.id}: {note}" for sae in run.saes for note in sae.notes]
-    said = list(told(run))
-    seen = tag("ul", *(tag("li", note) for note in odd), class_="notes") if odd else ""
-    items = tag("ul", *(tag("li", sentence) for sentence in said))
-    folded = tag("details", tag("summary", f"{len(said)} notes"), items) if said else ""
-    return joined(seen, folded)
-
-
-def matrix(run: Run) -> Table:
-    """Return a row for each SAE, the worst first, with the verdict of each property."""
-    names = list(dict.fromkeys(case.property for case in run.cases))
-    about = {sae.id: sae for sae in run.saes}
-    order = sorted(by_depth(run.saes), key=lambda id: -SEVERITY[verdict_of(run, id)])
-    found: dict[tuple[str, str], list[Verdict]] = {}
-    for case in run.cases:
-        found.setdefault((case.sae, case.property), []).append(case.verdict)
-    rows = [
-        (id, verdict_of(run, id).value, about[id].architecture, about[id].hook,
-         *(_cell(found.get((id, name), [])) for name in names))
-        for id in order
-    ]  # fmt: skip
-    columns = ("SAE", "verdict", "architecture", "hook", *names)
-    shapes = ", ".join(f"{shape} {verdict.value}" for verdict, shape in SHAPES.items())
-    filters = ("verdict", "architecture", "hook")
-    return Table("saes", "Every SAE", columns, tuple(rows), note=shapes, filters=filters)
-
-
-def _cell(verdicts: list[Verdict]) -> str | Cell:
-    if not verdicts:
-        return Cell("")
-    verdict = overall(verdicts)
-    return Cell(f"{SHAPES[verdict]} {verdict.value.lower()}", -SEVERITY[verdict])
+def _notes(run: Run) -> Markup:
+    """Return the notes on SAEs and texts, and folded the properties' own remarks."""
+    notes = [f"{sae.id}: {note}" for sae in run.saes for note in sae.notes]
+    listed = tag("ul", *(tag("li", note) for note in notes), class_="notes") if notes else ""
+    items = [tag("li", sentence) for sentence in remarks(run)]
+    folded = tag("details", tag("summary", f"{len(items)} notes"), tag("ul", *items))
+    return joined(listed, folded if items else "")

@@ -1,18 +1,16 @@
-"""The report's sections, one module for each property: a new one is one file here.
-
-A module declares ``SECTION``, and ``ORDER`` where it belongs among the others.
-"""
+"""The report's sections: each module here declares ``SECTIONS``, for the properties it is about."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 
-from saebench.report.charts import Figure, Table
-from saebench.report.queries import Material
+from saebench.report.charts import Figure
+from saebench.report.material import Material
+from saebench.report.tables import Table
 
 
-def _nothing(_: Material) -> Iterable[Figure]:
+def _no_figures(_: Material) -> Iterable[Figure]:
     return ()
 
 
@@ -29,21 +27,20 @@ class Section:
         title: for people.
         question: what it answers, in one sentence.
         order: its place among the sections.
-        figures: draws what the run has the series of; nothing where it has none.
-        tables: likewise.
+        figures: yields the figures whose series the run has.
+        tables: yields the tables, likewise.
     """
 
     name: str
     title: str
     question: str
     order: int
-    figures: Callable[[Material], Iterable[Figure]] = _nothing
+    figures: Callable[[Material], Iterable[Figure]] = _no_figures
     tables: Callable[[Material], Iterable[Table]] = _no_tables
 
 
 def sections() -> Iterator[Section]:
-    """Give every section, in their order."""
-    found = [
-        import_module(f"{__name__}.{module.name}").SECTION for module in iter_modules(__path__)
-    ]
-    yield from sorted(found, key=lambda section: (section.order, section.name))
+    """Yield every section, in their order."""
+    names = (f"{__name__}.{module.name}" for module in iter_modules(__path__))
+    known = [section for name in names for section in import_module(name).SECTIONS]
+    yield from sorted(known, key=lambda section: (section.order, section.name))

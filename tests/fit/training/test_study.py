@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from saebench.report.tables.swept import frontier_markdown
+from saebench.report.tables.fit_tables import frontier_markdown
 from saebench.store.json_files import read_sweep
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"

@@ -81,7 +81,8 @@ class SortableTable {
     const at = this.data.columns.indexOf("verdict");
     const shown = rows.slice(0, limit).map((row) =>
       make("tr", {}, ...row.map((cell, i) => {
-        const td = make("td", Array.isArray(cell) ? { className: "num" } : {});
+        const kind = Array.isArray(cell) ? "num" : this.data.long.includes(i) ? "long" : "";
+        const td = make("td", kind ? { className: kind } : {});
         td.append(i === at ? badge(textOf(cell)) : textOf(cell));
         return td;
       })),

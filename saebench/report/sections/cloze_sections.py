@@ -1,20 +1,33 @@
-"""Cloze: last words that only earlier context determines (seed 001)."""
+"""Cloze and helpfulness: last words that only earlier context determines, and which features help.
+
+Source:
+    Anders & Bloom 2024, on examining reconstructed activations.
+"""
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from saebench.records.run import CaseResult
-from saebench.report.charts import Axis, Chart, Figure, Form, Layer, Mark, View
-from saebench.report.queries import (
+from saebench.report.charts import (
     NO_INTERVAL,
-    Material,
+    Axis,
+    Chart,
+    Figure,
+    Form,
+    Layer,
+    Mark,
+    View,
     bars,
-    cases_of,
     interval_of,
     sae_axis,
     size_of,
+    steps,
+    with_series,
 )
+from saebench.report.material import Material
 from saebench.report.sections import Section
+from saebench.report.tables import Row, Table, names, number, numbers, row
 
 SCORINGS = {"whole": "whole word", "first": "first token", "options": "among the options"}
 CELLS = {
@@ -28,16 +41,29 @@ DELTA = "Δ ln p of the answer, nats"
 POINTS = 12_000  # in one chart; beyond it every k-th prompt is drawn
 LINES = 60
 ANSWERS = "Right and wrong answers, with the SAE and without: prompt by prompt."
+HISTOGRAMS = {
+    "mean_delta": ("Mean Δ ln p of each feature", "mean Δ ln p over its prompts, nats"),
+    "score": ("Score of each feature", "prompts helped − prompts hurt"),
+}
+ENDS = ("most_helpful", "most_harmful")
+NUMBERS = {
+    "feature": "feature",
+    "prompts": "prompts",
+    "mean Δ ln p, nats": "mean_delta",
+    "score": "score",
+    "p": "p",
+    "p, adjusted": "p_adjusted",
+}
 
 
-def _figures(material: Material) -> Iterator[Figure]:
-    cases = [case for case in cases_of(material.run, "cloze") if "delta_log_p" in case.series]
+def _cloze(material: Material) -> Iterator[Figure]:
+    cases = [case for case in material.run.cases_about("cloze") if "delta_log_p" in case.series]
     if not cases:
         return
     scored = [s for s in SCORINGS if any(s in case.series["cells"] for case in cases)]
     yield Figure(
         "cloze-accuracy",
-        "Answers found",
+        "Answers predicted",
         "Share of prompts whose last word the model predicts, alone and with the SAE.",
         tuple(View(_accuracy(cases, s), label=SCORINGS[s]) for s in scored),
         main=True,
@@ -120,7 +146,7 @@ def _strip(cases: list[CaseResult]) -> Chart:
 
 
 def _parallel(cases: list[CaseResult]) -> Iterator[Chart]:
-    """Give the chart of the SAEs that were asked the same prompts, where several were."""
+    """Yield the chart of the SAEs that were judged on the same prompts, where several were."""
     basis = cases[0].basis
     same = [c for c in cases if c.basis == basis and len(c.series["delta_log_p"])]
     if len(same) < 2:
@@ -138,10 +164,65 @@ def _parallel(cases: list[CaseResult]) -> Iterator[Chart]:
     yield Chart(*axes, layers, n, NO_INTERVAL, (Mark("y", 0.0, ""),))
 
 
-SECTION = Section(
-    "cloze",
-    "Cloze",
-    "Does the model still find a last word that only earlier context tells?",
-    60,
-    _figures,
+def _helpfulness(material: Material) -> Iterator[Figure]:
+    cases = material.run.cases_about("helpfulness")
+    for name, (title, axis) in HISTOGRAMS.items():
+        yield Figure(
+            f"helpfulness-{name.replace('_', '-')}",
+            title,
+            "Features by how the answers fare on the prompts where they fire. Right of 0 they "
+            "are in good company.",
+            tuple(
+                View(_histogram(histogram, axis, case), sae)
+                for sae, histogram, case in with_series(cases, f"{name}_histogram")
+            ),
+            main=True,
+        )
+
+
+def _histogram(histogram: dict[str, Any], axis: str, case: CaseResult) -> Chart:
+    tested, prompts = case.defined("helpfulness.tested"), case.metrics[0].n.sequences
+    n = f"n = {tested.value if tested else 0:.0f} features on ≥ 20 of {prompts} prompts"
+    layer = steps("features", histogram, key="sae")
+    y, marks = Axis("features", log=True), (Mark("x", 0.0, ""),)
+    return Chart(Axis(axis), y, (layer,), n, "counts, no interval", marks)
+
+
+def _helpfulness_tables(material: Material) -> Iterator[Table]:
+    cases = material.run.cases_about("helpfulness")
+    features = dict.fromkeys(  # one may be at both ends
+        (sae, tuple(feature.items()))
+        for end in ENDS
+        for sae, features, _ in with_series(cases, end)
+        for feature in features
+    )
+    if features:
+        columns = (*names("SAE"), *numbers(*NUMBERS))
+        rows = tuple(_feature_row(sae, dict(items)) for sae, items in features)
+        yield Table(
+            "helpfulness-table", "The most helpful and the most harmful features", columns, rows,
+            note="two-sided sign test, Benjamini–Hochberg over the tested features", by_sae=True,
+        )  # fmt: skip
+
+
+def _feature_row(sae: str, feature: dict[str, float]) -> Row:
+    return row(sae, *(number(feature[key]) for key in NUMBERS.values()), sae=sae)
+
+
+SECTIONS = (
+    Section(
+        "cloze",
+        "Cloze",
+        "Does the model still predict a last word that only earlier context determines?",
+        60,
+        _cloze,
+    ),
+    Section(
+        "helpfulness",
+        "Helpfulness",
+        "Which features go with better or worse answers?",
+        70,
+        _helpfulness,
+        _helpfulness_tables,
+    ),
 )

@@ -6,7 +6,7 @@ from runs import make_case, make_run
 
 from saebench.errors import OptionError
 from saebench.records.run import Verdict
-from saebench.report.queries import joined_runs
+from saebench.report.material import joined_runs
 
 
 def test_saes_of_one_name_are_told_apart_by_their_run():

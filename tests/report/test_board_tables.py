@@ -6,7 +6,8 @@ from stored import make_data, store
 
 from saebench.cli.stored import known_facts
 from saebench.records.ranking import rank
-from saebench.report.tables.leaderboard_table import MARKS, board_table, published_table
+from saebench.report.tables.board_tables import MARKS, board_table, published_tables
+from saebench.report.tables.rich_tables import rich_table
 from saebench.store.environment import baselines_dir
 from saebench.store.leaderboard import build, read_published
 
@@ -16,18 +17,16 @@ def facts():
     return known_facts()
 
 
-def _text(renderable, width=100):
+def _text(table, width=100):
     console = Console(width=width, color_system=None, highlight=False)
     with console.capture() as captured:
-        console.print(renderable)
+        console.print(rich_table(table, width=width))
     return captured.get()
 
 
 def _table(root, facts, metric="fidelity.kl", *, width=100, **more):
     (board,) = build(root, facts).boards
-    return _text(
-        board_table(board, rank(board, metric), rows=board.rows, width=width, **more), width
-    )
+    return _text(board_table(board, rank(board, metric), rows=board.rows, **more), width)
 
 
 @pytest.fixture
@@ -62,9 +61,10 @@ def test_the_title_says_model_hook_tokens_and_seed(root, facts):
 
 def test_one_measured_by_an_older_definition_is_last_without_a_place(root, facts):
     store(root, "newer", kl=0.9, versions={"fidelity.kl": 2})
-    last = _rows(_table(root, facts))[-1]
-    assert last.split()[0] == "–"
-    assert "measured as version 1, the others as 2" in " ".join(_table(root, facts).split())
+    (board,) = build(root, facts).boards
+    last = board_table(board, rank(board, "fidelity.kl"), rows=board.rows).texts()[-1]
+    assert last[0] == "–"
+    assert "measured as version 1, the others as 2" in last
 
 
 @pytest.mark.parametrize("width", [60, 72, 80, 100, 160])
@@ -98,8 +98,9 @@ def test_hostile_names_steer_nothing(tmp_path, facts):
 
 
 def test_published_figures_are_marked_and_have_no_place():
-    for published in read_published(baselines_dir()):
-        text = _text(published_table(published))
+    published = read_published(baselines_dir())
+    for each, table in zip(published, published_tables(published), strict=True):
+        text = _text(table)
         assert "published, not measured here, never ranked" in text
-        assert published.source.authors in text
+        assert each.source.authors in text
         assert "1st" not in text
