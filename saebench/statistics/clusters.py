@@ -18,33 +18,6 @@ def chosen(table: Table, channels: Iterable[str]) -> dict[str, np.ndarray]:
     return named | ({CLUSTER: table[CLUSTER]} if CLUSTER in table else {})
 
 
-def side_by_side(sides: Mapping[str, Table]) -> dict[str, np.ndarray]:
-    """Return several tables of the same sequences as one, ``SIDE/CHANNEL``, with their clusters.
-
-    The sequences are the same, so that any side's clusters are all sides'; sums that were stored
-    before there were clusters have none.
-
-    Raises:
-        ValueError: for tables of different lengths.
-
-    Example:
-        >>> one, two = {"n": np.ones(2), CLUSTER: np.zeros(2)}, {"n": np.ones(2)}
-        >>> list(side_by_side({"a": one, "b": two}))
-        ['a/n', 'b/n', 'cluster']
-    """
-    lengths = {len(values) for table in sides.values() for values in table.values()}
-    if len(lengths) != 1:
-        raise ValueError(f"paired tables must be of the same sequences; lengths {sorted(lengths)}")
-    together = {
-        f"{side}/{channel}": values
-        for side, table in sides.items()
-        for channel, values in table.items()
-        if channel != CLUSTER
-    }
-    clusters = [table[CLUSTER] for table in sides.values() if CLUSTER in table]
-    return together | ({CLUSTER: clusters[0]} if clusters else {})
-
-
 def of_clusters(table: Table) -> Mapping[str, np.ndarray]:
     """Return the sums by cluster; the table itself where its sequences all differ.
 

@@ -30,13 +30,6 @@ def influences(formula: Formula, table: Table) -> np.ndarray:
     return (columns - columns.mean(axis=0)) @ slopes[:, 0]
 
 
-def standard_error(formula: Formula, table: Table) -> float:
-    """Return the delta method's standard error of a formula of sums over sequences."""
-    pulls = influences(formula, table)
-    n = len(pulls)
-    return float(np.sqrt(n / (n - 1) * np.sum(pulls**2)))
-
-
 def steps_of(columns: np.ndarray) -> np.ndarray:
     """Return by how much to move each sum; 0 for one that is the same whatever is drawn."""
     spread = columns.std(axis=0)

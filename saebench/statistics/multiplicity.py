@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -22,37 +21,12 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
         >>> holm([0.01, 0.04, 0.03])
         array([0.03, 0.06, 0.06])
     """
-    values = _checked(p)
+    values = np.asarray(p, dtype=np.float64)
+    wrong = ~((values >= 0) & (values <= 1))
+    if values.ndim != 1 or wrong.any():
+        raise ValueError(f"p-values: expected a list of numbers in [0, 1], found {p!r}")
     order = np.argsort(values, kind="stable")
     stepped = values[order] * (len(values) - np.arange(len(values)))
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(stepped))
     return adjusted
-
-
-def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return adjusted p-values: of those below α, a share of at most α is false on average.
-
-    Args:
-        p: p-values in any order.
-
-    Raises:
-        ValueError: for what is no probability.
-
-    Source:
-        Benjamini & Hochberg 1995, "Controlling the false discovery rate".
-
-    Example:
-        >>> benjamini_hochberg([0.01, 0.04, 0.03])
-        array([0.03, 0.04, 0.04])
-    """
-    values = _checked(p)
-    return false_discovery_control(values, method="bh") if len(values) else values
-
-
-def _checked(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    values = np.asarray(p, dtype=np.float64)
-    wrong = ~((values >= 0) & (values <= 1))
-    if values.ndim != 1 or wrong.any():
-        raise ValueError(f"p-values: expected a list of numbers in [0, 1], found {p!r}")
-    return values
