@@ -3,7 +3,6 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -12,8 +11,9 @@ from rich.text import Text
 from saebench.cli.output import say
 from saebench.cli.stored import add_baselines_option, chosen_baselines, shown_path, stored_baseline
 from saebench.errors import OptionError, StoreError
+from saebench.records.baseline import StoredMetric
 from saebench.report.style import plain_text
-from saebench.store.baseline_checks import read_checked_baseline
+from saebench.store.baselines import load_baseline
 from saebench.store.environment import is_shipped
 from saebench.store.leaderboard import (
     FILE,
@@ -58,39 +58,35 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _list(root: Path, options: argparse.Namespace) -> int:  # noqa: ARG001
-    found = [content for _, content in read_baselines(root)]
+    found = [baseline.record for _, baseline in read_baselines(root)]
     table = _table(f"{len(found)} baselines in {shown_path(root)}")
-    longest = max((len(_label(content)) for content in found), default=0)
+    longest = max((len(record.label) for record in found), default=0)
     table.add_column("SAE", overflow="fold", min_width=min(24, longest))
     for name in ("model", "hook", "verdicts", "data"):
         table.add_column(name, overflow="fold")
-    for content in found:
-        verdicts = [case["verdict"] for case in content["cases"].values()]
+    for record in found:
+        verdicts = [case.verdict.value for case in record.cases.values()]
         counted = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts)))
-        data = ", ".join(f"{d['name']} ×{d['sequences']}" for d in content["datasets"][:1])
-        told = (_label(content), content["model"]["name"], content["sae"]["hook"], counted, data)
-        table.add_row(*(Text(plain_text(text)) for text in told))
+        data = ", ".join(f"{d.name} ×{d.sequences}" for d in record.datasets[:1])
+        cells = (record.label, record.model.name, record.sae.hook, counted, data)
+        table.add_row(*(Text(plain_text(text)) for text in cells))
     say(table)
     return 0
 
 
-def _label(content: dict[str, Any]) -> str:
-    return f"{content['sae']['id']}@{content['sae']['weights_sha256'][:8]}"
-
-
 def _show(root: Path, options: argparse.Namespace) -> int:
     path = stored_baseline(options.name, root)
-    content = read_checked_baseline(path)
-    sae = content["sae"]
+    record = load_baseline(path).record
+    sae = record.sae
     table = _table(
-        f"{_label(content)}  {sae['architecture']}, {sae['d_sae']} features, "
-        f"{content['model']['name']} · {sae['hook']}"
+        f"{record.label}  {sae.architecture}, {sae.d_sae} features, "
+        f"{record.model.name} · {sae.hook}"
     )
     for name in ("metric", "value", "95% CI", "sequences"):
         table.add_column(name, justify="left" if name in ("metric", "95% CI") else "right",
                          overflow="fold", no_wrap=name == "95% CI")  # fmt: skip
-    for case in content["cases"].values():
-        for name, metric in case["metrics"].items():
+    for case in record.cases.values():
+        for name, metric in case.metrics.items():
             table.add_row(Text(plain_text(name)), *map(plain_text, _numbers(metric)))
     say(table, shown_path(path))
     return 0
@@ -100,7 +96,7 @@ def _check(root: Path, options: argparse.Namespace) -> int:  # noqa: ARG001
     wrong = []
     for path in baseline_paths(root):
         try:
-            read_checked_baseline(path)
+            load_baseline(path)
         except StoreError as error:
             wrong.append(str(error))
     if not wrong:
@@ -142,10 +138,9 @@ def _agreed(path: Path) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _numbers(metric: dict[str, Any]) -> tuple[str, str, str]:
-    ci, value = metric["ci"], metric["value"]
-    shown = "undefined" if value is None else f"{value:.4g} {metric['unit']}".strip()
-    return shown, f"[{ci[0]:.3g}, {ci[1]:.3g}]" if ci else "", str(metric["sequences"])
+def _numbers(metric: StoredMetric) -> tuple[str, str, str]:
+    value = "undefined" if metric.value is None else f"{metric.value:.4g} {metric.unit}".strip()
+    return value, metric.ci.text() if metric.ci else "", str(metric.sequences)
 
 
 def _table(title: str) -> Table:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from saebench.errors import NonFiniteValue, OptionError
-from saebench.records.run import Direction, Interval, Metric, SampleSize, Stand
+from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, Formula, estimate
 from saebench.statistics.clusters import chosen, independent
 
@@ -173,7 +173,7 @@ def evaluate(
     measurement: HasTable,
     *,
     note: str | None = None,
-    stand: Stand | None = None,
+    stand: Fallback | None = None,
 ) -> Metric:
     """Return a metric's value with its interval over sequences.
 
@@ -192,7 +192,7 @@ def evaluate(
     used = chosen(table, (*spec.channels, spec.counts))
     n = size_of(table, spec.counts)
     if note is not None:
-        return _metric(spec, n, note=note, stand=stand)
+        return _metric(spec, n, note=note, fallback=stand)
     found = estimate(spec.formula, used)
     if found.interval is None and not abs(found.value) < float("inf"):
         raise NonFiniteValue(f"{spec.name} is {found.value} on {n.tokens} tokens")

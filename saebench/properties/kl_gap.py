@@ -18,7 +18,7 @@ from saebench.experiments.base import (
     position_of,
 )
 from saebench.measures.names import INTERVENTIONS, check_names
-from saebench.records.run import Direction, Metric, Stand
+from saebench.records.run import Direction, Fallback, Metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,7 +135,7 @@ def _against(b: str, measurement: "Measurement") -> list[Metric]:
     note = None
     if mean < FLOOR:
         note = f"undefined: the mean KL of {b} is {mean:.2g} nats, below {FLOOR:g}"
-    stand = Stand(DIFFERENCE[b].name, FLOOR)
+    stand = Fallback(DIFFERENCE[b].name, FLOOR)
     return [
         evaluate(RATIO[b], measurement, note=note, stand=stand if note else None),
         evaluate(DIFFERENCE[b], measurement),

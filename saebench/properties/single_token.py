@@ -24,7 +24,7 @@ from saebench.experiments.base import (
 )
 from saebench.measures.names import INTERVENTIONS, in_bin
 from saebench.properties.kl_gap import BASELINES, FLOOR, chosen_baselines
-from saebench.records.run import Direction, Metric, Stand
+from saebench.records.run import Direction, Fallback, Metric
 from saebench.statistics.clusters import firsts
 from saebench.statistics.rank import median, spread_over
 
@@ -148,7 +148,7 @@ def _against(b: str, offset: int, measurement: "SingleMeasurement") -> list[Metr
     note, stand = None, None
     if mean < FLOOR:
         note = f"undefined: the mean KL of {b} is {mean:.2g} nats, below {FLOOR:g}"
-        stand = Stand(DIFFERENCE[b, offset].name, FLOOR)
+        stand = Fallback(DIFFERENCE[b, offset].name, FLOOR)
     return [
         evaluate(RATIO[b, offset], measurement, note=note, stand=stand),
         evaluate(DIFFERENCE[b, offset], measurement),

@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from saebench.records.repair import Correlation, FeatureAnalysis, Ranged
+from saebench.records.run import Interval
 from saebench.statistics.levels import LEVEL
 
 LEAST_TOKENS = 100  # a feature that fires on fewer has no strength worth the name
@@ -148,7 +149,7 @@ def _pearson(x: np.ndarray, y: np.ndarray, *, held: int = 0) -> Ranged:
         return Ranged(r)
     half = stats.norm.ppf(0.5 + LEVEL / 2) / np.sqrt(len(x) - held - 3)
     low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
-    return Ranged(r, float(low), float(high))
+    return Ranged(r, Interval(float(low), float(high), LEVEL, "Fisher's z"))
 
 
 def _without(y: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,8 @@ from saebench.records.run import CaseResult, DatasetRecord, Metric
 from saebench.records.sweep import KL, L0, SWEEP_SCHEMA_VERSION, SweepPoint, SweepRecord
 from saebench.report.tables.swept import frontier_markdown
 from saebench.statistics.bootstrap import Table, estimate
-from saebench.statistics.clusters import chosen, side_by_side
+from saebench.statistics.clusters import chosen
+from saebench.statistics.paired import of_pair, pair
 from saebench.store.atomic import locked, write_file
 from saebench.store.environment import environment, harness
 from saebench.store.json_files import read_training, write_points, write_sweep
@@ -123,7 +123,7 @@ def _judged(
         content = {"identity": identity, "cases": cases, "sums": sums}
         write_file(file, json.dumps(content, allow_nan=False).encode())
     training = read_training(directory / RECORD_FILE)
-    metrics = {name: Ranged(*ends) for name, ends in cases["metrics"].items()}
+    metrics = {name: Ranged.of(*ends) for name, ends in cases["metrics"].items()}
     made = SweepPoint(
         equal=point.equal,
         hook=point.hook,
@@ -205,16 +205,14 @@ def _held(point: Point, judged: SweepPoint, tables: dict[Point, Table]) -> Sweep
     other = replace(point, objective=Objective.STANDARD)
     if point.objective is Objective.STANDARD or other not in tables:
         return judged
-    found = estimate(_difference, side_by_side({"own": tables[point], "other": tables[other]}))
+    found = estimate(of_pair(_kl, np.subtract), pair(tables[point], tables[other]))
     ends = found.interval
-    if ends is None or not math.isfinite(ends.low + ends.high):
-        return replace(judged, against_standard=Ranged(found.value))
-    return replace(judged, against_standard=Ranged(found.value, ends.low, ends.high))
+    ci = ends if ends is not None and ends.is_finite else None
+    return replace(judged, against_standard=Ranged(found.value, ci))
 
 
-def _difference(sums: Table) -> np.ndarray:
-    own, other = (sums[f"{s}/sae.kl"] / sums[f"{s}/n.scored"] for s in ("own", "other"))
-    return own - other
+def _kl(sums: Table) -> np.ndarray:
+    return sums["sae.kl"] / sums["n.scored"]
 
 
 SWEEP_FILE, POINTS_FILE, TABLE_FILE = "sweep.json", "frontier.csv", "frontier.md"

@@ -65,7 +65,7 @@ def _order(found: "Difference") -> tuple[int, float]:
 
 
 def _row(comparison: "Comparison", found: "Difference") -> tuple[str | Cell, ...]:
-    ends = f"[{found.ci[0]:+.3g}, {found.ci[1]:+.3g}]" if found.ci else "–"
+    ends = found.ci.text("+.3g") if found.ci else "–"
     return (
         comparison.first,
         comparison.second,
@@ -73,7 +73,7 @@ def _row(comparison: "Comparison", found: "Difference") -> tuple[str | Cell, ...
         Cell(f"{found.first:.4g}", found.first),
         Cell(f"{found.second:.4g}", found.second),
         Cell(f"{found.worse_by:+.3g}", found.worse_by),
-        Cell(ends, found.ci[0] if found.ci else None),
+        Cell(ends, found.ci.low if found.ci else None),
         "paired" if found.paired else "unpaired",
         found.outcome.value,
     )

@@ -111,7 +111,7 @@ def _score(rows: list[Row], name: str) -> Cell:
     found = next((score for score in scores if score and score.value is not None), None)
     if found is None or found.value is None:
         return Cell("–")
-    ends = f" [{found.ci[0]:.3g}, {found.ci[1]:.3g}]" if found.ci else ""
+    ends = f" {found.ci.text()}" if found.ci else ""
     return Cell(f"{found.value:.4g}{ends}", found.value)
 
 
@@ -145,8 +145,8 @@ def _front(board: Board, metric: str) -> Chart | None:
                  [b.value for *_, b in best], key="front", faint=True)  # fmt: skip
     dots = Layer(
         "SAEs", Form.DOTS, [a.value for _, a, _ in points], [b.value for *_, b in points],
-        [b.ci[0] if b.ci else None for *_, b in points],
-        [b.ci[1] if b.ci else None for *_, b in points],
+        [b.ci.low if b.ci else None for *_, b in points],
+        [b.ci.high if b.ci else None for *_, b in points],
         labels=[row.sae for row, *_ in points], key="sae",
     )  # fmt: skip
     n = f"n = {board.dataset.sequences} documents, {len(points)} SAEs"

@@ -54,7 +54,7 @@ def _label(each: "Difference", *, broken: bool) -> Text:
 
 
 def _cells(each: "Difference", *, values: bool) -> tuple[str | Text, ...]:
-    interval = f"[{each.ci[0]:+.3g}, {each.ci[1]:+.3g}]" if each.ci else ""
+    interval = each.ci.text("+.3g") if each.ci else ""
     outcome = Text(each.outcome.value, style=COLOURS.get(each.outcome.value, "dim"))
     both = (f"{each.first:.4g}", f"{each.second:.4g}") if values else ()
     return *both, f"{each.worse_by:+.3g}", interval, outcome

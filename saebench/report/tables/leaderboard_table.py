@@ -148,7 +148,7 @@ def _cell(score: Score | None) -> str:
 
 
 def _interval(score: Score) -> str:
-    return f"[{score.ci[0]:.3g}, {score.ci[1]:.3g}]" if score.ci else ""
+    return score.ci.text() if score.ci else ""
 
 
 def _marks(board: Board, row: Row) -> str:

@@ -80,9 +80,7 @@ def _percent(share: Ranged, *, ends: bool = True) -> str:
 
 def recovered(record: RepairRecord) -> Ranged:
     """Return the share of the perplexity gap that was recovered: by how much the gap fell."""
-    share = record.row("perplexity_gap").share
-    flipped = [None if v is None else -v for v in (share.value, share.high, share.low)]
-    return Ranged(*flipped)
+    return record.row("perplexity_gap").share.negated()
 
 
 def _analysis_lines(found: FeatureAnalysis) -> Iterator[str]:
