@@ -1,7 +1,7 @@
-"""Sequences that repeat each other are resampled together: they are one observation.
+"""Clusters: sequences that repeat each other are one observation, and are resampled together.
 
-A table of per-sequence sums may have a channel :data:`saebench.records.run.CLUSTER`, which says for
-each sequence which of them it belongs with. Tables without it are of sequences that all differ.
+A table of per-sequence sums may have a channel :data:`saebench.records.run.CLUSTER` with the number
+of each sequence's cluster. In tables without it all sequences differ.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,14 +40,14 @@ def of_clusters(table: Table) -> Mapping[str, np.ndarray]:
 
 
 def independent(table: Table) -> int:
-    """Return how many independent observations a table holds: its clusters, or its sequences."""
+    """Return the number of independent observations in a table: its clusters, or its sequences."""
     if CLUSTER in table:
         return len(np.unique(table[CLUSTER]))
     return len(next(iter(table.values())))
 
 
 def firsts(table: Table) -> np.ndarray:
-    """Return where the first sequence of each cluster is, for what counts each text once.
+    """Return the index of the first sequence of each cluster, to count each text once.
 
     Example:
         >>> firsts({"kl": np.array([1.0, 2.0, 1.0]), CLUSTER: np.array([4.0, 2.0, 4.0])})

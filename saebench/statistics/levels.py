@@ -1,4 +1,4 @@
-"""The level of intervals: 95%, or what one of several looks at the data may use."""
+"""The level of intervals: 95%, or that of one of several looks at the data."""
 
 import math
 from collections.abc import Iterator
@@ -7,18 +7,19 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
 
-LEVEL = 0.95
+from saebench.records.run import LEVEL
+
 _CURRENT: ContextVar[float] = ContextVar("level", default=LEVEL)
 
 
 def current_level() -> float:
-    """Return the level that intervals are made at, where nothing else is asked for."""
+    """Return the level of intervals whose level is not given."""
     return _CURRENT.get()
 
 
 @contextmanager
 def at_level(level: float) -> Iterator[None]:
-    """Make all intervals within at a level: every metric of one look at the data is alike.
+    """Set the level of all intervals within the context, as for every metric of one look.
 
     Example:
         >>> with at_level(0.99):
@@ -34,10 +35,10 @@ def at_level(level: float) -> Iterator[None]:
 
 FIRST = 32  # sequences
 TENTH = 10
-FIRST_SHARE = 1 / 64  # of the run, before which the error to spend is below what any interval holds
-POWER = 3  # of the share of the run, by which the error is spent: O'Brien's and Fleming's, nearly
-COVERED = 0.93  # the least that intervals of 95% cover on data as skewed as KL's: tests/statistics
-SPENT = (1 - LEVEL) * (1 - LEVEL) / (1 - COVERED)  # of the error; the rest makes up for that
+FIRST_SHARE = 1 / 64  # of the run; before that, the error to spend is too small for any interval
+POWER = 3  # error is spent as this power of the run's share: nearly O'Brien's and Fleming's
+COVERED = 0.93  # the lowest coverage of 95% intervals on data as skewed as KL's: tests/statistics
+SPENT = (1 - LEVEL) * (1 - LEVEL) / (1 - COVERED)  # the error to spend; the rest covers that gap
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Look:
 
     Attributes:
         number: counted from 1.
-        of: how many there may be.
-        sequences: how many are measured by then.
+        of: the largest number of looks.
+        sequences: the number measured by then.
         level: of its intervals.
     """
 
@@ -62,17 +63,17 @@ def looks(sequences: int, *, first: int = FIRST) -> tuple[Look, ...]:
 
     There is one more at a tenth of the run, by which clear cases should have ended.
 
-    Their intervals are repeated confidence intervals: with 95% all of them cover the truth, and
-    so a run may end at any look, for any reason, with an error of at most 5% in what it then says.
-    By the time that a share t of the run is measured, an error of 3.6%·t³ is spent. That is next
-    to nothing at the first looks, at which the sequences are too few for intervals of skewed data
-    to miss as rarely as they say. It is 3.6% and not 5% because intervals of 95% may cover 93%: if
-    all miss 7/5 as often as they say, the run still errs in 5%. That the parts add up is all that
-    is used (Bonferroni): nothing is assumed of how the looks depend on each other.
+    Their intervals are repeated confidence intervals: with 95% all of them cover the truth, so
+    that a run may end at any look, for any reason, with an error of at most 5%. By the time that a
+    share t of the run is measured, an error of 3.6%·t³ is spent. That is very little at the first
+    looks, which have too few sequences for intervals of skewed data to reach their nominal
+    coverage. It is 3.6% and not 5% because intervals of 95% may cover 93%: if all miss 7/5 as often
+    as their level says, the run still errs in 5%. The errors are only added up (Bonferroni):
+    nothing is assumed of how the looks depend on each other.
 
     Args:
-        sequences: of the whole run.
-        first: at how many to look first; a run of more than 64 times as many looks later.
+        sequences: of a complete run.
+        first: sequences at the first look; a run of more than 64 times as many looks later.
 
     Source:
         Jennison & Turnbull 1989, "Interim analyses: the repeated confidence interval approach";
