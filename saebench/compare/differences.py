@@ -124,7 +124,7 @@ def how_much_worse(spec: MetricSpec, cases: Pair, *, relative: bool) -> Worse | 
     if isinstance(values, str):
         return values
     if relative and values[0] == 0:
-        return "the first is 0, of which nothing is a share"
+        return "the first is 0, so that there is no share of it"
     sampled, level = _sampled(spec, one, cases, relative=relative), current_level()
     if sampled is not None:
         return Worse(sampled.value, sampled.interval(level), sampled)

@@ -35,8 +35,8 @@ class Margin:
     relative: bool
 
     @property
-    def shown(self) -> str:
-        """The amount, for people."""
+    def amount(self) -> str:
+        """The allowed change, for people."""
         return f"{100 * self.by:g}%" if self.relative else f"{self.by:g}"
 
 
@@ -55,7 +55,7 @@ class Relative:
     sign: str
 
     @property
-    def shown(self) -> str:
+    def limit(self) -> str:
         """The limit, for people."""
         times = "" if self.factor == 1 else f"{self.factor:g} × "
         return f"{'≤' if self.sign == '<=' else '≥'} {times}{self.control}"
@@ -144,9 +144,9 @@ class Rule:
     def limit(self) -> str:
         """The limit alone, for tables."""
         if self.margin is not None:
-            return f"baseline {self.margin.sign}{self.margin.shown}"
+            return f"baseline {self.margin.sign}{self.margin.amount}"
         if self.relative is not None:
-            return self.relative.shown
+            return self.relative.limit
         if math.isinf(self.low):
             return f"≤ {self.high:g}"
         if math.isinf(self.high):

@@ -33,7 +33,7 @@ _CONTROL = re.compile(
 
 
 def parse_rule(text: str, *, why: str = "") -> Rule:
-    """Return the rule that a text stands for.
+    """Return the rule of a text.
 
     Raises:
         ThresholdError: with a caret under the place that is not understood.
@@ -209,7 +209,7 @@ def check_margin(rule: Rule, direction: Direction, *, where: str) -> None:
         better = "lower" if sign == "+" else "higher"
         raise ThresholdError(
             f"{where}: {rule.text!r}: {better} is better for {rule.metric}, so that worse is "
-            f"{sign}: write {rule.metric}:{sign}{margin.shown}"
+            f"{sign}: write {rule.metric}:{sign}{margin.amount}"
         )
     least = TIMES * RERUN_NOISE
     if margin.relative and margin.by < least:

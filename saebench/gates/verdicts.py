@@ -59,7 +59,7 @@ class NoComparison:
 def settled(interval: Interval, low: float, high: float) -> Verdict:
     """Return the verdict that an interval gives on limits.
 
-    PASS where it lies inside, FAIL where it lies outside, INCONCLUSIVE where it straddles one.
+    PASS where it is inside, FAIL where it is outside, INCONCLUSIVE where it straddles one.
 
     Example:
         >>> settled(Interval(0.1, 0.3, 0.95, ""), 0.0, 0.2).value
@@ -104,24 +104,24 @@ def _by_fallback(rule: Rule, metric: Metric, metrics: Mapping[str, Metric]) -> G
 
 
 def _limited(metric: Metric, value: float, low: float, high: float) -> tuple[Verdict, str]:
-    """Return the verdict on a metric's limits, and the sentence that says it."""
-    ci, shown = metric.ci, _value_text(metric)
+    """Return the verdict on a metric's limits, and its sentence."""
+    ci, prefix = metric.ci, _value_text(metric)
     if not (math.isfinite(value) and (ci is None or ci.is_finite)):
-        return Verdict.ERROR, f"{shown} is not a number."
+        return Verdict.ERROR, f"{prefix} is not a number."
     if ci is None and metric.n.sequences < 2:
-        text = f"{shown} rests on one sequence: no interval. Measure on more."
+        text = f"{prefix} rests on one sequence: no interval. Measure on more."
         return Verdict.INCONCLUSIVE, text
     verdict = settled(ci or Interval(value, value, 1.0, ""), low, high)
     limits = _limits_text(low, high)
     if verdict is not Verdict.INCONCLUSIVE or ci is None:
         relation = "is within" if verdict is Verdict.PASS else "is outside"
-        return verdict, f"{shown} {relation} {limits}."
+        return verdict, f"{prefix} {relation} {limits}."
     more = max(
         further_sequences(value, ci, limit, metric.n.sequences)
         for limit in (low, high)
         if limit in ci
     )
-    return verdict, f"{shown} straddles {limits}. {_needed(more, 'The value is at the limit')}"
+    return verdict, f"{prefix} straddles {limits}. {_needed(more, 'The value is at the limit')}"
 
 
 def decide_margin(rule: Rule, metric: Metric | None, gap: BaselineGap | NoComparison) -> GateResult:
@@ -159,19 +159,19 @@ def _within_margin(margin: Margin, metric: Metric, gap: BaselineGap) -> tuple[Ve
     if margin.by < TIMES * noise:
         amount = f"{100 * noise:.2g}%" if margin.relative else f"{noise:.2g}"
         return Verdict.ERROR, (
-            f"{metric.name}: the margin of {margin.shown} is less than {TIMES} times what "
+            f"{metric.name}: the margin of {margin.amount} is less than {TIMES} times what "
             f"running again changes, which is {amount}: it would be decided by chance; allow more."
         )
-    ci, shown = gap.ci, _gap_text(margin, metric, gap)
+    ci, prefix = gap.ci, _gap_text(margin, metric, gap)
     if ci is None or not ci.is_finite:
-        return Verdict.INCONCLUSIVE, f"{shown} has no interval. Measure on more sequences."
+        return Verdict.INCONCLUSIVE, f"{prefix} has no interval. Measure on more sequences."
     verdict = settled(ci, -math.inf, margin.by)
     if verdict is not Verdict.INCONCLUSIVE:
         relation = "within" if verdict is Verdict.PASS else "beyond"
-        return verdict, f"{shown} is {relation} the margin of {margin.shown}."
+        return verdict, f"{prefix} is {relation} the margin of {margin.amount}."
     more = further_sequences(gap.worse_by, ci, margin.by, metric.n.sequences)
     needed = _needed(more, "The difference is at the margin")
-    return verdict, f"{shown} straddles the margin of {margin.shown}. {needed}"
+    return verdict, f"{prefix} straddles the margin of {margin.amount}. {needed}"
 
 
 def decide_relative(rule: Rule, metric: Metric | None, gap: ControlGap | str) -> GateResult:
@@ -190,12 +190,12 @@ def decide_relative(rule: Rule, metric: Metric | None, gap: ControlGap | str) ->
         return _gate(rule, None, Verdict.ERROR, f"{rule.metric} was not reported by this run.")
     if isinstance(gap, str):
         return _gate(rule, metric, Verdict.ERROR, f"{rule.metric}: {gap}.")
-    shown = (
-        f"{rule.metric} = {gap.own:.4g} where {rule.relative.shown} is {gap.limit:.4g}, on "
+    prefix = (
+        f"{rule.metric} = {gap.own:.4g} where {rule.relative.limit} is {gap.limit:.4g}, on "
         f"{gap.sequences} sequences"
     )
     verdict, text = _within_limit(gap)
-    return _gate(rule, metric, verdict, f"{shown}: {text}")
+    return _gate(rule, metric, verdict, f"{prefix}: {text}")
 
 
 def _within_limit(gap: ControlGap) -> tuple[Verdict, str]:

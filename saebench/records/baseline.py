@@ -1,4 +1,4 @@
-"""A stored baseline: an SAE's metrics when it was released, and the sums that they are made of."""
+"""A stored baseline: an SAE's metrics when it was released, with their per-sequence sums."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class StoredMetric:
 
 @dataclass(frozen=True)
 class StoredCase:
-    """One case of a baseline; ``sums`` names the table of per-sequence sums that it is made of."""
+    """One case of a baseline; ``sums`` names the table of its per-sequence sums."""
 
     property: str
     params: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Published figures: what papers report, shown next to measured metrics, never ranked with them."""
+"""Figures that papers report, for reading next to measured metrics; they are never ranked."""
 
 from dataclasses import dataclass
 

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 from saebench.records.schema import Schema, unchanged
 
-LEVEL = 0.95  # of confidence intervals, where nothing else is said
-CLUSTER = "cluster"  # the channel of per-sequence sums that says which sequences repeat each other
+LEVEL = 0.95  # of confidence intervals, by default
+CLUSTER = "cluster"  # the channel of per-sequence sums with the cluster of each sequence's repeats
 ALL_COUNT, FIRST, SPECIAL = "all positions", "position 0", "a special token"
-"""What a data set's policies say: which tokens count, and what each sequence begins with."""
+"""Values of a data set's policies: which tokens count, and how each sequence begins."""
 
 
 class Direction(StrEnum):
@@ -164,7 +164,7 @@ class MetricValue(Protocol):
 class Metric:
     """One number with its unit, direction, version and uncertainty.
 
-    ``value`` is None where the metric is undefined on this data; ``note`` then says why.
+    ``value`` is None where the metric is undefined on this data; ``note`` then gives the reason.
     """
 
     name: str
@@ -360,7 +360,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """When and how the run was made."""
+    """When and how a run was started, and how it ended."""
 
     id: str
     status: str

@@ -1,4 +1,4 @@
-"""What a record's JSON file is: its schema version, how older ones are read, its name in errors."""
+"""The schema of a record's JSON file: its version, upgrades of older ones, its name in errors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-"""Brings the content of a file to the next schema version; it must bear any JSON object."""
+"""Brings the content of a file to the next schema version; it must accept any JSON object."""
 
 
 def unchanged(content: dict[str, Any]) -> dict[str, Any]:
@@ -16,15 +16,15 @@ def unchanged(content: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Schema(Generic[T]):
-    """A kind of JSON file, declared beside its record; store/json_files.py reads and writes it.
+    """A kind of JSON file, declared next to its record; store/json_files.py reads and writes it.
 
     Attributes:
         record: the dataclass that a file holds.
         version: the schema version that is written.
-        title: what errors say that a malformed file is not.
-        noun: what the file records, where errors about its version name it.
-        hint: how to make such a file again, for the end of every error.
-        upgrades: by older version that is still read, what brings it to the next one.
+        title: the kind of file, in the error that a file is none.
+        noun: the kind of record, in the error about a file's version; "" to leave it out.
+        hint: how to write such a file again, for the end of every error.
+        upgrades: for each older version that is read, the function that brings it to the next.
         check: raises ValueError for a record whose parts contradict each other.
     """
 

@@ -118,7 +118,7 @@ def open_baselines(given: str, *, directory: Path, project: Path | None = None) 
     if commit is None:
         raise OptionError(
             f"--sae-baseline {given}: no such file or directory, and no git ref of the repository "
-            f"that {directory} lies in (a CI checkout has only its own: git fetch origin main)"
+            f"that contains {directory} (a CI checkout has only its own: git fetch origin main)"
         )
     return _unpacked(given, commit.decode().strip(), inside or FOLDER, directory)
 

@@ -1,6 +1,6 @@
 """The JSON files of records: strict JSON, of a schema version, replaced in one step.
 
-What a file holds is declared beside its record, as a :class:`saebench.records.schema.Schema`.
+Each kind of file is declared next to its record, as a :class:`saebench.records.schema.Schema`.
 """
 
 import csv
