@@ -8,8 +8,7 @@ from scipy.special import ndtr, ndtri
 
 from saebench.records.run import CaseResult, Evidence, GateResult, Interval, Verdict
 from saebench.statistics.bootstrap import Sampled
-from saebench.statistics.levels import LEVEL, current_level
-from saebench.statistics.multiplicity import holm
+from saebench.statistics.levels import LEVEL, current_level, holm
 
 ONE_SIDED = (1 - LEVEL) / 2
 

@@ -267,14 +267,14 @@ class CaseResult:
     basis: Basis | None = None
 
     @builtins.property  # the field above hides its name
-    def deciding(self) -> tuple[GateResult, ...]:
-        """The gates that decide the verdict."""
-        return tuple(gate for gate in self.gates if not gate.secondary)
-
-    @builtins.property
     def by_name(self) -> dict[str, Metric]:
         """The metrics by name."""
         return {metric.name: metric for metric in self.metrics}
+
+    @builtins.property
+    def deciding(self) -> tuple[GateResult, ...]:
+        """The gates that decide the verdict."""
+        return tuple(gate for gate in self.gates if not gate.secondary)
 
     def metric(self, name: str) -> Metric | None:
         """Return the metric of a name, which may be undefined; None where it is not reported."""

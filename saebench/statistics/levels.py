@@ -1,11 +1,13 @@
-"""The level of intervals: 95%, or that of one of several looks at the data."""
+"""Error rates: the level of intervals at each look at the data, and p-values of several gates."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
 
 from saebench.records.run import LEVEL
 
@@ -96,3 +98,30 @@ def looks(sequences: int, *, first: int = FIRST) -> tuple[Look, ...]:
     levels = [1 - (now - before) for before, now in pairwise(spent)]
     pairs = enumerate(zip(sizes, levels, strict=True), start=1)
     return tuple(Look(i, len(sizes), n, level) for i, (n, level) in pairs)
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return Holm's adjusted p-values: any below α keep the chance of one false claim at α.
+
+    Args:
+        p: p-values in any order.
+
+    Raises:
+        ValueError: for what is no probability.
+
+    Source:
+        Holm 1979, "A simple sequentially rejective multiple test procedure".
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        array([0.03, 0.06, 0.06])
+    """
+    values = np.asarray(p, dtype=np.float64)
+    wrong = ~((values >= 0) & (values <= 1))
+    if values.ndim != 1 or wrong.any():
+        raise ValueError(f"p-values: expected a list of numbers in [0, 1], found {p!r}")
+    order = np.argsort(values, kind="stable")
+    stepped = values[order] * (len(values) - np.arange(len(values)))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(stepped))
+    return adjusted

@@ -18,11 +18,6 @@ def difference(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return two - one
 
 
-def relative_change(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Return the difference as a share of the first's size."""
-    return (two - one) / np.abs(one)
-
-
 def sample_pair(
     formula: Formula, one: Table, two: Table, *, combine: Combine = difference
 ) -> Sampled:

@@ -223,7 +223,7 @@ def read_sweep(path: Path) -> SweepRecord:
 
 
 write_run = write_repair = write_training = write_sweep = write_record
-dump_run = dump_repair = dump_record
+dump_run = dump_record
 
 POINT = ("equal", "hook", "sparsity", "objective", "tokens", "learning_rate", "seconds",
          "converged")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs held against stored baselines, through the judge."""
+"""Runs compared with stored baselines, through the judge."""
 
 import numpy as np
 import pytest

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from saebench.statistics.multiplicity import holm
+from saebench.statistics.levels import holm
 
 several = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 

@@ -5,7 +5,11 @@ import pytest
 from scipy import stats
 
 from saebench.statistics.bootstrap import sample
-from saebench.statistics.paired import relative_change, sample_pair
+from saebench.statistics.paired import sample_pair
+
+
+def relative_change(one, two):
+    return (two - one) / np.abs(one)
 
 
 def _mean(sums):

@@ -9,7 +9,7 @@ from made_repair import make_repair
 
 from saebench.errors import StoreError
 from saebench.records.repair import REPAIR, REPAIR_SCHEMA_VERSION
-from saebench.store.json_files import dump_repair, json_schema, read_repair, write_repair
+from saebench.store.json_files import dump_record, json_schema, read_repair, write_repair
 
 HERE = Path(__file__).parent
 SCHEMA = HERE / f"repair-schema-{REPAIR_SCHEMA_VERSION}.json"
@@ -33,7 +33,7 @@ def test_the_golden_file_is_of_the_schema_and_is_read_and_written_as_it_is():
     jsonschema.Draft202012Validator(json_schema(REPAIR)).validate(json.loads(text))
     record = read_repair(GOLDEN)
     assert record == make_repair()
-    assert dump_repair(record) + "\n" == text
+    assert dump_record(record) + "\n" == text
 
 
 def test_a_repair_of_schema_version_1_is_still_read():
