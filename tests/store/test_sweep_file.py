@@ -1,6 +1,7 @@
 """sweep.json: older schema versions are read."""
 
 import json
+from pathlib import Path
 
 import pytest
 from runs import make_run
@@ -10,6 +11,7 @@ from saebench.records.repair import Ranged
 from saebench.records.sweep import SWEEP_SCHEMA_VERSION, SweepPoint, SweepRecord
 from saebench.store.json_files import read_sweep, write_sweep
 
+PUBLISHED = sorted((Path(__file__).parents[2] / "docs" / "train").glob("*.json"))
 POINT = SweepPoint(
     "tokens", "blocks.0.hook_resid_pre", "topk:8", "frozen", "dir", 1000, 1e-3, 2.5, True,
     (2.0, 1.5), {"fidelity": "PASS"},
@@ -25,29 +27,19 @@ def _sweep():
     )  # fmt: skip
 
 
-def _flat(number):
-    ci = number["ci"] or {"low": None, "high": None}
-    return {"value": number["value"], "low": ci["low"], "high": ci["high"]}
-
-
-def _of_version_2(path):
-    """Turn a file into one of version 2, whose intervals were two ends."""
-    content = json.loads(path.read_text()) | {"schema_version": 2}
-    (point,) = content["points"]
-    point["metrics"] = {name: _flat(number) for name, number in point["metrics"].items()}
-    point["against_standard"] = _flat(point["against_standard"])
-    path.write_text(json.dumps(content))
-
-
 def test_a_sweep_is_read_back_as_it_was_written(tmp_path):
     write_sweep(_sweep(), tmp_path / "sweep.json")
     assert read_sweep(tmp_path / "sweep.json") == _sweep()
 
 
-def test_a_sweep_of_schema_version_2_is_still_read(tmp_path):
-    write_sweep(_sweep(), tmp_path / "sweep.json")
-    _of_version_2(tmp_path / "sweep.json")
-    assert read_sweep(tmp_path / "sweep.json") == _sweep()
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_the_published_sweeps_of_schema_version_2_are_still_read(path):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["schema_version"] == 2
+    for point, stored in zip(read_sweep(path).points, content["points"], strict=True):
+        for name, number in stored["metrics"].items():
+            read = point.metrics[name]
+            assert {"value": read.value, "low": read.low, "high": read.high} == number
 
 
 def test_a_sweep_of_schema_version_1_lacks_learning_rates_and_is_refused(tmp_path):
