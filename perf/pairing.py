@@ -107,7 +107,7 @@ def _width(metric: str, sides: tuple[SideCase, SideCase]) -> float:
     found = difference(spec_of(metric), sides, case="", level=LEVEL)
     if not isinstance(found, Difference) or found.ci is None:
         raise RuntimeError(f"{metric}: no interval of the difference: {found}")
-    return found.ci[1] - found.ci[0]
+    return found.ci.high - found.ci.low
 
 
 def with_noise(sae: str, to: Path, *, share: float) -> str:

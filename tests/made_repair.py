@@ -18,12 +18,12 @@ from saebench.records.repair import (
 from saebench.records.run import Direction
 
 MSE = RepairRow(
-    "fidelity.mse", "", Direction.LOWER, None, Ranged(2.0, 1.9, 2.1), Ranged(1.5, 1.4, 1.6),
-    Ranged(-0.5, -0.6, -0.4), Ranged(-0.25, -0.3, -0.2),
+    "fidelity.mse", "", Direction.LOWER, None, Ranged.of(2.0, 1.9, 2.1), Ranged.of(1.5, 1.4, 1.6),
+    Ranged.of(-0.5, -0.6, -0.4), Ranged.of(-0.25, -0.3, -0.2),
 )  # fmt: skip
 GAP = RepairRow(
     "perplexity_gap", "", Direction.LOWER, None, Ranged(4.0), Ranged(3.0),
-    Ranged(-1.0, -1.5, -0.5), Ranged(-0.25, -0.4, -0.1),
+    Ranged.of(-1.0, -1.5, -0.5), Ranged.of(-0.25, -0.4, -0.1),
 )  # fmt: skip
 RATIO = RepairRow(
     "shrinkage.l2_ratio", "", Direction.TARGET, 1.0, Ranged(0.85), Ranged(0.96), Ranged(0.11),
@@ -36,8 +36,8 @@ COURSE = RepairCourse(
     (CourseRow(0, None, 2.0), CourseRow(1000, 1.8, 1.5)),
 )  # fmt: skip
 CORRELATIONS = (
-    Correlation("log strength", "scaling", None, Ranged(-0.7, -0.8, -0.5)),
-    Correlation("log strength", "scaling", "log frequency", Ranged(-0.25, -0.4, -0.1)),
+    Correlation("log strength", "scaling", None, Ranged.of(-0.7, -0.8, -0.5)),
+    Correlation("log strength", "scaling", "log frequency", Ranged.of(-0.25, -0.4, -0.1)),
     Correlation("log frequency", "scaling", None, UNDEFINED),
 )
 ANALYSIS = FeatureAnalysis(
@@ -51,7 +51,7 @@ ANALYSIS = FeatureAnalysis(
 def make_repair(**changes):
     run = make_run(saes=("before", "after"))
     record = RepairRecord(
-        1, {"version": "0"}, {}, run.saes[0], run.saes[1], run.models[0], RECIPE, COURSE,
+        2, {"version": "0"}, {}, run.saes[0], run.saes[1], run.models[0], RECIPE, COURSE,
         run.datasets[0], (MSE, GAP, RATIO), (GateChange("fidelity.kl<=0.1", "FAIL", "PASS"),),
         ANALYSIS, ("a note",),
     )  # fmt: skip

@@ -206,11 +206,12 @@ def test_junit_xml_carries_verdict_and_metrics(gate_run, tiny):
 
 
 def test_the_result_file_validates_and_tells_what_was_judged(gate_run, tiny):
-    from saebench.store.json_files import result_schema
+    from saebench.records.run import RESULT
+    from saebench.store.json_files import json_schema
 
     gate_run.judge("--sae", tiny.good)
     found = gate_run.result()
-    jsonschema.Draft202012Validator(result_schema()).validate(found)
+    jsonschema.Draft202012Validator(json_schema(RESULT)).validate(found)
     assert found["run"]["complete"] is True
     assert found["datasets"][0]["documents_skipped"] == 0
     assert found["saes"][0]["hook"] == "blocks.1.hook_resid_pre"

@@ -3,11 +3,11 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from saebench.cli.output import say
 from saebench.cli.stored import add_baselines_option, chosen_baselines, shown_path, stored_baseline
 from saebench.errors import OptionError, StoreError
+from saebench.records.baseline import Baseline, StoredMetric
 from saebench.report.tables import (
     Cell,
     Column,
@@ -21,7 +21,7 @@ from saebench.report.tables import (
     row,
     texts,
 )
-from saebench.store.baseline_checks import read_checked_baseline
+from saebench.store.baselines import load_baseline
 from saebench.store.environment import is_shipped
 from saebench.store.leaderboard import (
     FILE,
@@ -66,28 +66,24 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _list(root: Path, options: argparse.Namespace) -> int:  # noqa: ARG001
-    contents = [content for _, content in read_baselines(root)]
+    records = [baseline.record for _, baseline in read_baselines(root)]
     columns = (*names("SAE"), *texts("model"), *names("hook"), *texts("verdicts", "data"))
-    title = f"{len(contents)} baselines in {shown_path(root)}"
-    say(Table("baselines", title, columns, tuple(map(_baseline_row, contents))))
+    title = f"{len(records)} baselines in {shown_path(root)}"
+    say(Table("baselines", title, columns, tuple(map(_baseline_row, records))))
     return 0
 
 
-def _baseline_row(content: dict[str, Any]) -> Row:
-    verdicts = [case["verdict"] for case in content["cases"].values()]
+def _baseline_row(record: Baseline) -> Row:
+    verdicts = [case.verdict.value for case in record.cases.values()]
     counted = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts)))
-    data = ", ".join(f"{d['name']} ×{d['sequences']}" for d in content["datasets"][:1])
-    return row(_label(content), content["model"]["name"], content["sae"]["hook"], counted, data)
-
-
-def _label(content: dict[str, Any]) -> str:
-    return f"{content['sae']['id']}@{content['sae']['weights_sha256'][:8]}"
+    data = ", ".join(f"{d.name} ×{d.sequences}" for d in record.datasets[:1])
+    return row(record.label, record.model.name, record.sae.hook, counted, data)
 
 
 def _show(root: Path, options: argparse.Namespace) -> int:
     path = stored_baseline(options.name, root)
-    content = read_checked_baseline(path)
-    sae = content["sae"]
+    record = load_baseline(path).record
+    sae = record.sae
     columns = (
         *(*names("metric"), *numbers("value")),
         Column("95% CI", Kind.INTERVAL),
@@ -95,12 +91,12 @@ def _show(root: Path, options: argparse.Namespace) -> int:
     )
     rows = tuple(
         row(name, *_numbers(metric))
-        for case in content["cases"].values()
-        for name, metric in case["metrics"].items()
+        for case in record.cases.values()
+        for name, metric in case.metrics.items()
     )
-    hook = f"{content['model']['name']} · {sae['hook']}"
-    about = f"{sae['architecture']}, {sae['d_sae']} features, {hook}"
-    say(Table("baseline", _label(content), columns, rows, about=about), shown_path(path))
+    hook = f"{record.model.name} · {sae.hook}"
+    about = f"{sae.architecture}, {sae.d_sae} features, {hook}"
+    say(Table("baseline", record.label, columns, rows, about=about), shown_path(path))
     return 0
 
 
@@ -108,7 +104,7 @@ def _check(root: Path, options: argparse.Namespace) -> int:  # noqa: ARG001
     wrong = []
     for path in baseline_paths(root):
         try:
-            read_checked_baseline(path)
+            load_baseline(path)
         except StoreError as error:
             wrong.append(str(error))
     if not wrong:
@@ -150,7 +146,6 @@ def _agreed(path: Path) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _numbers(metric: dict[str, Any]) -> tuple[Cell, Cell, Cell]:
-    ends = tuple(metric["ci"]) if metric["ci"] else None
-    value = number(metric["value"], unit=metric["unit"], absent="undefined")
-    return value, interval(ends), number(metric["sequences"], "d")
+def _numbers(metric: StoredMetric) -> tuple[Cell, Cell, Cell]:
+    value = number(metric.value, unit=metric.unit, absent="undefined")
+    return value, interval(metric.ci), number(metric.sequences, "d")

@@ -1,4 +1,4 @@
-"""Two SAEs side by side: what got worse, pair by pair where both saw the same sequences."""
+"""Two SAEs compared: what got worse, with paired intervals where both have the sequences' sums."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +19,7 @@ HEADLINES = (
     "context_length.degradation",
     "cloze.accuracy_drop[whole]",
 )
-"""What is compared where nothing says otherwise: one or two metrics of each property."""
-
+"""The metrics that are compared by default: one or two of each property."""
 
 NOTHING = SideCase(None, {})
 
@@ -35,14 +34,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that could be compared, the worst first, and what could not, with the reason.
+    """The differences of two SAEs, the worst first, and what could not be compared, and why.
 
     Attributes:
-        first: the SAE that the other is held against.
+        first: the reference SAE.
         second: the other.
-        level: of the intervals together, not of each.
+        level: at which all intervals hold jointly; each one's own is higher.
         differences: one for each metric.
-        incomparable: names of cases or metrics, and why.
+        incomparable: names of cases or metrics, and the reason.
     """
 
     first: str
@@ -62,34 +61,34 @@ def compare(
 ) -> Comparison:
     """Return how the second SAE differs from the first.
 
-    The intervals hold together with 95%: each is wider the more metrics are compared
-    (Bonferroni), so that comparing many does not find a worse one by chance.
+    The intervals hold jointly with 95%: each is wider the more metrics are compared
+    (Bonferroni), so that comparing many does not show a worse one by chance.
 
     Args:
-        first: what to hold the other against.
+        first: the reference SAE.
         second: the other.
         specs: the definition of every metric, by name.
-        metrics: which to compare; the headlines by default.
+        metrics: the metrics to compare; the headlines by default.
     """
     chosen = tuple(metrics) or HEADLINES
     pairs, incomparable = _pairs(first, second, chosen)
     level = 1 - (1 - LEVEL) / max(1, len(pairs))
-    made = []
+    differences = []
     for case, name in pairs:
         both = (first.cases[case], second.cases[case])
-        found = difference(specs[name], both, case=case, level=level)
-        if isinstance(found, str):
-            incomparable.append((name, found))
+        result = difference(specs[name], both, case=case, level=level)
+        if isinstance(result, str):
+            incomparable.append((name, result))
         else:
-            made.append(found)
-    made.sort(key=_how_much_worse, reverse=True)
-    return Comparison(first.label, second.label, LEVEL, tuple(made), tuple(incomparable))
+            differences.append(result)
+    differences.sort(key=_severity, reverse=True)
+    return Comparison(first.label, second.label, LEVEL, tuple(differences), tuple(incomparable))
 
 
 def _pairs(
     first: Side, second: Side, chosen: Sequence[str]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the cases and metrics to compare, and what only one has or other tokens gave."""
+    """Return the cases and metrics to compare, and those that only one has or on other tokens."""
     pairs, incomparable = [], []
     for case in dict.fromkeys((*first.cases, *second.cases)):
         sides = [side.cases.get(case, NOTHING) for side in (first, second)]
@@ -107,7 +106,7 @@ def _pairs(
 
 
 def why_incomparable(first: Basis | None, second: Basis | None) -> str | None:
-    """Say why numbers of two bases do not compare; None where they do."""
+    """Return the reason why metrics of two bases do not compare; None where they do."""
     if first is None or second is None:
         return "an older file does not say which tokens it was measured on; measure it again"
     if first.dataset != second.dataset:
@@ -122,8 +121,8 @@ def why_incomparable(first: Basis | None, second: Basis | None) -> str | None:
     return None
 
 
-def _how_much_worse(each: Difference) -> tuple[int, float]:
-    """Sort the worse before the rest, and by how much of the first's value they are worse."""
+def _severity(each: Difference) -> tuple[int, float]:
+    """Return what sorts differences: by outcome, then by the share of the first's value."""
     order = (Outcome.BETTER, Outcome.UNKNOWN, Outcome.UNCLEAR, Outcome.WORSE)
     scale = abs(each.first)
     share = each.worse_by / scale if scale else math.copysign(math.inf, each.worse_by)

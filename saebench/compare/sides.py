@@ -1,9 +1,8 @@
-"""What can be compared: SAEs of baselines and result files, with their per-sequence sums."""
+"""The SAEs of baselines and result files as sides of a comparison, with per-sequence sums."""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,10 +11,10 @@ from saebench.compare.differences import SideCase
 from saebench.errors import StoreError
 from saebench.properties import properties
 from saebench.properties.base import MetricSpec
-from saebench.records.boards import Score
+from saebench.records.baseline import StoredBaseline
 from saebench.records.case import kind_of
-from saebench.records.run import Basis, CaseResult, Metric, Run
-from saebench.store.baseline_checks import read_checked_baseline
+from saebench.records.run import CaseResult, MetricValue, Run
+from saebench.store.baselines import load_baseline
 from saebench.store.json_files import read_json, read_run
 from saebench.store.leaderboard import baseline_paths, basis_of
 from saebench.store.sums_file import RunSums, read_sums, sums_path
@@ -30,13 +29,13 @@ def sides_of_file(path: Path) -> dict[str, Side]:
         StoreError: where it is neither, or cannot be read.
     """
     if is_baseline(path):
-        side = side_of_baseline(read_checked_baseline(path), path)
+        side = side_of_baseline(load_baseline(path), path)
         return {side.label.partition("@")[0]: side}
     return sides_of_result(path, read_run(path))
 
 
 def sides_of_result(path: Path, run: Run) -> dict[str, Side]:
-    """Return the SAEs of a result file by id, with the sums that lie beside it.
+    """Return the SAEs of a result file by id, with the sums of the file next to it.
 
     Args:
         path: the result file.
@@ -58,54 +57,48 @@ def is_baseline(path: Path) -> bool:
     return isinstance(content, dict) and "arrays" in content
 
 
-def side_of_baseline(content: Mapping[str, Any], path: Path) -> Side:
+def side_of_baseline(baseline: StoredBaseline, path: Path) -> Side:
     """Return a stored baseline's SAE.
 
     Raises:
-        StoreError: where a case does not say what it was measured on.
+        StoreError: where a case does not say what it was measured on, naming the file.
     """
-    sae, model = content["sae"], content["model"]
-    cases = {}
-    for id, case in content["cases"].items():
-        fingerprint, seed = basis_of(case, content, path)
-        first = case["params"].get("first")
-        cases[kind_of(id, (sae["id"],) if first is None else (first, sae["id"]))] = SideCase(
-            Basis(model["weights_sha256"], model["dtype"], fingerprint, seed),
-            {name: _stored(metric) for name, metric in case["metrics"].items()},
-            _table(content["arrays"], case["sums"]),
-            noise={n: m["noise"] for n, m in case["metrics"].items() if "noise" in m},
-        )
-    return Side(f"{sae['id']}@{sae['weights_sha256'][:8]}", cases)
+    record, cases = baseline.record, {}
+    for id, case in record.cases.items():
+        first = case.params.get("first")
+        kind = kind_of(id, (record.sae.id,) if first is None else (first, record.sae.id))
+        noise = {n: m.noise for n, m in case.metrics.items() if m.noise is not None}
+        basis = basis_of(case, baseline, path)
+        cases[kind] = SideCase(basis, case.metrics, baseline.table(case), noise)
+    return Side(record.label, cases)
 
 
 def sides_of_run(run: Run, sums: RunSums = NO_SUMS) -> dict[str, Side]:
     """Return the SAEs of a run by id; cases without sums are compared unpaired.
 
     Args:
-        run: what was found.
+        run: the run.
         sums: per-sequence sums of its cases.
     """
     return {
         sae.id: Side(
             f"{sae.id}@{sae.weights_sha256[:8]}",
-            {case.kind: _side_case(case, sums) for case in run.cases
-             if case.sae == sae.id and case.metrics},
+            {case.kind: _side_case(case, sums) for case in run.cases_of(sae.id) if case.metrics},
         )
         for sae in run.saes
     }  # fmt: skip
 
 
 def _side_case(case: CaseResult, sums: RunSums) -> SideCase:
-    metrics = {metric.name: _of_metric(metric) for metric in case.metrics}
-    kept = sums.cases.get(case.id)
-    return SideCase(case.basis, metrics, None if kept is None else kept.table)
+    own = sums.cases.get(case.id)
+    return SideCase(case.basis, case.by_name, None if own is None else own.table)
 
 
 def _check_sums(case: CaseResult, table: Mapping[str, np.ndarray], *, where: Path) -> None:
-    """Hold a case's numbers against the sums that they are said to come of.
+    """Refuse sums that do not give the case's metrics.
 
     Raises:
-        StoreError: naming the first that does not.
+        StoreError: naming the first that differs.
     """
     specs = {spec.name: spec for spec in _specs_of(case.property)}
     for metric in case.metrics:
@@ -116,25 +109,25 @@ def _check_sums(case: CaseResult, table: Mapping[str, np.ndarray], *, where: Pat
         if spec.version != metric.version or not set(wanted) <= set(table):
             continue
         with np.errstate(all="ignore"):
-            given = float(spec.formula({c: np.asarray(table[c].sum()) for c in wanted}))
-        if not math.isclose(given, metric.value, rel_tol=1e-6, abs_tol=1e-9):
+            value = float(spec.formula({c: np.asarray(table[c].sum()) for c in wanted}))
+        if not math.isclose(value, metric.value, rel_tol=1e-6, abs_tol=1e-9):
             raise StoreError(
-                f"{where}: its sums give {metric.name} = {given:.6g} for {case.sae}, the result "
+                f"{where}: its sums give {metric.name} = {value:.6g} for {case.sae}, the result "
                 f"file says {metric.value:.6g}: one of the two was altered; measure again, or "
                 "remove the sums to compare without pairs"
             )
 
 
 def _specs_of(name: str) -> tuple[MetricSpec, ...]:
-    found = properties().get(name)
-    return () if found is None else found.metrics
+    declared = properties().get(name)
+    return () if declared is None else declared.metrics
 
 
 def with_stored_sums(side: Side, root: Path) -> Side:
     """Return a result file's SAE with its stored baseline's sums, in cases that lack their own.
 
-    Only those of cases measured on the same basis that came to the same values: sums of another
-    measurement would give an interval about other numbers.
+    They are taken for cases of the same basis and the same values only: sums of another
+    measurement would give an interval around other numbers.
 
     Args:
         side: an SAE of a result file.
@@ -143,35 +136,20 @@ def with_stored_sums(side: Side, root: Path) -> Side:
     path = next((path for path in baseline_paths(root) if path.stem == side.label), None)
     if path is None:
         return side
-    stored = side_of_baseline(read_checked_baseline(path), path)
-    cases = {name: _joined(case, stored.cases.get(name)) for name, case in side.cases.items()}
+    stored = side_of_baseline(load_baseline(path), path)
+    cases = {name: _with_sums(case, stored.cases.get(name)) for name, case in side.cases.items()}
     return Side(side.label, cases)
 
 
-def _joined(case: SideCase, stored: SideCase | None) -> SideCase:
+def _with_sums(case: SideCase, stored: SideCase | None) -> SideCase:
     if case.table is not None or stored is None or stored.basis != case.basis:
         return case
-    pairs = [(score, stored.metrics.get(name)) for name, score in case.metrics.items()]
-    same = all(other is not None and _equal(score, other) for score, other in pairs)
+    pairs = [(metric, stored.metrics.get(name)) for name, metric in case.metrics.items()]
+    same = all(other is not None and _equal(metric, other) for metric, other in pairs)
     return SideCase(case.basis, case.metrics, stored.table) if same else case
 
 
-def _equal(one: Score, two: Score) -> bool:
+def _equal(one: MetricValue, two: MetricValue) -> bool:
     if one.value is None or two.value is None:
         return one.value == two.value
     return one.version == two.version and math.isclose(one.value, two.value, rel_tol=1e-5)
-
-
-def _table(arrays: Mapping[str, np.ndarray], sums: str) -> dict[str, np.ndarray]:
-    prefix = f"{sums}/"
-    return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
-
-
-def _stored(metric: Mapping[str, Any]) -> Score:
-    ci = metric["ci"]
-    return Score(metric["version"], metric["value"], (ci[0], ci[1]) if ci else None)
-
-
-def _of_metric(metric: Metric) -> Score:
-    ci = (metric.ci.low, metric.ci.high) if metric.ci else None
-    return Score(metric.version, metric.value, ci)

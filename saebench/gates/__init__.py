@@ -1,1 +1,1 @@
-"""From metrics to verdicts: rules, where they come from, how they are decided."""
+"""Gates: the rules of the threshold file, and the verdicts that metrics get from them."""

@@ -1,4 +1,4 @@
-"""Secondary gates: p-values of each, corrected for how many a run has."""
+"""Secondary gates: their p-values, corrected for the number of such gates in a run."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,8 +8,7 @@ from scipy.special import ndtr, ndtri
 
 from saebench.records.run import CaseResult, Evidence, GateResult, Interval, Verdict
 from saebench.statistics.bootstrap import Sampled
-from saebench.statistics.levels import LEVEL, current_level
-from saebench.statistics.multiplicity import holm
+from saebench.statistics.levels import LEVEL, current_level, holm
 
 ONE_SIDED = (1 - LEVEL) / 2
 
@@ -21,17 +20,17 @@ def evidence(
     *,
     sampled: Sampled | None,
 ) -> Evidence | None:
-    """Return the one-sided p-values of a value lying within its limits, and beyond them.
+    """Return the one-sided p-values that a value is within its limits, and beyond them.
 
-    Of a range the larger p of both sides shows that it holds (two one-sided tests), and twice
-    the smaller one that it does not. In a run that looks several times, p-values are widened as
-    intervals are.
+    For a range the larger p of both sides shows that it is within (two one-sided tests), and twice
+    the smaller one that it is beyond. In a run that looks at the data several times, p-values are
+    adjusted as intervals are.
 
     Args:
         value: the estimate.
-        ci: its interval, which stands in where the distribution is not at hand.
-        limits: the lower and the upper, infinite where there is none.
-        sampled: the distribution.
+        ci: its interval, which is used where the sampling distribution is not available.
+        limits: the lower and the upper one, infinite where there is none.
+        sampled: the sampling distribution.
 
     Source:
         Schuirmann 1987, "A comparison of the two one-sided tests procedure".
@@ -42,32 +41,32 @@ def evidence(
     within = [_p(value, ci, limits[s], inside_below=s == 1, sampled=sampled) for s in sides]
     beyond = [_p(value, ci, limits[s], inside_below=s == 0, sampled=sampled) for s in sides]
     looks = (1 - LEVEL) / (1 - current_level())
-    found = (looks * max(within), looks * len(sides) * min(beyond))
-    if not np.isfinite(found).all():
+    p_within, p_beyond = looks * max(within), looks * len(sides) * min(beyond)
+    if not np.isfinite((p_within, p_beyond)).all():
         return None
-    return Evidence(p_within=min(1.0, found[0]), p_beyond=min(1.0, found[1]))
+    return Evidence(p_within=min(1.0, p_within), p_beyond=min(1.0, p_beyond))
 
 
-def as_secondary(gate: GateResult, found: Evidence | None) -> GateResult:
-    """Return a gate as one that does not decide, with the evidence for it."""
-    return replace(gate, secondary=True, evidence=found)
+def as_secondary(gate: GateResult, p_values: Evidence | None) -> GateResult:
+    """Return a gate as a secondary one, with its p-values."""
+    return replace(gate, secondary=True, evidence=p_values)
 
 
 def corrected(cases: Iterable[CaseResult]) -> tuple[CaseResult, ...]:
     """Return a run's cases with the secondary gates' verdicts corrected for their number.
 
     PASS where the corrected p shows that the limit holds, FAIL where it shows that it does not,
-    both at 2.5% as an interval of 95% has at each end; else INCONCLUSIVE. The chance that any of
-    the secondary gates is called falsely either way is at most that. ERROR, NEW and INCOMPARABLE
-    stay what they are. Correcting again changes nothing.
+    both at 2.5% as an interval of 95% has at each end; otherwise INCONCLUSIVE. The chance of any
+    false claim among the secondary gates, in either direction, is at most that. ERROR, NEW and
+    INCOMPARABLE do not change. Correcting a second time changes nothing.
 
     Source:
         Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
     cases = tuple(cases)
     gates = [g for case in cases for g in case.gates if g.secondary and g.evidence is not None]
-    known = [g.evidence for g in gates if g.evidence is not None]
-    within, beyond = holm([e.p_within for e in known]), holm([e.p_beyond for e in known])
+    p_values = [g.evidence for g in gates if g.evidence is not None]
+    within, beyond = holm([e.p_within for e in p_values]), holm([e.p_beyond for e in p_values])
     new = {
         id(gate): _decided(gate, float(inside), float(outside), len(gates))
         for gate, inside, outside in zip(gates, within, beyond, strict=True)
@@ -79,7 +78,7 @@ def corrected(cases: Iterable[CaseResult]) -> tuple[CaseResult, ...]:
 
 def _decided(gate: GateResult, within: float, beyond: float, count: int) -> GateResult:
     assert gate.evidence is not None
-    found = replace(
+    p_values = replace(
         gate.evidence, adjusted_within=within, adjusted_beyond=beyond, corrected_for=count
     )
     verdict = Verdict.INCONCLUSIVE
@@ -88,10 +87,10 @@ def _decided(gate: GateResult, within: float, beyond: float, count: int) -> Gate
     elif beyond <= ONE_SIDED:
         verdict = Verdict.FAIL
     smaller = min(within, beyond)
-    shown = "< 0.001" if smaller < 0.001 else f"= {smaller:.3f}"
+    p = "< 0.001" if smaller < 0.001 else f"= {smaller:.3f}"
     plain = gate.sentence.partition(" Secondary: ")[0]
-    text = f"{plain} Secondary: p {shown} after Holm's correction for {count} gates."
-    return replace(gate, verdict=verdict, evidence=found, sentence=text)
+    text = f"{plain} Secondary: p {p} after Holm's correction for {count} gates."
+    return replace(gate, verdict=verdict, evidence=p_values, sentence=text)
 
 
 def _p(
@@ -106,7 +105,7 @@ def _p(
     if sampled is not None:
         return sampled.p_below(limit) if inside_below else sampled.p_above(limit)
     assert ci is not None
-    # The interval's half towards the limit, taken for a normal distribution's.
+    # The interval's half on the side of the limit, as if of a normal distribution.
     half = ci.high - value if limit > value else value - ci.low
     distance = (limit - value) if inside_below else (value - limit)
     if half <= 0:

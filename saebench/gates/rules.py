@@ -1,4 +1,4 @@
-"""Rules: a metric, what it must lie within, and for which runs that holds."""
+"""Rules: a metric, its limit, margin or control, and the runs that the rule is for."""
 
 import math
 from collections.abc import Mapping
@@ -7,9 +7,14 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
+# What is left between two runs on the same tokens with the same seed: other batch sizes take
+# other matrix kernels, and fp32 sums differ in their last bits (tests/substitution/test_engine.py).
+RERUN_NOISE = 1e-6
+TIMES = 3  # a margin must be so many times the noise
+
 
 class Role(StrEnum):
-    """What a rule's verdict is for."""
+    """Whether a rule decides, or is reported."""
 
     PRIMARY = "primary"
     SECONDARY = "secondary"
@@ -20,9 +25,9 @@ class Margin:
     """By how much a metric may be worse than its baseline.
 
     Attributes:
-        sign: of the change that is for the worse, ``+`` or ``-``.
-        by: how much of it is allowed, in the metric's unit or as a share of the baseline.
-        relative: it is a share.
+        sign: ``+`` where a higher value is worse, ``-`` where a lower one is.
+        by: the allowed change, in the metric's unit or as a share of the baseline.
+        relative: ``by`` is a share.
     """
 
     sign: str
@@ -30,17 +35,17 @@ class Margin:
     relative: bool
 
     @property
-    def shown(self) -> str:
-        """The amount, for people."""
+    def amount(self) -> str:
+        """The allowed change, for people."""
         return f"{100 * self.by:g}%" if self.relative else f"{self.by:g}"
 
 
 @dataclass(frozen=True)
 class Relative:
-    """The limit is a control's own value, times a factor.
+    """A limit that is a control's value of the same metric, times a factor.
 
     Attributes:
-        control: its name.
+        control: the control's name.
         factor: of its value.
         sign: ``<=`` or ``>=``.
     """
@@ -50,7 +55,7 @@ class Relative:
     sign: str
 
     @property
-    def shown(self) -> str:
+    def limit(self) -> str:
         """The limit, for people."""
         times = "" if self.factor == 1 else f"{self.factor:g} × "
         return f"{'≤' if self.sign == '<=' else '≥'} {times}{self.control}"
@@ -58,7 +63,7 @@ class Relative:
 
 @dataclass(frozen=True)
 class Scope:
-    """The runs that a rule is for: shell patterns, each for everything where it is empty.
+    """The runs that a rule is for: shell patterns, of which an empty one fits everything.
 
     Attributes:
         model: of the model's name.
@@ -76,32 +81,32 @@ class Scope:
     profile: str = ""
 
     def holds_for(self, run: "Scope") -> bool:
-        """True where a run's model, hook and profile are ones that this is for."""
+        """True where a run's model, hook and profile fit the patterns."""
         pairs = zip(vars(self).values(), vars(run).values(), strict=True)
         return all(not pattern or fnmatchcase(value, pattern) for pattern, value in pairs)
 
     @property
     def narrowness(self) -> int:
-        """How many of the three it says."""
+        """The number of patterns that are not empty."""
         return sum(bool(pattern) for pattern in vars(self).values())
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A metric and the range that it must lie in, or how far it may fall behind something.
+    """A metric and its limits, its margin to a baseline, or its limit set by a control.
 
     Attributes:
         text: the rule as it was written.
         metric: the metric's name.
         low: lower limit, -inf for none.
         high: upper limit, inf for none.
-        why: where the limit comes from, for people.
+        why: the reason for the limit, for people.
         case: ``parameter=value`` of the cases that the rule is for; all where empty.
-        margin: against the baseline; the limits are then infinite.
-        relative: against a control; the limits are then infinite.
+        margin: to the baseline; the limits are then infinite.
+        relative: to a control; the limits are then infinite.
         role: whether it decides, or is corrected for multiplicity and reported.
         scope: the runs that it is for.
-        given: for this run alone, on the command line: no other rule takes its place.
+        given: it comes from the command line: no other rule takes its place.
     """
 
     text: str
@@ -128,10 +133,7 @@ class Rule:
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """What a narrower rule takes the place of: one of the same metric and sort.
-
-        Two bounds on opposite sides stand beside each other, as do two controls.
-        """
+        """Metric, case and sort: of rules that are equal in these the narrowest is in force."""
         if self.margin is not None:
             return (self.metric, self.case, "margin")
         if self.relative is not None:
@@ -142,9 +144,9 @@ class Rule:
     def limit(self) -> str:
         """The limit alone, for tables."""
         if self.margin is not None:
-            return f"baseline {self.margin.sign}{self.margin.shown}"
+            return f"baseline {self.margin.sign}{self.margin.amount}"
         if self.relative is not None:
-            return self.relative.shown
+            return self.relative.limit
         if math.isinf(self.low):
             return f"≤ {self.high:g}"
         if math.isinf(self.high):
@@ -153,10 +155,10 @@ class Rule:
 
 
 def in_force(rules: tuple[Rule, ...], run: Scope) -> tuple[Rule, ...]:
-    """Return the rules that are for a run: a narrower one takes a wider one's place.
+    """Return the rules that are in force in a run: a narrower one takes a wider one's place.
 
-    Of the rules about one metric and of one sort those hold that say the most of model, hook and
-    profile. Rules of the command line always hold.
+    Of the rules about one metric and of one sort those are in force whose scope has the most
+    patterns of model, hook and profile. Rules of the command line always are.
 
     Args:
         rules: all of them.

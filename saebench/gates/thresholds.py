@@ -1,6 +1,7 @@
-"""The language of rules: ``metric<=x``, ``metric in [a,b]``, ``metric:+5%``, ``…<control.NAME*k``.
+"""The grammar of rules, and the threshold files that hold them.
 
-A rule that is not understood is shown with a caret under the place where it went wrong.
+A rule is ``metric<=x``, ``metric in [a,b]``, ``metric:+5%`` or ``metric<control.NAME*k``. The error
+about a malformed one has a caret under the place that is wrong.
 """
 
 import math
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from saebench.errors import ThresholdError, nearest
-from saebench.gates.rules import Margin, Relative, Role, Rule, Scope
+from saebench.gates.rules import RERUN_NOISE, TIMES, Margin, Relative, Role, Rule, Scope
+from saebench.records.run import Direction
 
 _METRIC = r"(?P<metric>[a-z0-9_]+\.[A-Za-z0-9_.]+(?:\[[^\]\s]+\])?)"
 _UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -31,7 +33,7 @@ _CONTROL = re.compile(
 
 
 def parse_rule(text: str, *, why: str = "") -> Rule:
-    """Return the rule that a text means.
+    """Return the rule of a text.
 
     Raises:
         ThresholdError: with a caret under the place that is not understood.
@@ -42,69 +44,66 @@ def parse_rule(text: str, *, why: str = "") -> Rule:
         >>> parse_rule("fidelity.kl<control.random_init*0.5").limit
         '≤ 0.5 × random_init'
     """
-    for pattern, made in ((_BOUND, _bound), (_MARGIN, _margin), (_RANGE, _range)):
-        found = pattern.fullmatch(text)
-        if found:
-            return made(found, text, why)
-    found = _CONTROL.fullmatch(text)
-    if found:
-        return _relative(found, text, why)
-    raise ThresholdError(_pointed_at(text))
+    for pattern, rule_of in _KINDS:
+        match = pattern.fullmatch(text)
+        if match:
+            return rule_of(match, text, why)
+    at, expected = _expected(text)
+    raise ThresholdError(pointed(text, at, f"rule not understood, expected {expected}"))
 
 
-def pointed(text: str, at: int, told: str) -> str:
+def pointed(text: str, at: int, message: str) -> str:
     """Return a message about a rule with a caret under a place in it."""
-    return f"{told}{'' if told.endswith('?') else ':'}\n  {text}\n  {' ' * at}^"
+    return f"{message}{'' if message.endswith('?') else ':'}\n  {text}\n  {' ' * at}^"
 
 
-def _bound(found: re.Match[str], text: str, why: str) -> Rule:
-    limit = _finite(found, "limit")
-    low, high = (-math.inf, limit) if found["sign"] == "<=" else (limit, math.inf)
-    return Rule(text, found["metric"], low, high, why)
+def _bound(match: re.Match[str], text: str, why: str) -> Rule:
+    limit = _finite(match, "limit")
+    low, high = (-math.inf, limit) if match["sign"] == "<=" else (limit, math.inf)
+    return Rule(text, match["metric"], low, high, why)
 
 
-def _range(found: re.Match[str], text: str, why: str) -> Rule:
-    low, high = _finite(found, "low"), _finite(found, "high")
+def _range(match: re.Match[str], text: str, why: str) -> Rule:
+    low, high = _finite(match, "low"), _finite(match, "high")
     if low > high:
-        told = f"rule {text!r}: the range is empty, {low:g} is above {high:g}"
-        raise ThresholdError(pointed(text, found.start("low"), told))
-    return Rule(text, found["metric"], low, high, why)
+        message = f"rule {text!r}: the range is empty, {low:g} is above {high:g}"
+        raise ThresholdError(pointed(text, match.start("low"), message))
+    return Rule(text, match["metric"], low, high, why)
 
 
-def _margin(found: re.Match[str], text: str, why: str) -> Rule:
-    by = _finite(found, "by") / (100 if found["percent"] else 1)
+def _margin(match: re.Match[str], text: str, why: str) -> Rule:
+    by = _finite(match, "by") / (100 if match["percent"] else 1)
     if not by > 0:
-        told = f"rule {text!r}: a margin of nothing would fail what is equal"
-        raise ThresholdError(pointed(text, found.start("by"), told))
-    margin = Margin(found["sign"], by, bool(found["percent"]))
-    return Rule(text, found["metric"], -math.inf, math.inf, why, margin=margin)
+        message = f"rule {text!r}: a margin of nothing would fail what is equal"
+        raise ThresholdError(pointed(text, match.start("by"), message))
+    margin = Margin(match["sign"], by, bool(match["percent"]))
+    return Rule(text, match["metric"], -math.inf, math.inf, why, margin=margin)
 
 
-def _relative(found: re.Match[str], text: str, why: str) -> Rule:
-    factor = _finite(found, "factor") if found["factor"] else 1.0
+def _relative(match: re.Match[str], text: str, why: str) -> Rule:
+    factor = _finite(match, "factor") if match["factor"] else 1.0
     if not factor > 0:
-        told = f"rule {text!r}: nothing is held against nothing of a control"
-        raise ThresholdError(pointed(text, found.start("factor"), told))
-    relative = Relative(found["control"], factor, found["sign"][0] + "=")
-    return Rule(text, found["metric"], -math.inf, math.inf, why, relative=relative)
+        message = f"rule {text!r}: the factor must be above 0"
+        raise ThresholdError(pointed(text, match.start("factor"), message))
+    relative = Relative(match["control"], factor, match["sign"][0] + "=")
+    return Rule(text, match["metric"], -math.inf, math.inf, why, relative=relative)
 
 
-def _finite(found: re.Match[str], part: str) -> float:
+_KINDS = ((_BOUND, _bound), (_MARGIN, _margin), (_RANGE, _range), (_CONTROL, _relative))
+
+
+def _finite(match: re.Match[str], part: str) -> float:
     """Return a limit; an infinite one would be a gate that nothing can fail."""
-    value = float(found[part])
+    value = float(match[part])
     if math.isinf(value):
-        told = f"rule {found.string!r}: the limit {found[part]} is infinite, nothing could fail it"
-        raise ThresholdError(pointed(found.string, found.start(part), told))
+        reason = f"the limit {match[part]} is infinite, nothing could fail it"
+        message = f"rule {match.string!r}: {reason}"
+        raise ThresholdError(pointed(match.string, match.start(part), message))
     return value
 
 
-def _pointed_at(text: str) -> str:
-    """Say what was expected where, as far as the text can be read."""
-    at, expected = _place(text)
-    return pointed(text, at, f"rule not understood, expected {expected}")
-
-
-def _place(text: str) -> tuple[int, str]:
+def _expected(text: str) -> tuple[int, str]:
+    """Return the place up to which a malformed rule can be read, and what is expected there."""
     metric = re.match(rf"\s*{_METRIC}\s*", text)
     if metric is None:
         return 0, "a metric such as fidelity.kl"
@@ -118,14 +117,14 @@ def _place(text: str) -> tuple[int, str]:
     if "in" in sign[1]:
         return at, "a number pair and ]"
     if text.startswith("control", at):
-        return _place_in_control(text, at)
+        return _expected_of_control(text, at)
     number = re.compile(rf"{_NUMBER}\s*").match(text, at)
     if number:
         return number.end(), "the end of the rule"
     return at, "a number or control.NAME"
 
 
-def _place_in_control(text: str, at: int) -> tuple[int, str]:
+def _expected_of_control(text: str, at: int) -> tuple[int, str]:
     control = re.compile(r"control\.([a-z0-9_]+)\s*").match(text, at)
     if control is None:
         return at, "control.NAME, such as control.random_init*0.5"
@@ -146,15 +145,16 @@ def read_thresholds(path: Path, *, metrics: Iterable[str]) -> tuple[Rule, ...]:
     """Return the rules of a threshold file.
 
     The file has ``schema_version = 1`` and, under each property's name, ``gates``: a list of
-    tables with ``rule`` and, for people, ``why``. ``case = "parameter=value"`` limits a rule to
-    some of the property's cases; ``model``, ``hook`` and ``profile`` are shell patterns of the
-    runs that it is for, and a narrower rule takes a wider one's place
-    (:func:`saebench.gates.rules.in_force`). ``role`` is ``primary``, which decides, or
-    ``secondary``, which is corrected for multiplicity and reported; a rule without one decides.
+    tables with ``rule`` and ``why``, the reason that people read where the gate does not pass.
+    ``case = "parameter=value"`` limits a rule to some of the property's cases; ``model``, ``hook``
+    and ``profile`` are shell patterns of the runs that it is for, and a narrower rule takes a
+    wider one's place (:func:`saebench.gates.rules.in_force`). ``role`` is ``primary``, which
+    decides, or ``secondary``, which is corrected for multiplicity and reported; a rule without a
+    role decides.
 
     Args:
         path: the file.
-        metrics: all metric names there are; a rule about another one is an error.
+        metrics: the names of all metrics; a rule about another one is an error.
 
     Raises:
         ThresholdError: naming the file, the property and the rule.
@@ -189,10 +189,34 @@ def check_metric(rule: Rule, known: frozenset[str], *, where: str) -> None:
         ThresholdError: with a caret under the name, and the nearest known metric.
     """
     if rule.metric not in known:
-        # Of a known property no other's metric is meant, however like it is.
+        # Within a known property only its own metrics are suggested.
         own = [name for name in known if name.startswith(f"{rule.about}.")]
-        told = f"{where}: unknown metric {rule.metric!r}{nearest(rule.metric, own or known)}"
-        raise ThresholdError(pointed(rule.text, rule.text.index(rule.metric), told))
+        message = f"{where}: unknown metric {rule.metric!r}{nearest(rule.metric, own or known)}"
+        raise ThresholdError(pointed(rule.text, rule.text.index(rule.metric), message))
+
+
+def check_margin(rule: Rule, direction: Direction, *, where: str) -> None:
+    """Refuse a margin towards the better side, or one within what running again changes.
+
+    Raises:
+        ThresholdError: naming the rule.
+    """
+    margin = rule.margin
+    if margin is None:
+        return
+    sign = {Direction.LOWER: "+", Direction.HIGHER: "-"}.get(direction)
+    if sign is not None and margin.sign != sign:
+        better = "lower" if sign == "+" else "higher"
+        raise ThresholdError(
+            f"{where}: {rule.text!r}: {better} is better for {rule.metric}, so that worse is "
+            f"{sign}: write {rule.metric}:{sign}{margin.amount}"
+        )
+    least = TIMES * RERUN_NOISE
+    if margin.relative and margin.by < least:
+        raise ThresholdError(
+            f"{where}: {rule.text!r}: a margin below {least:.1g} of the value is within what "
+            f"running again changes ({RERUN_NOISE:g}); allow more"
+        )
 
 
 def _parsed(entry: dict[str, str], *, where: str) -> Rule:

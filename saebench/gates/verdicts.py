@@ -1,142 +1,44 @@
 """One rule, one metric, one verdict: the interval decides, not the value."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from saebench.gates.rules import Rule
+from saebench.gates.rules import RERUN_NOISE, TIMES, Margin, Rule
 from saebench.records.run import GateResult, Interval, Metric, Verdict
 
 
-def decide(rule: Rule, metrics: Mapping[str, Metric]) -> GateResult:
-    """Return the verdict of a rule.
+@dataclass(frozen=True)
+class BaselineGap:
+    """How much worse a metric is than its baseline.
 
-    PASS where the whole interval lies inside the limits, FAIL where it lies outside,
-    INCONCLUSIVE where it straddles one. A missing metric or one without a number is an ERROR;
-    an undefined one is decided by the metric that stands in for it.
-
-    Source:
-        METRICS.md 4.
+    Attributes:
+        label: the baseline's SAE.
+        baseline: the metric's value there.
+        worse_by: how much worse it is now; a share of the baseline where the margin is one.
+        ci: interval of ``worse_by``.
+        paired: the interval is paired over sequences.
+        noise: the metric's re-measurement noise in the same terms; None where it is not known.
     """
-    metric = metrics.get(rule.metric)
-    if metric is None:
-        sentence = f"{rule.metric} was not reported by this run, so the rule cannot be decided."
-        return _result(rule, None, Verdict.ERROR, sentence)
-    if metric.value is None:
-        return _by_stand(rule, metric, metrics)
-    return _decided(rule, metric, low=rule.low, high=rule.high)
 
-
-def decide_all(rules: Iterable[Rule], metrics: Iterable[Metric]) -> tuple[GateResult, ...]:
-    """Return the verdict of each rule."""
-    by_name = {metric.name: metric for metric in metrics}
-    return tuple(decide(rule, by_name) for rule in rules)
-
-
-def _by_stand(rule: Rule, metric: Metric, metrics: Mapping[str, Metric]) -> GateResult:
-    """Decide an undefined ratio by the difference: what the limit allows at the floor."""
-    other = metrics.get(metric.stand.metric) if metric.stand else None
-    if metric.stand is None or other is None or other.value is None:
-        reason = metric.note or "it has no value"
-        return _result(rule, metric, Verdict.ERROR, f"{metric.name}: {reason}.")
-    low, high = ((limit - 1) * metric.stand.scale for limit in (rule.low, rule.high))
-    found = _decided(replace(rule, low=low, high=high), other, low=low, high=high)
-    return replace(found, sentence=f"{metric.name} is {metric.note}; decided by {found.sentence}")
-
-
-def _decided(rule: Rule, metric: Metric, *, low: float, high: float) -> GateResult:
-    assert metric.value is not None
-    numbers = (metric.value, *((metric.ci.low, metric.ci.high) if metric.ci else ()))
-    if not all(math.isfinite(number) for number in numbers):
-        return _result(rule, metric, Verdict.ERROR, f"{_shown(metric)} is not a number.")
-    if metric.ci is None:
-        if metric.n.sequences < 2:
-            text = f"{_shown(metric)} rests on one sequence: no interval. Measure on more."
-            return _result(rule, metric, Verdict.INCONCLUSIVE, text)
-        inside = low <= metric.value <= high
-        return _result(
-            rule,
-            metric,
-            Verdict.PASS if inside else Verdict.FAIL,
-            _said(metric, low, high, "is within" if inside else "is outside"),
-        )
-    if low <= metric.ci.low and metric.ci.high <= high:
-        return _result(rule, metric, Verdict.PASS, _said(metric, low, high, "is within"))
-    if metric.ci.high < low or metric.ci.low > high:
-        return _result(rule, metric, Verdict.FAIL, _said(metric, low, high, "is outside"))
-    sentence = _said(metric, low, high, "straddles") + " " + _needed(metric, low, high)
-    return _result(rule, metric, Verdict.INCONCLUSIVE, sentence)
-
-
-def _needed(metric: Metric, low: float, high: float) -> str:
-    """Say how many more sequences would settle it: half-widths shrink with the square root."""
-    assert metric.value is not None
-    assert metric.ci is not None
-    more = max(
-        further_sequences(metric.value, metric.ci, limit, metric.n.sequences)
-        for limit in (low, high)
-        if metric.ci.low <= limit <= metric.ci.high
-    )
-    if math.isinf(more):
-        return "The value is at the limit: no number of sequences would settle it."
-    return f"About {more:.0f} more sequences would settle it."
-
-
-def further_sequences(value: float, ci: Interval, limit: float, n: int) -> float:
-    """Return about how many more sequences an interval needs to leave its limit aside.
-
-    Args:
-        value: the estimate.
-        ci: its interval, whose half-width shrinks with the square root of n.
-        limit: what it straddles.
-        n: sequences so far.
-    """
-    distance = abs(value - limit)
-    half = ci.high - value if limit > value else value - ci.low
-    if distance <= 1e-9 * max(abs(limit), 1e-9):
-        return math.inf
-    return max(1, math.ceil(n * (half / distance) ** 2) - n)
-
-
-def _said(metric: Metric, low: float, high: float, relation: str) -> str:
-    if math.isinf(low):
-        limits = f"the limit of at most {high:.4g}"
-    elif math.isinf(high):
-        limits = f"the limit of at least {low:.4g}"
-    else:
-        limits = f"the limits {low:.4g} to {high:.4g}"
-    return f"{_shown(metric)} {relation} {limits}."
-
-
-def _shown(metric: Metric) -> str:
-    if metric.ci is None:
-        return f"{metric.name} = {metric.value:.4g}"
-    return f"{metric.name} = {metric.value:.4g} [{metric.ci.low:.4g}, {metric.ci.high:.4g}]"
-
-
-def _result(rule: Rule, metric: Metric | None, verdict: Verdict, sentence: str) -> GateResult:
-    return GateResult(
-        rule=rule.text,
-        metric=metric.name if metric else rule.metric,
-        observed=metric.value if metric else None,
-        ci=metric.ci if metric else None,
-        limit=rule.limit,
-        baseline=None,
-        verdict=verdict,
-        sentence=sentence,
-    )
+    label: str
+    baseline: float
+    worse_by: float
+    ci: Interval | None
+    paired: bool
+    noise: float | None = None
 
 
 @dataclass(frozen=True)
-class Beside:
-    """How a metric stands beside a control's, on the sequences that both were measured on.
+class ControlGap:
+    """How far a metric is beyond a limit set by a control, on the sequences of both.
 
     Attributes:
-        own: the SAE's value there.
-        limit: the control's, times the rule's factor.
-        beyond_by: how far the SAE's lies beyond the limit; negative where it is within.
-        ci: interval of that, paired over sequences.
-        sequences: how many.
+        own: the SAE's value.
+        limit: the control's value, times the rule's factor.
+        beyond_by: how far the SAE's value is beyond the limit; negative where it is within.
+        ci: interval of ``beyond_by``, paired over sequences.
+        sequences: their number.
     """
 
     own: float
@@ -146,63 +48,238 @@ class Beside:
     sequences: int
 
 
-def decide_relative(rule: Rule, metric: Metric | None, found: Beside | str) -> GateResult:
-    """Return the verdict of a rule such as ``fidelity.kl<control.random_init*0.5``.
+@dataclass(frozen=True)
+class NoComparison:
+    """Why a metric cannot be compared with a baseline: NEW, or INCOMPARABLE."""
 
-    PASS where the whole interval of how far the SAE's value lies beyond the limit is at most 0,
-    FAIL where it is above, INCONCLUSIVE where it straddles 0. What cannot be compared is an ERROR.
+    verdict: Verdict
+    reason: str
+
+
+def settled(interval: Interval, low: float, high: float) -> Verdict:
+    """Return the verdict that an interval gives on limits.
+
+    PASS where it is inside, FAIL where it is outside, INCONCLUSIVE where it straddles one.
+
+    Example:
+        >>> settled(Interval(0.1, 0.3, 0.95, ""), 0.0, 0.2).value
+        'INCONCLUSIVE'
+    """
+    if low <= interval.low and interval.high <= high:
+        return Verdict.PASS
+    if interval.high < low or interval.low > high:
+        return Verdict.FAIL
+    return Verdict.INCONCLUSIVE
+
+
+def decide(rule: Rule, metrics: Mapping[str, Metric]) -> GateResult:
+    """Return the verdict on a limit.
+
+    A metric that is missing or not a number is an ERROR; an undefined one is decided by its
+    fallback. A metric that has no interval by its nature is decided by its value.
+
+    Source:
+        docs/metrics.md, "Verdicts".
+    """
+    metric = metrics.get(rule.metric)
+    if metric is None:
+        text = f"{rule.metric} was not reported by this run, so the rule cannot be decided."
+        return _gate(rule, None, Verdict.ERROR, text)
+    if metric.value is None:
+        return _by_fallback(rule, metric, metrics)
+    verdict, text = _limited(metric, metric.value, rule.low, rule.high)
+    return _gate(rule, metric, verdict, text)
+
+
+def _by_fallback(rule: Rule, metric: Metric, metrics: Mapping[str, Metric]) -> GateResult:
+    """Decide an undefined ratio by the difference: what the limit allows at the floor."""
+    other = metrics.get(metric.fallback.metric) if metric.fallback else None
+    if metric.fallback is None or other is None or other.value is None:
+        reason = metric.note or "it has no value"
+        return _gate(rule, metric, Verdict.ERROR, f"{metric.name}: {reason}.")
+    low, high = ((limit - 1) * metric.fallback.scale for limit in (rule.low, rule.high))
+    verdict, text = _limited(other, other.value, low, high)
+    text = f"{metric.name} is {metric.note}; decided by {text}"
+    return _gate(replace(rule, low=low, high=high), other, verdict, text)
+
+
+def _limited(metric: Metric, value: float, low: float, high: float) -> tuple[Verdict, str]:
+    """Return the verdict on a metric's limits, and its sentence."""
+    ci, prefix = metric.ci, _value_text(metric)
+    if not (math.isfinite(value) and (ci is None or ci.is_finite)):
+        return Verdict.ERROR, f"{prefix} is not a number."
+    if ci is None and metric.n.sequences < 2:
+        text = f"{prefix} rests on one sequence: no interval. Measure on more."
+        return Verdict.INCONCLUSIVE, text
+    verdict = settled(ci or Interval(value, value, 1.0, ""), low, high)
+    limits = _limits_text(low, high)
+    if verdict is not Verdict.INCONCLUSIVE or ci is None:
+        relation = "is within" if verdict is Verdict.PASS else "is outside"
+        return verdict, f"{prefix} {relation} {limits}."
+    more = max(
+        further_sequences(value, ci, limit, metric.n.sequences)
+        for limit in (low, high)
+        if limit in ci
+    )
+    return verdict, f"{prefix} straddles {limits}. {_needed(more, 'The value is at the limit')}"
+
+
+def decide_margin(rule: Rule, metric: Metric | None, gap: BaselineGap | NoComparison) -> GateResult:
+    """Return the verdict on a margin: non-inferiority to a baseline.
+
+    Args:
+        rule: with a margin.
+        metric: of this run.
+        gap: how much worse the metric is, or why that is not known.
+
+    Source:
+        docs/metrics.md, "Verdicts".
+    """
+    assert rule.margin is not None
+    if metric is None or metric.value is None:
+        return _without_value(rule, metric)
+    if isinstance(gap, NoComparison):
+        return _gate(rule, metric, gap.verdict, f"{rule.metric}: {gap.reason}.")
+    verdict, text = _within_margin(rule.margin, metric, gap)
+    return _gate(rule, metric, verdict, text, gap=gap)
+
+
+def _without_value(rule: Rule, metric: Metric | None) -> GateResult:
+    if metric is not None and metric.fallback is not None:
+        # The fallback decides the rule's limit; an undefined value has no margin.
+        text = f"{rule.metric} is {metric.note}: there is nothing to compare with the baseline."
+        return _gate(rule, metric, Verdict.NEW, text)
+    why = metric.note if metric and metric.note else "it was not reported by this run"
+    return _gate(rule, metric, Verdict.ERROR, f"{rule.metric}: {why}.")
+
+
+def _within_margin(margin: Margin, metric: Metric, gap: BaselineGap) -> tuple[Verdict, str]:
+    least = RERUN_NOISE if margin.relative else RERUN_NOISE * abs(gap.baseline)
+    noise = max(least, gap.noise or 0.0)
+    if margin.by < TIMES * noise:
+        amount = f"{100 * noise:.2g}%" if margin.relative else f"{noise:.2g}"
+        return Verdict.ERROR, (
+            f"{metric.name}: the margin of {margin.amount} is less than {TIMES} times what "
+            f"running again changes, which is {amount}: it would be decided by chance; allow more."
+        )
+    ci, prefix = gap.ci, _gap_text(margin, metric, gap)
+    if ci is None or not ci.is_finite:
+        return Verdict.INCONCLUSIVE, f"{prefix} has no interval. Measure on more sequences."
+    verdict = settled(ci, -math.inf, margin.by)
+    if verdict is not Verdict.INCONCLUSIVE:
+        relation = "within" if verdict is Verdict.PASS else "beyond"
+        return verdict, f"{prefix} is {relation} the margin of {margin.amount}."
+    more = further_sequences(gap.worse_by, ci, margin.by, metric.n.sequences)
+    needed = _needed(more, "The difference is at the margin")
+    return verdict, f"{prefix} straddles the margin of {margin.amount}. {needed}"
+
+
+def decide_relative(rule: Rule, metric: Metric | None, gap: ControlGap | str) -> GateResult:
+    """Return the verdict on a rule such as ``fidelity.kl<control.random_init*0.5``.
 
     Args:
         rule: with a control.
         metric: of this run.
-        found: how the two stand, or why there is no comparing them.
+        gap: how far the metric is beyond the limit, or why that is not known: an ERROR.
 
     Source:
-        METRICS.md 3 (controls), 4.
+        docs/metrics.md, "Controls" and "Verdicts".
     """
     assert rule.relative is not None
     if metric is None:
-        return _relative_result(
-            rule, None, Verdict.ERROR, f"{rule.metric} was not reported by this run."
-        )
-    if isinstance(found, str):
-        return _relative_result(rule, metric, Verdict.ERROR, f"{rule.metric}: {found}.")
-    ci = found.ci
-    if ci is None or not all(map(math.isfinite, (ci.low, ci.high, found.beyond_by))):
-        text = f"{_told(rule, found)}: no interval. Measure on more sequences."
-        return _relative_result(rule, metric, Verdict.INCONCLUSIVE, text)
-    apart = f"{_told(rule, found)}: {found.beyond_by:.3g} [{ci.low:.3g}, {ci.high:.3g}] apart"
-    if ci.high <= 0:
-        return _relative_result(rule, metric, Verdict.PASS, f"{apart}, which is within the limit.")
-    if ci.low > 0:
-        return _relative_result(rule, metric, Verdict.FAIL, f"{apart}, which is beyond the limit.")
-    more = further_sequences(found.beyond_by, ci, 0.0, found.sequences)
-    needed = (
-        "The two are equal: no number of sequences would settle it."
-        if math.isinf(more)
-        else f"About {more:.0f} more sequences beside controls would settle it."
+        return _gate(rule, None, Verdict.ERROR, f"{rule.metric} was not reported by this run.")
+    if isinstance(gap, str):
+        return _gate(rule, metric, Verdict.ERROR, f"{rule.metric}: {gap}.")
+    prefix = (
+        f"{rule.metric} = {gap.own:.4g} where {rule.relative.limit} is {gap.limit:.4g}, on "
+        f"{gap.sequences} sequences"
     )
-    return _relative_result(
-        rule, metric, Verdict.INCONCLUSIVE, f"{apart} straddles the limit. {needed}"
-    )
+    verdict, text = _within_limit(gap)
+    return _gate(rule, metric, verdict, f"{prefix}: {text}")
 
 
-def _told(rule: Rule, found: Beside) -> str:
-    assert rule.relative is not None
+def _within_limit(gap: ControlGap) -> tuple[Verdict, str]:
+    ci = gap.ci
+    if ci is None or not (ci.is_finite and math.isfinite(gap.beyond_by)):
+        return Verdict.INCONCLUSIVE, "no interval. Measure on more sequences."
+    verdict = settled(ci, -math.inf, 0.0)
+    apart = f"{gap.beyond_by:.3g} {ci.text()} apart"
+    if verdict is not Verdict.INCONCLUSIVE:
+        relation = "within" if verdict is Verdict.PASS else "beyond"
+        return verdict, f"{apart}, which is {relation} the limit."
+    more = further_sequences(gap.beyond_by, ci, 0.0, gap.sequences)
+    needed = _needed(more, "The two are equal", of="sequences with controls")
+    return verdict, f"{apart} straddles the limit. {needed}"
+
+
+def further_sequences(value: float, ci: Interval, limit: float, n: int) -> float:
+    """Return about how many more sequences an interval needs to exclude a limit.
+
+    Args:
+        value: the estimate.
+        ci: its interval, whose half-width shrinks with the square root of n.
+        limit: a limit inside the interval.
+        n: sequences so far.
+    """
+    distance = abs(value - limit)
+    half = ci.high - value if limit > value else value - ci.low
+    if distance <= 1e-9 * max(abs(limit), 1e-9):
+        return math.inf
+    return max(1, math.ceil(n * (half / distance) ** 2) - n)
+
+
+def _needed(more: float, at_limit: str, *, of: str = "sequences") -> str:
+    if math.isinf(more):
+        return f"{at_limit}: no number of sequences would settle it."
+    return f"About {more:.0f} more {of} would settle it."
+
+
+def _limits_text(low: float, high: float) -> str:
+    if math.isinf(low):
+        return f"the limit of at most {high:.4g}"
+    if math.isinf(high):
+        return f"the limit of at least {low:.4g}"
+    return f"the limits {low:.4g} to {high:.4g}"
+
+
+def _value_text(metric: Metric) -> str:
+    interval = f" {metric.ci.text('.4g')}" if metric.ci else ""
+    return f"{metric.name} = {metric.value:.4g}{interval}"
+
+
+def _gap_text(margin: Margin, metric: Metric, gap: BaselineGap) -> str:
+    """Say by how much the metric is worse or better than its baseline."""
+    scale, unit = (100, "%") if margin.relative else (1, "")
+    word, sign = ("worse", 1) if gap.worse_by >= 0 else ("better", -1)
+    interval = ""
+    if gap.ci is not None:
+        low, high = sorted((sign * scale * gap.ci.low, sign * scale * gap.ci.high))
+        interval = f" [{low:.3g}, {high:.3g}]"
+    how = "" if gap.paired else ", unpaired,"
     return (
-        f"{rule.metric} = {found.own:.4g} where {rule.relative.shown} is {found.limit:.4g}, on "
-        f"{found.sequences} sequences"
+        f"{metric.name} = {metric.value:.4g} against {gap.baseline:.4g} of {gap.label}: "
+        f"{sign * scale * gap.worse_by:.3g}{unit}{interval} {word}{how}"
     )
 
 
-def _relative_result(rule: Rule, metric: Metric | None, verdict: Verdict, text: str) -> GateResult:
+def _gate(
+    rule: Rule,
+    metric: Metric | None,
+    verdict: Verdict,
+    sentence: str,
+    *,
+    gap: BaselineGap | None = None,
+) -> GateResult:
     return GateResult(
         rule=rule.text,
-        metric=rule.metric,
+        metric=metric.name if metric else rule.metric,
         observed=metric.value if metric else None,
         ci=metric.ci if metric else None,
         limit=rule.limit,
-        baseline=None,
+        baseline=gap.baseline if gap else None,
         verdict=verdict,
-        sentence=text,
+        sentence=sentence,
+        worse_by=gap.worse_by if gap else None,
+        worse_ci=gap.ci if gap else None,
+        why=rule.why or None,
     )

@@ -12,7 +12,7 @@ from saebench.errors import MeasurementError, NotApplicable
 from saebench.experiments.base import CONTROLS, Experiment
 from saebench.gates.rules import Role
 from saebench.judging.cases import Needs, bench_of, case_request, fingerprint
-from saebench.judging.deciding import Baselines, Found, gates_of, scores, verdict_of
+from saebench.judging.deciding import Baselines, MeasuredCase, gates_of, verdict_of
 from saebench.judging.measuring import Measurements, Runner
 from saebench.judging.record import About, record_of
 from saebench.judging.rules_of_run import RunRules
@@ -23,7 +23,7 @@ from saebench.properties import Property, find_property
 from saebench.properties.base import Findings
 from saebench.records.case import CaseRequest, kind_of
 from saebench.records.run import Basis, CaseResult, GateResult, Run, Verdict
-from saebench.statistics.levels import LEVEL, Look, at_level, current_level
+from saebench.statistics.levels import LEVEL, Look, at_level
 from saebench.store.baseline_source import open_baselines
 from saebench.store.baselines import Measured
 from saebench.substitution.measurement import WithPeers
@@ -146,7 +146,7 @@ class Judge:
             id=request.id,
             sae=request.sae,
             property=request.property_name,
-            params=request.told,
+            params=request.recorded_params,
             duration_s=time.perf_counter() - started,
             **found,
         )
@@ -249,14 +249,15 @@ class Judge:
         if declared.peers:
             measurement = self._measurements.with_peers(request, bench, measurement)
         findings = declared.findings(measurement, self._needs.params(request))
-        found = Found(
+        metrics = {metric.name: metric for metric in findings.metrics}
+        case = MeasuredCase(
             sae=request.subjects[-1],
             kind=kind_of(request.id, request.subjects),
-            now=SideCase(basis, scores(findings.metrics), table, current_level()),
-            metrics=findings.metrics,
+            now=SideCase(basis, metrics, table),
+            metrics=metrics,
             controls=lambda: self._among_controls(request, bench, progress),
         )
-        return findings, gates_of(self.rules.of(request, bench), found, self._baselines)
+        return findings, gates_of(self.rules.of(request, bench), case, self._baselines)
 
     def _is_settled(
         self, bench: "Bench", sae: str, experiment: Experiment, measurement: Any, look: Look

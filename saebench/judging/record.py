@@ -1,4 +1,4 @@
-"""A run's record: what was judged, on what, where and when, and what came of it."""
+"""A run's record: the SAEs, their data and cases, when and where they were judged."""
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class About:
-    """What was asked for: the command line, when it began, and the settings."""
+    """How a run was started: the command line, the time, and the settings."""
 
     argv: tuple[str, ...]
     started: datetime
@@ -32,13 +32,13 @@ def record_of(
     path: Callable[[str], str],
     complete: bool,
 ) -> Run:
-    """Return a run's record as it stands, its secondary gates corrected for their number.
+    """Return a run's record, its secondary gates corrected for their number.
 
     Args:
-        about: what was asked for.
-        benches: what was judged together.
-        cases: those that were decided.
-        path: says how the model was run with an SAE.
+        about: how the run was started.
+        benches: the SAEs with their shared models and tokens.
+        cases: the decided cases.
+        path: returns how the model was run with an SAE, by its id.
         complete: every announced case was decided.
     """
     record = RunRecord(
@@ -66,12 +66,12 @@ def record_of(
 
 
 def merge_runs(runs: Sequence[Run], *, announced: Sequence[str] = ()) -> Run:
-    """Return one run of several processes' cases, whichever of them was done first.
+    """Return one run of several processes' cases, in whichever order the processes ended.
 
     Args:
-        runs: what each process found; every case once, or alike.
-        announced: ids of the cases that there should be, in their order; none where that is
-            not known, cases are then in the order of their ids.
+        runs: one for each process; a case that is in several is equal in them.
+        announced: ids of the cases that there should be, in their order; where there are none,
+            cases are in the order of their ids.
 
     Raises:
         ValueError: for no run at all.
@@ -81,14 +81,14 @@ def merge_runs(runs: Sequence[Run], *, announced: Sequence[str] = ()) -> Run:
     places = {id: place for place, id in enumerate(announced)}
     runs = sorted(runs, key=lambda run: _first(run, places))
     first = runs[0]
-    found = {case.id: case for run in runs for case in run.cases}
-    cases = sorted(found.values(), key=lambda case: (places.get(case.id, len(places)), case.id))
+    by_id = {case.id: case for run in runs for case in run.cases}
+    cases = sorted(by_id.values(), key=lambda case: (places.get(case.id, len(places)), case.id))
     record = replace(
         first.run,
         status=overall(case.verdict for case in cases).value,
         started=min(run.run.started for run in runs),
         finished=max(run.run.finished or "" for run in runs),
-        complete=all(run.run.complete for run in runs) and set(places) <= set(found),
+        complete=all(run.run.complete for run in runs) and set(places) <= set(by_id),
     )
     return replace(
         first,
@@ -102,7 +102,7 @@ def merge_runs(runs: Sequence[Run], *, announced: Sequence[str] = ()) -> Run:
 
 
 def _first(run: Run, places: dict[str, int]) -> tuple[int, str]:
-    """Return what sorts a run before those whose first case comes later."""
+    """Return what sorts runs by their first case."""
     known = (places.get(case.id, len(places)) for case in run.cases)
     return min(known, default=len(places)), min((case.id for case in run.cases), default="")
 
@@ -120,7 +120,7 @@ def _saes(runs: Sequence[Run], *, in_order: bool) -> tuple[Any, ...]:
 
 
 def _each_once(records: Iterable[Any], *, key: str) -> tuple[Any, ...]:
-    found: dict[str, Any] = {}
+    firsts: dict[str, Any] = {}
     for record in records:
-        found.setdefault(getattr(record, key), record)
-    return tuple(found.values())
+        firsts.setdefault(getattr(record, key), record)
+    return tuple(firsts.values())

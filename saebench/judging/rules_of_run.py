@@ -1,4 +1,4 @@
-"""The rules of a run: where they come from, and which of them hold for which case."""
+"""The rules of a run, from the threshold file and the command line, and which are for a case."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, ThresholdError, nearest
 from saebench.experiments.base import SEQUENCES, Experiment
-from saebench.gates.margins import check_margin
 from saebench.gates.rules import Rule, Scope, in_force
-from saebench.gates.thresholds import check_metric, parse_rule, pointed, read_thresholds
+from saebench.gates.thresholds import (
+    check_margin,
+    check_metric,
+    parse_rule,
+    pointed,
+    read_thresholds,
+)
 from saebench.options import Settings
 from saebench.properties import Property, find_property, metric_names
 from saebench.properties.base import MetricSpec
@@ -19,7 +24,7 @@ from saebench.store.environment import thresholds_path
 if TYPE_CHECKING:
     from saebench.experiments.bench import Bench
 
-MADE = (IDENTITY, *NEGATIVE)
+BUILT_CONTROLS = (IDENTITY, *NEGATIVE)
 CONTROL = "control."  # before its name in a rule
 
 
@@ -27,9 +32,9 @@ class RunRules:
     """The rules of the threshold file and of ``--sae-fail-on``.
 
     Args:
-        settings: what was asked for.
-        params: gives a case's parameters.
-        experiment: says which experiment it reads.
+        settings: the run's.
+        params: returns a case's parameters.
+        experiment: returns the experiment that a case reads.
 
     Raises:
         ThresholdError: for rules that cannot be understood.
@@ -63,12 +68,12 @@ class RunRules:
                 )
 
     def of(self, request: CaseRequest, bench: "Bench") -> tuple[Rule, ...]:
-        """Return the rules that hold for a case."""
+        """Return the rules that are in force for a case."""
         about = [rule for rule in self.all if self._is_about(rule, request)]
         return in_force(tuple(about), self._run(request, bench))
 
     def needs_controls(self, request: CaseRequest) -> bool:
-        """True where some rule may hold a case against the SAE's controls."""
+        """True where some rule of a case is about the SAE's controls."""
         return any(rule.relative and self._is_about(rule, request) for rule in self.all)
 
     def _run(self, request: CaseRequest, bench: "Bench") -> Scope:
@@ -78,10 +83,10 @@ class RunRules:
     def _is_about(self, rule: Rule, request: CaseRequest) -> bool:
         """True where the rule is for the case, and the case reports its metric."""
         declared, params = find_property(request.property_name), self._params(request)
-        mine = rule.about == declared.name and rule.holds_for(params)
-        # Controls are measured on whole sequences alone.
-        beside = rule.relative is None or self._experiment(request) == SEQUENCES
-        return mine and beside and declared.reports(rule.metric, params)
+        fits = rule.about == declared.name and rule.holds_for(params)
+        # Controls are only measured on whole sequences.
+        has_controls = rule.relative is None or self._experiment(request) == SEQUENCES
+        return fits and has_controls and declared.reports(rule.metric, params)
 
 
 def spec_of(metric: str) -> MetricSpec:
@@ -101,7 +106,7 @@ def _rules(settings: Settings) -> tuple[Rule, ...]:
     if settings.baseline is not None and not any(rule.margin for rule in rules):
         raise OptionError(
             f"--sae-baseline {settings.baseline}: {path} has no margin such as 'fidelity.kl:+5%', "
-            "so nothing would be held against it; add one, or --sae-fail-on 'fidelity.kl:+5%'"
+            "so nothing would be compared with it; add one, or --sae-fail-on 'fidelity.kl:+5%'"
         )
     return rules
 
@@ -110,13 +115,15 @@ def _given(text: str, known: frozenset[str], settings: Settings) -> Rule:
     """Return a rule of the command line."""
     where = "--sae-fail-on"
     try:
-        rule = parse_rule(text, why=where)
+        rule = parse_rule(text, why=f"asked for by {where}")
     except ThresholdError as error:
         raise ThresholdError(f"{where}: {error}") from error
     check_metric(rule, known, where=where)
     _check(rule, settings, where=where)
     if rule.margin is not None and settings.baseline is None:
-        raise OptionError(f"{where} {text!r} is a margin; of what, says --sae-baseline PATH|GITREF")
+        raise OptionError(
+            f"{where} {text!r} is a margin: name its baseline with --sae-baseline PATH|GITREF"
+        )
     return replace(rule, given=True)
 
 
@@ -130,18 +137,19 @@ def _check_cases(rule: Rule, *, where: str) -> None:
     cases = [dict(case) for case in find_property(rule.about).cases]
     if not any(rule.holds_for(case) for case in cases):
         raise ThresholdError(
-            f"{where}: {rule.text!r} is for cases with {rule.case!r}, and {rule.about} has "
-            f"none such; its cases are {cases}"
+            f"{where}: {rule.text!r} is for cases with {rule.case!r}, which {rule.about} does not "
+            f"have; its cases are {cases}"
         )
 
 
 def _check_control(rule: Rule, declared: Property, settings: Settings, *, where: str) -> None:
-    """Refuse a rule beside a control that is not made, or where controls are not measured."""
+    """Refuse a rule about an unknown control, or a metric that controls are not measured in."""
     assert rule.relative is not None
     name = rule.relative.control
-    if name not in MADE:
-        told = f"{where}: unknown control {name!r}{nearest(name, MADE)}"
-        raise ThresholdError(pointed(rule.text, rule.text.rindex(CONTROL) + len(CONTROL), told))
+    if name not in BUILT_CONTROLS:
+        message = f"{where}: unknown control {name!r}{nearest(name, BUILT_CONTROLS)}"
+        at = rule.text.rindex(CONTROL) + len(CONTROL)
+        raise ThresholdError(pointed(rule.text, at, message))
     sources = [declared.experiment_of(case, settings) for case in declared.cases]
     if SEQUENCES not in sources or spec_of(rule.metric).formula is None:
         raise ThresholdError(

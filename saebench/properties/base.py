@@ -9,7 +9,7 @@ import numpy as np
 from saebench.errors import NonFiniteValue, OptionError
 from saebench.experiments.base import SEQUENCES, Experiment
 from saebench.measures.names import Probe
-from saebench.records.run import Direction, Interval, Metric, SampleSize, Stand
+from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, Formula, estimate
 from saebench.statistics.clusters import chosen, independent
 
@@ -116,7 +116,7 @@ def evaluate(
     measurement: HasTable,
     *,
     note: str | None = None,
-    stand: Stand | None = None,
+    fallback: Fallback | None = None,
 ) -> Metric:
     """Return a metric's value with its interval over sequences.
 
@@ -124,7 +124,7 @@ def evaluate(
         spec: the definition.
         measurement: the sums.
         note: why the metric is undefined here; its value is then None.
-        stand: what a gate reads instead of an undefined metric.
+        fallback: what a gate reads instead of an undefined metric.
 
     Raises:
         NonFiniteValue: where the formula gives NaN or infinity and no note says why.
@@ -135,7 +135,7 @@ def evaluate(
     used = chosen(table, (*spec.channels, spec.counts))
     n = size_of(table, spec.counts)
     if note is not None:
-        return _metric(spec, n, note=note, stand=stand)
+        return _metric(spec, n, note=note, fallback=fallback)
     found = estimate(spec.formula, used)
     if found.interval is None and not abs(found.value) < float("inf"):
         raise NonFiniteValue(f"{spec.name} is {found.value} on {n.tokens} tokens")

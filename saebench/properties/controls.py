@@ -16,8 +16,9 @@ from saebench.properties.base import (
     size_of,
 )
 from saebench.records.run import Direction, Metric, SampleSize
-from saebench.statistics.bootstrap import Estimate, Table, estimate
-from saebench.statistics.clusters import chosen, side_by_side
+from saebench.statistics.bootstrap import Estimate, estimate
+from saebench.statistics.clusters import chosen
+from saebench.statistics.paired import Combine, of_pair, pair
 
 if TYPE_CHECKING:
     from saebench.substitution.measurement import Measurement, WithPeers
@@ -86,10 +87,10 @@ def _margin(about: str, control: str, own: "Measurement", other: "Measurement") 
     """Return how much better the trained SAE is than the control, paired on the same sequences."""
     spec, declared = MARGIN[about, control], PRIMARY[about]
     channels = (*declared.channels, declared.counts)
-    tables = {"own": chosen(own.table(), channels), "other": chosen(other.table(), channels)}
-    table = side_by_side(tables)
+    table = pair(*(chosen(each.table(), channels) for each in (own, other)))
     n = size_of(own.table(), declared.counts)
-    found = estimate(lambda sums: _better(declared, sums), table)
+    assert declared.formula is not None
+    found = estimate(of_pair(declared.formula, _how_much_better(declared)), table)
     note = next((why for m in (own, other) if (why := _undefined(about, m))), None)
     if note is None and not np.isfinite(found.value):
         note = f"undefined: {declared.name} is not finite for the trained SAE or for {control}"
@@ -107,22 +108,15 @@ def _undefined(about: str, measurement: "Measurement") -> str | None:
     return f"undefined: the mean KL of eps_random is {mean:.2g} nats, below {kl_gap.FLOOR:g}"
 
 
-def _better(declared: MetricSpec, sums: Table) -> np.ndarray:
-    own, other = (_quality(declared, _side(sums, side)) for side in ("own", "other"))
-    return own - other
+def _how_much_better(declared: MetricSpec) -> Combine:
+    """Return the function of both values that is positive where the first is better."""
 
+    def quality(value: np.ndarray) -> np.ndarray:
+        if declared.direction is Direction.TARGET:
+            return -np.abs(value - declared.target)
+        return value if declared.direction is Direction.HIGHER else -value
 
-def _side(sums: Table, side: str) -> Table:
-    return {c.removeprefix(f"{side}/"): v for c, v in sums.items() if c.startswith(f"{side}/")}
-
-
-def _quality(declared: MetricSpec, sums: Table) -> np.ndarray:
-    """Return the metric turned so that more is better."""
-    assert declared.formula is not None
-    value = declared.formula(sums)
-    if declared.direction is Direction.TARGET:
-        return -np.abs(value - declared.target)
-    return value if declared.direction is Direction.HIGHER else -value
+    return lambda own, other: quality(own) - quality(other)
 
 
 def _separated(about: str, margins: list[Metric]) -> Metric:

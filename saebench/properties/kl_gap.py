@@ -16,7 +16,7 @@ from saebench.properties.base import (
     plain,
     position_of,
 )
-from saebench.records.run import Direction, Metric, Stand
+from saebench.records.run import Direction, Fallback, Metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,9 +133,9 @@ def _against(b: str, measurement: "Measurement") -> list[Metric]:
     note = None
     if mean < FLOOR:
         note = f"undefined: the mean KL of {b} is {mean:.2g} nats, below {FLOOR:g}"
-    stand = Stand(DIFFERENCE[b].name, FLOOR)
+    fallback = Fallback(DIFFERENCE[b].name, FLOOR)
     return [
-        evaluate(RATIO[b], measurement, note=note, stand=stand if note else None),
+        evaluate(RATIO[b], measurement, note=note, fallback=fallback if note else None),
         evaluate(DIFFERENCE[b], measurement),
         evaluate(CE_RATIO[b], measurement, note=note or _no_ce_change(b, measurement)),
         evaluate(SHARE[b], measurement),

@@ -22,7 +22,7 @@ from saebench.properties.base import (
     position_of,
 )
 from saebench.properties.kl_gap import BASELINES, FLOOR, chosen_baselines
-from saebench.records.run import Direction, Metric, Stand
+from saebench.records.run import Direction, Fallback, Metric
 from saebench.statistics.clusters import firsts
 from saebench.statistics.rank import median, spread_over
 
@@ -143,12 +143,12 @@ def _of_offsets(measurement: "SingleMeasurement", params: Params) -> Findings:
 def _against(b: str, offset: int, measurement: "SingleMeasurement") -> list[Metric]:
     sums = measurement.sums
     mean = sums.total(in_bin(f"{b}.kl", offset)) / sums.total(in_bin("n.scored", offset))
-    note, stand = None, None
+    note, fallback = None, None
     if mean < FLOOR:
         note = f"undefined: the mean KL of {b} is {mean:.2g} nats, below {FLOOR:g}"
-        stand = Stand(DIFFERENCE[b, offset].name, FLOOR)
+        fallback = Fallback(DIFFERENCE[b, offset].name, FLOOR)
     return [
-        evaluate(RATIO[b, offset], measurement, note=note, stand=stand),
+        evaluate(RATIO[b, offset], measurement, note=note, fallback=fallback),
         evaluate(DIFFERENCE[b, offset], measurement),
     ]
 

@@ -1,19 +1,32 @@
-"""Boards: SAEs side by side, on one where their numbers rest on equal tokens. Data only."""
+"""The leaderboard: boards of SAEs that were measured on equal tokens, and published figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from saebench.records.published import Published
-from saebench.records.run import Direction
+from saebench.records.run import AsEnds, Direction, Interval, MetricValue
+from saebench.records.schema import Schema
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a metric; direction is None for one that this saebench does not have."""
+    """A metric's unit and direction; direction is None for one that this saebench does not have."""
 
     unit: str
     direction: Direction | None
     target: float | None = None
+
+    def loss(self, value: float) -> float:
+        """Return a value turned so that smaller is better: the distance from a target.
+
+        Example:
+            >>> Facts("share", Direction.HIGHER).loss(0.75)
+            -0.75
+        """
+        if self.direction is Direction.TARGET:
+            return abs(value - (self.target or 0.0))
+        return -value if self.direction is Direction.HIGHER else value
 
 
 @dataclass(frozen=True)
@@ -22,14 +35,19 @@ class Score:
 
     version: int
     value: float | None
-    ci: tuple[float, float] | None
+    ci: Annotated[Interval, AsEnds()] | None
+
+    @classmethod
+    def of(cls, metric: MetricValue) -> "Score":
+        """Return the score of a run's or a baseline's metric."""
+        return cls(metric.version, metric.value, metric.ci)
 
 
 @dataclass(frozen=True)
 class Row:
     """One SAE: its verdicts and scores by case, such as ``kl_gap[scope=all]``.
 
-    ``fronts`` are the metrics on whose Pareto front against the features that fire it lies.
+    ``fronts`` are the metrics whose Pareto front against the number of active features it is on.
     """
 
     sae: str
@@ -44,13 +62,13 @@ class Row:
 
     @property
     def key(self) -> str:
-        """The SAE's weights and configuration, whatever it is called."""
+        """The hashes of the SAE's weights and configuration: equal for the same SAE of any name."""
         return f"{self.weights_sha256}-{self.config_sha256}"
 
 
 @dataclass(frozen=True)
 class BoardModel:
-    """The model that a board's SAEs were put into."""
+    """The language model of a board's SAEs."""
 
     name: str
     weights_sha256: str
@@ -71,7 +89,7 @@ class BoardData:
 
 @dataclass(frozen=True)
 class Board:
-    """SAEs that can be ranked: of one hook of one model, measured on equal tokens and noise."""
+    """SAEs that can be ranked: of one hook of one model, with equal tokens and random seed."""
 
     model: BoardModel
     hook: str
@@ -88,8 +106,16 @@ class Board:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """All boards, and what was published elsewhere, which is on none of them."""
+    """All boards, and published figures, which are on none of them."""
 
     schema_version: int
     boards: tuple[Board, ...]
     published: tuple[Published, ...]
+
+
+LEADERBOARD = Schema(
+    Leaderboard,
+    1,
+    "leaderboard",
+    hint="saebench leaderboard build makes it of the baselines",
+)

@@ -23,7 +23,7 @@ class CaseRequest:
 
     @property
     def sae(self) -> str:
-        """What the case is about, in results: the SAE's id, or both."""
+        """The SAE's id in results; of a pair, both."""
         return joined(self.subjects)
 
     @property
@@ -39,8 +39,8 @@ class CaseRequest:
         return f"{self.property_name}[{params}]@{self.sae}" if params else bare
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What results say of its parameters: those, and which SAEs a pair is."""
+    def recorded_params(self) -> dict[str, Any]:
+        """The parameters in results: of a pair, with the ids of its first and second SAE."""
         pair = self.subjects if len(self.subjects) == 2 else ()
         return dict(self.params) | dict(zip(("first", "second"), pair, strict=False))
 

@@ -1,11 +1,13 @@
-"""Published figures: what papers report, to be read beside our own, never ranked with it."""
+"""Figures that papers report, for reading next to measured metrics; they are never ranked."""
 
 from dataclasses import dataclass
+
+from saebench.records.schema import Schema
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where figures were published."""
+    """The work that figures were published in."""
 
     authors: str
     year: int
@@ -18,13 +20,14 @@ class Figure:
     """One figure as it was published.
 
     Attributes:
-        name: what the source calls it.
+        name: as in the source.
         unit: of the value.
-        value: the figure; None for a range, or for one told in words.
+        value: the figure; None for a range, or for one in words.
         low: lower end of a range.
         high: upper end of a range.
-        says: a figure told in words.
-        like: our metric that asks the same question, measured otherwise; None where none does.
+        says: a figure in words.
+        like: the saebench metric that answers the same question, measured otherwise; None where
+            there is none.
     """
 
     name: str
@@ -47,10 +50,13 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
-    """The figures of one source, and what they were measured on."""
+    """The figures of one source, and the conditions that they were measured under."""
 
     schema_version: int
     model: str
     source: Source
     conditions: str
     rows: tuple[PublishedRow, ...]
+
+
+PUBLISHED_FIGURES = Schema(Published, 1, "published figures")

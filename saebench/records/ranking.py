@@ -1,11 +1,10 @@
-"""Places on a board: by one metric, and on the Pareto front of sparsity against faithfulness."""
+"""Ranks on a board: by one metric, and on the Pareto front of sparsity against faithfulness."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from saebench.errors import OptionError, nearest
 from saebench.records.boards import Board, Facts, Row, Score
-from saebench.records.run import Direction
 
 SPARSITY = "sparsity.l0"
 CASES = {
@@ -14,7 +13,7 @@ CASES = {
     "kl_gap.ratio[eps_random]": "kl_gap[scope=all]",
 }
 FAITHFULNESS = tuple(metric for metric in CASES if metric != SPARSITY)
-"""The metrics that a Pareto front is drawn of, each against the features that fire."""
+"""The metrics that a Pareto front is drawn of, each against the number of active features."""
 
 ALL_AT_ONCE = "[scope=all]"
 
@@ -47,13 +46,13 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value stands among a board's others.
+    """The rank of a value on a board, with its uncertainty.
 
     Attributes:
         place: counted from 1.
         best: the place if the value were at the better end of its interval.
         worst: and at the worse end.
-        of: how many there are with it.
+        of: the number of values, this one included.
     """
 
     place: int
@@ -65,12 +64,12 @@ class Place:
 def rank(board: Board, metric: str, *, case: str | None = None) -> Ranking:
     """Return the board's rows in the order of a metric.
 
-    Rows whose metric has an older version, or no value, get no place: they do not say the same.
+    Rows whose metric has an older version, or no value, are not ranked.
 
     Args:
         board: rows measured on equal tokens.
         metric: the metric's name.
-        case: which case's, where several report it.
+        case: the case that reports it, where several do.
 
     Raises:
         OptionError: for a metric that the board does not have, or that has no better side.
@@ -79,64 +78,70 @@ def rank(board: Board, metric: str, *, case: str | None = None) -> Ranking:
     if facts is None:
         raise OptionError(f"unknown metric {metric!r}{nearest(metric, board.metrics)}")
     if facts.direction is None:
-        raise OptionError(f"{metric}: this saebench does not know which way it is better")
+        raise OptionError(f"{metric}: this saebench does not know which way is better")
     case = case or case_of(board, metric)
     scores = [(row, row.scores.get(case, {}).get(metric)) for row in board.rows]
     newest = max((score.version for _, score in scores if score), default=0)
-    kept, unranked = [], []
+    comparable, unranked = [], []
     for row, score in scores:
-        why = _no_place(score, newest)
+        why = _why_unranked(score, newest)
         if why or score is None:
             unranked.append((row, why))
         else:
-            kept.append((loss(score, facts), row, score))
-    kept.sort(key=lambda entry: (entry[0], entry[1].sae, entry[1].weights_sha256))
-    losses = [entry[0] for entry in kept]
-    ranked = tuple(Ranked(1 + losses.index(lost), row, score) for lost, row, score in kept)
+            comparable.append((loss(score, facts), row, score))
+    comparable.sort(key=lambda entry: (entry[0], entry[1].sae, entry[1].weights_sha256))
+    losses = [entry[0] for entry in comparable]
+    ranked = tuple(Ranked(1 + losses.index(own), row, score) for own, row, score in comparable)
     return Ranking(metric, facts, ranked, tuple(unranked))
 
 
 def case_of(board: Board, metric: str) -> str:
-    """Return which of the board's cases reports a metric.
+    """Return the board's case that reports a metric; "" where none does.
 
     Of several it is the one that substitutes all tokens at once, as every other property does.
 
     Raises:
         OptionError: where several do and none is that one, naming them.
     """
-    found = sorted(
+    cases = sorted(
         {c for row in board.rows for c, scores in row.scores.items() if metric in scores}
     )
-    at_once = [case for case in found if case.endswith(ALL_AT_ONCE)]
-    if len(found) > 1 and len(at_once) == 1:
+    at_once = [case for case in cases if case.endswith(ALL_AT_ONCE)]
+    if len(cases) > 1 and len(at_once) == 1:
         return at_once[0]
-    if len(found) > 1:
+    if len(cases) > 1:
         raise OptionError(
-            f"{metric} is reported by several cases: {', '.join(found)}; say which: --case NAME"
+            f"{metric} is reported by several cases: {', '.join(cases)}; say which: --case NAME"
         )
-    return found[0] if found else ""
+    return cases[0] if cases else ""
 
 
 def place_of(ranking: Ranking, score: Score, *, without: Row | None = None) -> Place | None:
-    """Return where a score would stand, or stands where its own row is left out.
+    """Return the rank of a score among the others.
 
-    None for one that cannot be placed: no value, or another version of the metric.
+    Args:
+        ranking: the ranked rows.
+        score: what to place.
+        without: the score's own row, where it is on the board.
+
+    Returns:
+        None for a score that cannot be placed: no value, or another version of the metric.
     """
     others = [each for each in ranking.ranked if each.row != without]
     if score.value is None or any(each.score.version != score.version for each in others):
         return None
     losses = [loss(each.score, ranking.facts) for each in others]
     ends = _losses_of_interval(score, ranking.facts)
-    places = [1 + sum(lost < end for lost in losses) for end in ends]
-    place = 1 + sum(lost < loss(score, ranking.facts) for lost in losses)
+    places = [1 + sum(other < end for other in losses) for end in ends]
+    place = 1 + sum(other < loss(score, ranking.facts) for other in losses)
     return Place(place, min(place, *places), max(place, *places), len(others) + 1)
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> frozenset[str]:
-    """Return the names that no other is better than in one respect and no worse in the other.
+    """Return the names on the Pareto front: no other is as good in both losses and better in one.
 
     Args:
-        points: two losses by name, smaller is better.
+        points: two losses by name; smaller is better.
 
     Example:
         >>> sorted(front({"a": (1, 3), "b": (2, 2), "c": (3, 3)}))
@@ -150,14 +155,14 @@ def front(points: Mapping[str, tuple[float, float]]) -> frozenset[str]:
 
 
 def fronts(board: Board) -> dict[str, frozenset[str]]:
-    """Return the rows' keys on each Pareto front, by the metric that l0 is held against."""
+    """Return the rows' keys on each Pareto front, by the metric that is drawn against L0."""
     return {metric: _front_of(board, metric) for metric in FAITHFULNESS if _has(board, metric)}
 
 
 def loss(score: Score, facts: Facts) -> float:
-    """Return what is smaller for a better score: how far it is off, where it has a target."""
+    """Return a score turned so that smaller is better."""
     assert score.value is not None
-    return _loss_of_value(score.value, facts)
+    return facts.loss(score.value)
 
 
 def _front_of(board: Board, metric: str) -> frozenset[str]:
@@ -174,22 +179,16 @@ def _has(board: Board, metric: str) -> bool:
     return all(each is not None and each.direction is not None for each in facts)
 
 
-def _loss_of_value(value: float, facts: Facts) -> float:
-    if facts.direction is Direction.TARGET:
-        return abs(value - (facts.target or 0.0))
-    return -value if facts.direction is Direction.HIGHER else value
-
-
 def _losses_of_interval(score: Score, facts: Facts) -> Iterable[float]:
     """Return the losses at the interval's ends, and at the target where it lies inside."""
     if score.ci is None:
         return [loss(score, facts)]
-    ends = [_loss_of_value(end, facts) for end in score.ci]
-    inside = facts.target is not None and score.ci[0] <= facts.target <= score.ci[1]
+    ends = [facts.loss(end) for end in (score.ci.low, score.ci.high)]
+    inside = facts.target is not None and facts.target in score.ci
     return [*ends, 0.0] if inside else ends
 
 
-def _no_place(score: Score | None, newest: int) -> str:
+def _why_unranked(score: Score | None, newest: int) -> str:
     if score is None:
         return "not measured"
     if score.version != newest:

@@ -1,31 +1,77 @@
-"""What a repair found: its recipe, its course, before and after, and why. Data only."""
+"""A repair: its recipe, its course, the metrics before and after, and which features changed."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from saebench.records.run import DatasetRecord, Direction, ModelRecord, SubjectRecord
-
-REPAIR_SCHEMA_VERSION = 1
+from saebench.records.run import (
+    LEVEL,
+    DatasetRecord,
+    Direction,
+    Interval,
+    ModelRecord,
+    SubjectRecord,
+)
+from saebench.records.schema import Schema
 
 
 @dataclass(frozen=True)
 class Ranged:
-    """A number with its 95% interval; None where it is undefined, or has no interval."""
+    """A number with its interval; None where it is undefined, or has no interval."""
 
     value: float | None
-    low: float | None = None
-    high: float | None = None
+    ci: Interval | None = None
+
+    @classmethod
+    def of(cls, value: float | None, low: float | None, high: float | None) -> "Ranged":
+        """Return a number with the ends of its 95% interval; without one where an end is None."""
+        if low is None or high is None:
+            return cls(value)
+        return cls(value, Interval(low, high, LEVEL, ""))
+
+    @property
+    def low(self) -> float | None:
+        """The interval's lower end."""
+        return None if self.ci is None else self.ci.low
+
+    @property
+    def high(self) -> float | None:
+        """The interval's upper end."""
+        return None if self.ci is None else self.ci.high
 
     def interval(self, form: str) -> str | None:
-        """Return the interval as text; None where an end is missing, as a file may have it.
+        """Return the interval as text; None where there is none.
 
         Example:
-            >>> Ranged(0.5, 0.25, 0.75).interval("+.1f")
+            >>> Ranged(0.5, Interval(0.25, 0.75, 0.95, "bootstrap")).interval("+.1f")
             '[+0.2, +0.8]'
         """
-        if self.low is None or self.high is None:
-            return None
-        return f"[{self.low:{form}}, {self.high:{form}}]"
+        return None if self.ci is None else self.ci.text(form)
+
+    def negated(self) -> "Ranged":
+        """Return the number with its sign turned, and its interval likewise."""
+        if self.value is None or self.ci is None:
+            return Ranged(None if self.value is None else -self.value)
+        ends = Interval(-self.ci.high, -self.ci.low, self.ci.level, self.ci.method)
+        return Ranged(-self.value, ends)
+
+
+def with_intervals(content: Any) -> Any:
+    """Return a file's content with its numbers' intervals as such: older files hold two ends.
+
+    Example:
+        >>> with_intervals({"share": {"value": 0.5, "low": None, "high": None}})
+        {'share': {'value': 0.5, 'ci': None}}
+    """
+    if isinstance(content, list):
+        return [with_intervals(each) for each in content]
+    if not isinstance(content, dict):
+        return content
+    if "value" not in content or not set(content) <= {"value", "low", "high"}:
+        return {key: with_intervals(value) for key, value in content.items()}
+    low, high = content.get("low"), content.get("high")
+    none = low is None or high is None
+    ci = None if none else {"low": low, "high": high, "level": LEVEL, "method": ""}
+    return {"value": content["value"], "ci": ci}
 
 
 @dataclass(frozen=True)
@@ -33,12 +79,12 @@ class RepairRow:
     """One metric before and after, on the same tokens.
 
     Attributes:
-        metric: as in METRICS.md, or ``perplexity``, ``perplexity_gap``, ``dead_features``.
+        metric: as in docs/metrics.md, or ``perplexity``, ``perplexity_gap``, ``dead_features``.
         unit: of the three numbers; "" for a count.
         direction: which way is better.
         target: the best value, where the direction is a target.
-        before: the SAE's.
-        after: the repaired SAE's.
+        before: the metric of the SAE.
+        after: the metric of the repaired SAE.
         change: after less before, paired over sequences.
         share: change as a share of the value before, paired over sequences.
     """
@@ -55,7 +101,7 @@ class RepairRow:
 
 @dataclass(frozen=True)
 class RepairRecipe:
-    """What was asked for: all that shapes the result."""
+    """The repair's settings: everything that the result depends on."""
 
     method: str
     fitted: tuple[str, ...]
@@ -69,7 +115,7 @@ class RepairRecipe:
 
 @dataclass(frozen=True)
 class CourseRow:
-    """One check of the fit: tokens done, the steps' mean loss since the last, the check's."""
+    """One check during the fit: tokens so far, mean training loss since the last, its own loss."""
 
     tokens: int
     loss: float | None
@@ -78,18 +124,18 @@ class CourseRow:
 
 @dataclass(frozen=True)
 class RepairCourse:
-    """How the fit went.
+    """The course of the fit.
 
     Attributes:
-        tokens: activations that were fitted on.
-        converged: it ended because it no longer improved.
+        tokens: the number of activations fitted on.
+        converged: the fit ended because it no longer improved.
         duration_s: of this process; a resumed fit counts from where it was resumed.
-        texts: what the texts are called.
+        texts: the name of the texts.
         texts_fingerprint: SHA-256 of their token rows.
         texts_tokens: counted tokens of one pass.
-        passes: how often they were gone through.
-        flips: features that are on in the saved SAE and were off, or the other way round, on
-            ``flips_of`` activations times features.
+        passes: over the texts.
+        flips: how often a feature is active in the saved SAE and was not before, or the reverse,
+            of ``flips_of`` activations times features.
         checks: losses in order, the first before any step.
     """
 
@@ -107,7 +153,7 @@ class RepairCourse:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson's correlation over features; ``given`` is what is held fixed in a partial one."""
+    """Pearson's correlation over features; a partial one controls for ``given``."""
 
     x: str
     y: str
@@ -124,22 +170,22 @@ class FeatureAnalysis:
 
     Attributes:
         tokens: activations that strengths and frequencies were counted on.
-        features: how many are looked at.
-        left_out: how many fire on too few tokens.
-        least_tokens: fewer than these are too few.
+        features: the number of features analysed.
+        left_out: the number that are active on fewer than ``least_tokens`` tokens.
+        least_tokens: see there.
         correlations: of scaling, and of the additive change, with log strength and log frequency.
-        scaling_mean: mean over features of the norm of the decoder row after, by that before.
+        scaling_mean: mean over features of the decoder row's norm after, divided by that before.
         additive_mean: mean over features of (scaling - 1)·strength.
         additive_median: the median of the same.
-        additive_theory: c·d/2, what the penalty takes off a feature that is alone; None where the
-            penalty is not known or of another kind.
+        additive_theory: c·d/2, by which the sparsity penalty shrinks a feature that is active
+            alone; None where the penalty is unknown or of another kind.
         cosine_mean: mean cosine of decoder rows before and after.
         cosine_lowest: the lowest of them.
-        log_strength: one a feature, natural logarithms.
-        log_frequency: share of tokens on which it is on, likewise.
-        scaling: one a feature.
-        additive: one a feature.
-        cosine: one a feature.
+        log_strength: by feature, natural logarithms.
+        log_frequency: by feature, of the share of tokens on which it is active.
+        scaling: by feature.
+        additive: by feature.
+        cosine: by feature.
     """
 
     tokens: int
@@ -171,7 +217,7 @@ class GateChange:
 
 @dataclass(frozen=True)
 class RepairRecord:
-    """Everything one repair found: the content of its JSON file."""
+    """Everything about one repair: the content of its JSON file."""
 
     schema_version: int
     harness: dict[str, str]
@@ -198,6 +244,19 @@ class RepairRecord:
                 return row
         raise KeyError(metric)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain dictionaries and lists, as in its file."""
-        return asdict(self)
+
+def _check(record: RepairRecord) -> None:
+    if all(row.metric != GAP for row in record.rows):
+        raise ValueError(f"it has no row {GAP!r}")
+
+
+GAP = "perplexity_gap"
+REPAIR_SCHEMA_VERSION = 2
+REPAIR = Schema(
+    RepairRecord,
+    REPAIR_SCHEMA_VERSION,
+    "saebench repair file",
+    noun="repair",
+    upgrades={1: with_intervals},
+    check=_check,
+)

@@ -1,16 +1,20 @@
-"""What crosses boundaries: metrics, intervals, gates, cases, runs. Data only, no maths."""
+"""A run and its parts: metrics with their intervals, gate results, cases, SAEs, data."""
 
 import builtins
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
-SCHEMA_VERSION = 4
-CLUSTER = "cluster"  # the channel of per-sequence sums that says which sequences repeat each other
+from saebench.records.schema import Schema, unchanged
+
+LEVEL = 0.95  # of confidence intervals, by default
+CLUSTER = "cluster"  # the channel of per-sequence sums with the cluster of each sequence's repeats
 ALL_COUNT, FIRST, SPECIAL = "all positions", "position 0", "a special token"
-"""What a data set's policies say: which tokens count, and what each sequence begins with."""
+"""Values of a data set's policies: which tokens count, and how each sequence begins."""
 
 
 class Direction(StrEnum):
@@ -22,7 +26,7 @@ class Direction(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a gate, a case or a run comes to."""
+    """The verdict on a gate, a case or a run."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -58,10 +62,10 @@ def worst(verdicts: list[Verdict]) -> Verdict:
 
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return what several cases come to together.
+    """Return the verdict on several cases together: the worst of those that were decided.
 
-    Skipped ones have no say; nor have new ones, that nothing is held against, where others were
-    decided.
+    A skipped case does not count; nor does a new one, which has nothing to be compared with,
+    where others were decided.
 
     Example:
         >>> overall([Verdict.SKIPPED, Verdict.NEW, Verdict.PASS]).value
@@ -74,35 +78,98 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval, and how it was made."""
+    """A confidence interval, its level, and the method in words.
+
+    Example:
+        >>> interval = Interval(0.25, 0.75, 0.95, "bootstrap")
+        >>> interval.text("+.1f"), 0.5 in interval
+        ('[+0.2, +0.8]', True)
+    """
 
     low: float
     high: float
     level: float
     method: str
 
+    def __contains__(self, value: float) -> bool:
+        """True where a value lies within, the ends included."""
+        return self.low <= value <= self.high
+
+    @property
+    def is_finite(self) -> bool:
+        """True where both ends are numbers."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def scaled(self, factor: float) -> "Interval":
+        """Return the interval of the number times a positive factor."""
+        return Interval(self.low * factor, self.high * factor, self.level, self.method)
+
+    def text(self, form: str = ".3g") -> str:
+        """Return the interval for people, each end in a number format."""
+        return f"[{self.low:{form}}, {self.high:{form}}]"
+
+
+class AsEnds:
+    """Marks an interval that a JSON file holds as its two ends; its level is then 95%."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> Any:
+        """Return how pydantic reads and writes the two ends; it alone calls this."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(
+            lambda ends: Interval(ends[0], ends[1], LEVEL, ""),
+            core_schema.tuple_schema([core_schema.float_schema(), core_schema.float_schema()]),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda interval: [interval.low, interval.high]
+            ),
+        )
+
 
 @dataclass(frozen=True)
 class SampleSize:
-    """How much data a number rests on."""
+    """How much data a metric was computed from."""
 
     sequences: int
     tokens: int
 
 
 @dataclass(frozen=True)
-class Stand:
-    """Which metric a gate reads, and within what, where the gated one is undefined."""
+class Fallback:
+    """The metric that a gate reads where the gated one is undefined.
+
+    Attributes:
+        metric: its name.
+        scale: a limit of L on the gated metric is a limit of (L - 1)·scale on this one.
+    """
 
     metric: str
     scale: float
+
+
+class MetricValue(Protocol):
+    """What a comparison reads of a metric: of a run, of a baseline, or on a leaderboard."""
+
+    @property
+    def version(self) -> int:
+        """Version of the metric's definition."""
+        ...
+
+    @property
+    def value(self) -> float | None:
+        """The value; None where it is undefined."""
+        ...
+
+    @property
+    def ci(self) -> Interval | None:
+        """Its interval; None where there is none."""
+        ...
 
 
 @dataclass(frozen=True)
 class Metric:
     """One number with its unit, direction, version and uncertainty.
 
-    ``value`` is None where the metric is undefined on this data; ``note`` then says why.
+    ``value`` is None where the metric is undefined on this data; ``note`` then gives the reason.
     """
 
     name: str
@@ -114,19 +181,19 @@ class Metric:
     ci: Interval | None = None
     target: float | None = None
     note: str | None = None
-    stand: Stand | None = None
+    fallback: Fallback | None = None
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for and against a secondary gate.
+    """The p-values for and against a secondary gate.
 
     Attributes:
         p_within: one-sided p of "the limit does not hold": small shows that it does.
         p_beyond: one-sided p of "the limit holds": small shows that it does not.
-        adjusted_within: the first, corrected for all of the run's secondary gates.
-        adjusted_beyond: the second, likewise.
-        corrected_for: how many gates that were.
+        adjusted_within: p_within, corrected for all of the run's secondary gates.
+        adjusted_beyond: p_beyond, likewise.
+        corrected_for: the number of those gates.
     """
 
     p_within: float
@@ -142,7 +209,8 @@ class GateResult:
 
     Where the rule is a margin, ``worse_by`` says how much worse the metric is than its
     ``baseline``, in the margin's terms: 0.05 is 0.05 of the metric's unit, or 5% of the baseline.
-    A ``secondary`` gate has no say in the case's verdict; its own is corrected for multiplicity.
+    A ``secondary`` gate does not affect the case's verdict; its own is corrected for multiplicity.
+    ``why`` is the rule's reason, as the threshold file gives it; None where it gives none.
     """
 
     rule: str
@@ -157,10 +225,11 @@ class GateResult:
     worse_ci: Interval | None = None
     secondary: bool = False
     evidence: Evidence | None = None
+    why: str | None = None
 
     @property
     def shown(self) -> str:
-        """The verdict, for tables: a secondary one says so."""
+        """The verdict, for tables: a secondary gate's says so."""
         return f"{self.verdict.value}, secondary" if self.secondary else self.verdict.value
 
     @property
@@ -173,7 +242,7 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a case's numbers rest on: cases of an unequal basis are never compared.
+    """The model, tokens and noise of a case: cases that differ in these are never compared.
 
     Attributes:
         model: sha256 of the model's weights.
@@ -190,7 +259,7 @@ class Basis:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One property of one SAE: what was measured and what was decided.
+    """One property of one SAE: its metrics, its gates and their verdict.
 
     ``basis`` is None where nothing was measured, and in result files of schema version 1.
     """
@@ -210,8 +279,13 @@ class CaseResult:
     basis: Basis | None = None
 
     @builtins.property  # the field above hides its name
+    def by_name(self) -> dict[str, Metric]:
+        """The metrics by name."""
+        return {metric.name: metric for metric in self.metrics}
+
+    @builtins.property
     def deciding(self) -> tuple[GateResult, ...]:
-        """The gates that the verdict is made of."""
+        """The gates that decide the verdict."""
         return tuple(gate for gate in self.gates if not gate.secondary)
 
     def metric(self, name: str) -> Metric | None:
@@ -220,12 +294,12 @@ class CaseResult:
 
     @builtins.property
     def kind(self) -> str:
-        """The case's name without its SAE: equal for the same question about another SAE."""
+        """The case's id without its SAE: the same property and parameters of another SAE."""
         return self.id.removesuffix(f"@{self.sae}")
 
     @builtins.property
     def about(self) -> tuple[str, ...]:
-        """The ids of the SAEs that it is about: one, or a pair's two."""
+        """The ids of its SAEs: one, or a pair's two."""
         pair = tuple(self.params[key] for key in ("first", "second") if key in self.params)
         return pair if len(pair) == 2 else (self.sae,)
 
@@ -271,7 +345,7 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """The token sequences that everything was measured on, and which tokens count."""
+    """A run's token sequences, and which of their tokens count."""
 
     name: str
     split: str | None
@@ -287,7 +361,7 @@ class DatasetRecord:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one measurement took, of all the SAEs that shared it.
+    """Time and memory of one measurement, of all the SAEs that shared it.
 
     Attributes:
         measured_on: sequences, long sequences, cloze prompts, controls, pairs, or which tokens
@@ -296,7 +370,7 @@ class Cost:
         saes: the SAEs' ids.
         tokens: tokens of the data.
         seconds: by stage: clean, encode, decode, noise, resume, readout, fold, overhead.
-        peak_memory_bytes: the most that the process had held by then.
+        peak_memory_bytes: the process's peak by then.
     """
 
     measured_on: str
@@ -309,7 +383,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """When and how the run was made."""
+    """When and how a run was started, and how it ended."""
 
     id: str
     status: str
@@ -323,7 +397,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything one run found: the content of the result file.
+    """Everything about one run: the content of the result file.
 
     Models and datasets are lists because SAEs of several models or training contexts may be
     judged in one run; ``saes`` and ``cases`` refer to each other by SAE id.
@@ -387,3 +461,56 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """Return the run as plain dictionaries and lists, as in the result file."""
         return asdict(self)
+
+
+def _check(run: Run) -> None:
+    """Refuse two SAEs of one id, cases of SAEs that the run does not list, and a malformed date.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    known = {sae.id for sae in run.saes}
+    if len(known) < len(run.saes):
+        raise ValueError("two SAEs of one id")
+    for case in run.cases:
+        pair = (case.params.get("first"), case.params.get("second"))
+        own = pair if "second" in case.params else (case.sae,)
+        if not all(isinstance(sae, str) and sae in known for sae in own):
+            raise ValueError(f"{case.id!r} is of no SAE in it")
+    datetime.fromisoformat(run.run.started)
+
+
+def _with_fallbacks(content: dict[str, Any]) -> dict[str, Any]:
+    """Rename ``stand`` of version 4, which named the metric that a gate falls back to."""
+    cases = content.get("cases")
+    if not isinstance(cases, list):
+        return content
+    return content | {"cases": [_renamed(case) for case in cases]}
+
+
+def _renamed(case: Any) -> Any:
+    metrics = case.get("metrics") if isinstance(case, dict) else None
+    if not isinstance(metrics, list):
+        return case
+    renamed = [
+        {"fallback" if key == "stand" else key: value for key, value in metric.items()}
+        if isinstance(metric, dict)
+        else metric
+        for metric in metrics
+    ]
+    return case | {"metrics": renamed}
+
+
+SCHEMA_VERSION = 5
+RESULT = Schema(
+    Run,
+    SCHEMA_VERSION,
+    "saebench result file",
+    upgrades={
+        1: unchanged,  # 2 added each case's basis, which stays unknown, and the run's cost
+        2: unchanged,  # 3 added by how much a gated metric is worse than its baseline
+        3: unchanged,  # 4 added secondary gates
+        4: _with_fallbacks,  # 5 added why a gate's rule exists
+    },
+    check=_check,
+)

@@ -1,12 +1,11 @@
-"""What a sweep of trainings found: the frontier of whole-model KL against L0. Data only."""
+"""A sweep of trainings: the frontier of whole-model KL against L0."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from saebench.records.repair import Ranged
+from saebench.records.repair import Ranged, with_intervals
 from saebench.records.run import DatasetRecord, ModelRecord
+from saebench.records.schema import Schema
 
-SWEEP_SCHEMA_VERSION = 2  # 2: each point's learning rate
 KL, L0 = "whole_model_kl", "l0"
 
 
@@ -15,21 +14,21 @@ class SweepPoint:
     """One SAE of a sweep.
 
     Attributes:
-        equal: ``tokens`` or ``time``: what the objectives were given the same of.
-        hook: its place.
+        equal: ``tokens`` or ``time``: the budget that is equal for all objectives.
+        hook: the place in the model.
         sparsity: as on the command line.
-        objective: what it was trained for.
-        directory: where it lies, from the sweep's directory.
-        tokens: that it was trained on after the standard SAE that all begin with.
+        objective: of its training.
+        directory: relative to the sweep's directory.
+        tokens: of its training, after that of the standard SAE that all begin with.
         learning_rate: of its training.
         seconds: of the process that ended the training.
         converged: the training ended because it no longer improved.
         checks: the loss at each check of the training, in order.
-        verdicts: the gate's, by case.
-        metrics: the gate's, by a name of their own; ``whole_model_kl`` is against the original
-            model, with the SAE, in the patched model where there is one.
-        against_standard: the same KL less that of the standard SAE of the same place, sparsity
-            and ``equal``, paired over sequences; None for that one.
+        verdicts: by case.
+        metrics: by a short name; ``whole_model_kl`` is the KL from the original model to the
+            model with the SAE, patched where the training changed the model.
+        against_standard: that KL less the KL of the standard SAE of the same hook, sparsity and
+            ``equal``, paired over sequences; None for the standard SAE.
     """
 
     equal: str
@@ -49,16 +48,16 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """Everything one sweep found: the content of sweep.json.
+    """Everything about one sweep: the content of sweep.json.
 
     Attributes:
-        model: the original.
+        model: the original model.
         loss: ``kl`` or ``next-token``.
-        texts: what was trained on.
-        texts_tokens: counted tokens of one pass over it, as far as they were needed.
-        init_tokens: what the standard SAE that all begin with was trained on.
-        judged_on: the sequences.
-        points: in the order that they were trained in.
+        texts: the name of the training texts.
+        texts_tokens: counted tokens of one pass over them, as far as they were needed.
+        init_tokens: training tokens of the standard SAE that all begin with.
+        judged_on: the sequences that the points were judged on.
+        points: in the order of their training.
     """
 
     schema_version: int
@@ -72,6 +71,12 @@ class SweepRecord:
     judged_on: DatasetRecord
     points: tuple[SweepPoint, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain dictionaries and lists, as in its file."""
-        return asdict(self)
+
+SWEEP_SCHEMA_VERSION = 3
+SWEEP = Schema(
+    SweepRecord,
+    SWEEP_SCHEMA_VERSION,
+    "saebench training sweep file",
+    noun="training sweep",
+    upgrades={2: with_intervals},  # version 1 lacks each point's learning rate
+)

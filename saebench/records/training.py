@@ -1,31 +1,29 @@
-"""What a training was and how it went. Data only."""
+"""A training of an SAE: its recipe and its course."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from saebench.records.run import ModelRecord
-
-TRAINING_SCHEMA_VERSION = 1
+from saebench.records.schema import Schema
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """What was asked for: all that shapes the result.
+    """The training's settings: everything that the result depends on.
 
     Attributes:
         objective: standard, frozen, intrusive or non-intrusive.
-        loss: ``kl`` or ``next-token``; of no account for standard.
+        loss: ``kl`` or ``next-token``; the standard objective uses neither.
         sparsity: as on the command line.
-        init: ``random``, ``identity``, or the SAE that was begun from, by its weights' hash.
-        half_layers: module paths of what was trained beside the SAE, by side.
-        tokens: how many at most.
+        init: ``random``, ``identity``, or the hash of the weights that the training began with.
+        half_layers: module paths of the model's sublayers that were trained too, by side.
+        tokens: the largest number of training tokens.
         batch_rows: rows of the context in a step.
         learning_rate: of AdamW.
-        warm_up_tokens: over which it rises.
-        clip: the largest norm of a gradient.
-        weight_decay: AdamW's.
-        without_sae: weight of the changed model's own loss.
-        tolerance: less gain than this share over ``patience`` checks ends the fit; 0 never.
+        warm_up_tokens: over which the learning rate rises.
+        clip: the largest norm of a gradient; None for no clipping.
+        weight_decay: of AdamW.
+        without_sae: loss weight of the patched model without the SAE.
+        tolerance: a smaller relative gain over ``patience`` checks ends the training; 0 for never.
         patience: in checks.
         seed: of weights and shuffling.
     """
@@ -49,7 +47,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class TrainedRecord:
-    """The SAE that came of it."""
+    """The trained SAE."""
 
     id: str
     weights_sha256: str
@@ -62,7 +60,7 @@ class TrainedRecord:
 
 @dataclass(frozen=True)
 class TrainingCheck:
-    """Tokens done, the steps' mean loss since the last check, and the check's own."""
+    """Tokens so far, mean training loss since the last check, and the check's own loss."""
 
     tokens: int
     loss: float | None
@@ -71,20 +69,20 @@ class TrainingCheck:
 
 @dataclass(frozen=True)
 class TrainingCourse:
-    """How it went.
+    """The course of a training.
 
     Attributes:
-        tokens: that were fitted on.
-        converged: it ended because it no longer improved.
-        duration_s: of the process that ended it; a resumed one counts from there.
-        texts: what the texts are called.
+        tokens: the number of training tokens.
+        converged: the training ended because it no longer improved.
+        duration_s: of the process that ended it; a resumed one counts from where it was resumed.
+        texts: the name of the texts.
         texts_fingerprint: SHA-256 of their token rows.
         texts_tokens: counted tokens of one pass.
-        passes: how often they were gone through.
-        dead: features that fire on none of ``dead_of`` held tokens.
+        passes: over the texts.
+        dead: features that are active on none of ``dead_of`` held-out tokens.
         dead_of: see there.
-        l0: features that fire at a held token, on average.
-        host_moved: how far the half-layers' weights moved, as a share of their norm.
+        l0: mean number of active features at a held-out token.
+        host_moved: norm of the change of the model's trained sublayers, relative to their norm.
         checks: in order, the first before any step.
     """
 
@@ -115,6 +113,8 @@ class TrainingRecord:
     course: TrainingCourse
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain dictionaries and lists, as in its file."""
-        return asdict(self)
+
+TRAINING_SCHEMA_VERSION = 1
+TRAINING = Schema(
+    TrainingRecord, TRAINING_SCHEMA_VERSION, "saebench training file", noun="training"
+)

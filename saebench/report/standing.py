@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from saebench.records.boards import Board, Leaderboard, Row, Score
 from saebench.records.ranking import FAITHFULNESS, Place, fronts, place_of, rank
-from saebench.records.run import CaseResult, Metric, Run, SubjectRecord
+from saebench.records.run import CaseResult, Run, SubjectRecord
 from saebench.report.style import plain_text
 
 RANKED_BY = "kl_gap.ratio[eps_random]"
@@ -84,13 +84,8 @@ def _row(run: Run, sae: SubjectRecord, board: Board) -> Row:
     return Row(
         sae.id, sae.weights_sha256, sae.config_sha256, sae.architecture, sae.d_sae,
         sae.training_context, verdicts={case.kind: case.verdict.value for case in cases},
-        scores={case.kind: {m.name: _score(m) for m in case.metrics} for case in cases},
+        scores={case.kind: {m.name: Score.of(m) for m in case.metrics} for case in cases},
     )  # fmt: skip
-
-
-def _score(metric: Metric) -> Score:
-    ci = (metric.ci.low, metric.ci.high) if metric.ci else None
-    return Score(metric.version, metric.value, ci)
 
 
 def _in_words(place: Place) -> str:

@@ -1,1 +1,1 @@
-"""Uncertainty: the unit of resampling is the sequence, never the token."""
+"""Confidence intervals and p-values, by resampling sequences, never tokens."""

@@ -1,4 +1,4 @@
-"""Bootstrap resamples of sequences: how often each takes each, and the sums that come of it."""
+"""The studentised bootstrap over sequences: intervals and p-values of formulas of sums."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ DRAWS = 10_000
 FEWER_DRAWS = 2_000
 MANY_SEQUENCES = 4_096
 SEED = 20_240_331  # of the resampling alone; every interval uses the same resamples
-AT_ONCE = 1 << 17  # sequences picked at once: what is made of them stays in the cache
-LARGEST_KEPT = 1 << 26  # bytes of counts, of which each is one: 2,000 resamples of 33,000
+AT_ONCE = 1 << 17  # sequences drawn at once: their counts fit into the processor's cache
+LARGEST_CACHED = 1 << 26  # bytes of counts, one byte each: 2,000 resamples of 33,000
 
 
 def resampled_sums(columns: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ def resampled_sums(columns: np.ndarray) -> np.ndarray:
     sums = np.empty((columns.shape[1], _draws(n)))
     start = 0
     for counts in _count_blocks(n):
-        # A column's sums lie side by side: everything made of them reads one after the other.
+        # A column's sums are contiguous, as they are read.
         sums[:, start : start + len(counts)] = (counts.astype(np.float64) @ columns).T
         start += len(counts)
     return sums
@@ -49,16 +49,16 @@ def _draws(n: int) -> int:
 
 
 def _count_blocks(n: int) -> Iterable[np.ndarray]:
-    return _kept_blocks(n) if n * _draws(n) <= LARGEST_KEPT else _made_blocks(n)
+    return _cached_blocks(n) if n * _draws(n) <= LARGEST_CACHED else _drawn_blocks(n)
 
 
 @lru_cache(maxsize=2)
-def _kept_blocks(n: int) -> list[np.ndarray]:
-    return list(_made_blocks(n))
+def _cached_blocks(n: int) -> list[np.ndarray]:
+    return list(_drawn_blocks(n))
 
 
-def _made_blocks(n: int) -> Iterator[np.ndarray]:
-    """Give how often each resample takes each sequence, in blocks of resamples."""
+def _drawn_blocks(n: int) -> Iterator[np.ndarray]:
+    """Give the number of times that each resample has each sequence, in blocks of resamples."""
     rng = np.random.default_rng(SEED)
     draws = _draws(n)
     rows = min(draws, max(1, AT_ONCE // n))
@@ -70,10 +70,10 @@ def _made_blocks(n: int) -> Iterator[np.ndarray]:
         yield counts.astype(np.min_scalar_type(int(counts.max())))
 
 
-FEWEST = 8  # sequences; with fewer, too many resamples take one sequence alone
-ROUNDING = 1e-14  # of the channels' own variances: what is left of them where they cancel
+FEWEST = 8  # sequences; with fewer, too many resamples have one sequence only
+ROUNDING = 1e-14  # relative to the channels' own variances: the rest where they cancel
 DEGENERATE = 1e-3  # share of resamples without spread or value, above which none is used
-RESOLVED = 10  # resamples that have to lie beyond a quantile for it to be theirs
+RESOLVED = 10  # resamples that have to be beyond a quantile for it to be taken from them
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What is known of a formula's distribution over samples of sequences.
+    """The sampling distribution of a formula over sequences.
 
     Attributes:
         value: on the data.
         error: its standard error by the delta method; NaN with one sequence.
-        sequences: how many; of those that repeat each other, one.
+        sequences: their number; sequences that repeat each other count as one.
         pivots: sorted ``(value* - value) / error*`` of the resamples; None where too many of
-            them have no spread, and Student's t stands in.
-        repeats: further sequences, which repeat one of these.
+            them have no spread, and Student's t is used instead.
+        repeats: the number of further sequences, which repeat one of these.
     """
 
     value: float
@@ -129,7 +129,7 @@ class Sampled:
 
     @property
     def method(self) -> str:
-        """How the interval is made, in words."""
+        """The method of the interval, in words."""
         over = f"over {self.sequences} sequences"
         if self.repeats:
             every = self.sequences + self.repeats
@@ -152,9 +152,9 @@ class Sampled:
 
     @property
     def _least(self) -> float:
-        """The smallest share of the resamples that tells a quantile.
+        """The smallest share whose quantile is taken from the resamples.
 
-        Beyond it their tail is taken for Student's, stretched to begin where they end.
+        Beyond it their tail is that of Student's t, stretched to begin where they end.
         """
         assert self.pivots is not None
         return RESOLVED / self.pivots.size
@@ -177,14 +177,14 @@ class Sampled:
 
 
 def estimate(formula: Formula, table: Table, *, level: float | None = None) -> Estimate:
-    """Return a formula of sums, with its studentised interval over sequences.
+    """Evaluate a formula of sums, with its studentised bootstrap interval over sequences.
 
     In each resample the formula's distance from its value on the data is divided by that
-    resample's own standard error (the delta method's). On skewed data such as KL this covers
-    where percentiles and BCa fall short. On symmetric heavy tails, such as paired differences
-    have, its quantiles are too near, and Student's t covers: no end is nearer than that one.
-    Where the resamples have no spread to divide by, Student's t stands in alone. The
-    interval's method says which. docs/statistics.md has the measured coverage.
+    resample's own standard error (the delta method's). On skewed data such as KL this reaches
+    its coverage where percentiles and BCa fall short. On symmetric heavy tails, such as those of
+    paired differences, its quantiles are too close, so that no end is closer than that of Student's
+    t. Where the resamples have no spread to divide by, Student's t is used alone. The interval's
+    method says which. docs/statistics.md has the measured coverage.
 
     Args:
         formula: takes sums by channel, of any shape, and returns an array of that shape; a
@@ -194,25 +194,25 @@ def estimate(formula: Formula, table: Table, *, level: float | None = None) -> E
 
     Source:
         Efron & Tibshirani 1993, "An Introduction to the Bootstrap", 12.5; Davison & Hinkley
-        1997, "Bootstrap Methods and their Application", 5.2; METRICS.md 4.
+        1997, "Bootstrap Methods and their Application", 5.2; docs/metrics.md, "Uncertainty".
 
     Example:
         >>> table = {"kl": np.array([1.0, 2.0, 3.0]), "n": np.array([10.0, 10.0, 10.0])}
         >>> round(estimate(lambda s: s["kl"] / s["n"], table).value, 6)
         0.2
     """
-    found = sample(formula, table)
-    return Estimate(found.value, found.interval(level or current_level()))
+    sampled = sample(formula, table)
+    return Estimate(sampled.value, sampled.interval(level or current_level()))
 
 
 def sample(formula: Formula, table: Table) -> Sampled:
-    """Return what is known of one formula's distribution: intervals and p-values come of it."""
+    """Return a formula's sampling distribution, which gives intervals and p-values."""
     channels = tuple(channel for channel in table if channel != CLUSTER)
     return sample_all({"": Wanted(formula, channels)}, table)[""]
 
 
 def sample_all(wanted: Mapping[str, Wanted], table: Table) -> dict[str, Sampled]:
-    """Return what is known of many formulas of the same sequences: they share the resamples.
+    """Return the sampling distributions of several formulas of the same sequences and resamples.
 
     Sequences of one cluster are drawn together, as one.
 
@@ -232,11 +232,11 @@ def sample_all(wanted: Mapping[str, Wanted], table: Table) -> dict[str, Sampled]
         pair for w in wanted.values() for pair in combinations_with_replacement(w.channels, 2)
     )
     columns = {c: np.asarray(own[c], dtype=np.float64) for c in used}
-    # A formula may divide by zero, a sum be no number: what comes out is looked at, not warned of.
+    # A formula may divide by zero, a sum be NaN: the results are checked instead of warned about.
     with np.errstate(all="ignore"):
         moments = _Moments(columns, tuple(pairs))
-        found = {name: _sampled(each, moments) for name, each in wanted.items()}
-    return {name: replace(each, repeats=repeated) for name, each in found.items()}
+        sampled = {name: _sampled(each, moments) for name, each in wanted.items()}
+    return {name: replace(each, repeats=repeated) for name, each in sampled.items()}
 
 
 def _sampled(wanted: Wanted, moments: "_Moments") -> Sampled:
@@ -261,7 +261,7 @@ def _studied(
     Args:
         wanted: the formula.
         drawn: the channels' sums ``[channels, draws]``, and their products' ``[pairs, draws]``.
-        moments: that these are of.
+        moments: of the same data.
     """
     sums, squares = drawn
     values = np.asarray(wanted.formula(dict(zip(wanted.channels, sums, strict=True))))
@@ -272,7 +272,7 @@ def _studied(
         part = slopes[i] * slopes[j] * square
         variance += part if i == j else 2 * part
         reach += part if i == j else 0
-    # Of two equal measurements the channels cancel, and their rounding alone is left.
+    # Where two measurements are equal their channels cancel, and only rounding remains.
     variance[variance < ROUNDING * reach] = 0
     return np.broadcast_to(values, draws), np.sqrt(variance * n / (n - 1))
 
@@ -294,7 +294,7 @@ class _Moments:
         self._steps = steps_of(self._columns)
 
     def steps(self, channels: Sequence[str]) -> np.ndarray:
-        """Return by how much to move each channel's sum to see a formula's slope."""
+        """Return the step of each channel's sum for a formula's slope."""
         return self._steps[[self._at[c] for c in channels]]
 
     def of_data(self, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -309,10 +309,10 @@ class _Moments:
 
     @cached_property
     def _centred(self) -> np.ndarray:
-        """The channels and products less the data's means: large means would drown the spread."""
+        """The channels and products less their means, since large means would swamp the spread."""
         centred = self._columns - self._means
-        made = [centred[:, self._at[a]] * centred[:, self._at[b]] for a, b in self._pairs]
-        return np.concatenate([centred, np.stack(made, axis=1)], axis=1)
+        products = [centred[:, self._at[a]] * centred[:, self._at[b]] for a, b in self._pairs]
+        return np.concatenate([centred, np.stack(products, axis=1)], axis=1)
 
     @cached_property
     def _resampled(self) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Sequences that repeat each other are resampled together: they are one observation.
+"""Clusters: sequences that repeat each other are one observation, and are resampled together.
 
-A table of per-sequence sums may have a channel :data:`saebench.records.run.CLUSTER`, which says for
-each sequence which of them it belongs with. Tables without it are of sequences that all differ.
+A table of per-sequence sums may have a channel :data:`saebench.records.run.CLUSTER` with the number
+of each sequence's cluster. In tables without it all sequences differ.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,33 +16,6 @@ def chosen(table: Table, channels: Iterable[str]) -> dict[str, np.ndarray]:
     """Return some of a table's channels, with its clusters where it has any."""
     named = {channel: table[channel] for channel in channels}
     return named | ({CLUSTER: table[CLUSTER]} if CLUSTER in table else {})
-
-
-def side_by_side(sides: Mapping[str, Table]) -> dict[str, np.ndarray]:
-    """Return several tables of the same sequences as one, ``SIDE/CHANNEL``, with their clusters.
-
-    The sequences are the same, so that any side's clusters are all sides'; sums that were stored
-    before there were clusters have none.
-
-    Raises:
-        ValueError: for tables of different lengths.
-
-    Example:
-        >>> one, two = {"n": np.ones(2), CLUSTER: np.zeros(2)}, {"n": np.ones(2)}
-        >>> list(side_by_side({"a": one, "b": two}))
-        ['a/n', 'b/n', 'cluster']
-    """
-    lengths = {len(values) for table in sides.values() for values in table.values()}
-    if len(lengths) != 1:
-        raise ValueError(f"paired tables must be of the same sequences; lengths {sorted(lengths)}")
-    together = {
-        f"{side}/{channel}": values
-        for side, table in sides.items()
-        for channel, values in table.items()
-        if channel != CLUSTER
-    }
-    clusters = [table[CLUSTER] for table in sides.values() if CLUSTER in table]
-    return together | ({CLUSTER: clusters[0]} if clusters else {})
 
 
 def of_clusters(table: Table) -> Mapping[str, np.ndarray]:
@@ -67,14 +40,14 @@ def of_clusters(table: Table) -> Mapping[str, np.ndarray]:
 
 
 def independent(table: Table) -> int:
-    """Return how many independent observations a table holds: its clusters, or its sequences."""
+    """Return the number of independent observations in a table: its clusters, or its sequences."""
     if CLUSTER in table:
         return len(np.unique(table[CLUSTER]))
     return len(next(iter(table.values())))
 
 
 def firsts(table: Table) -> np.ndarray:
-    """Return where the first sequence of each cluster is, for what counts each text once.
+    """Return the index of the first sequence of each cluster, to count each text once.
 
     Example:
         >>> firsts({"kl": np.array([1.0, 2.0, 1.0]), CLUSTER: np.array([4.0, 2.0, 4.0])})

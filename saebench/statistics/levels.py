@@ -1,24 +1,27 @@
-"""The level of intervals: 95%, or what one of several looks at the data may use."""
+"""Error rates: the level of intervals at each look at the data, and p-values of several gates."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
 
-LEVEL = 0.95
+import numpy as np
+
+from saebench.records.run import LEVEL
+
 _CURRENT: ContextVar[float] = ContextVar("level", default=LEVEL)
 
 
 def current_level() -> float:
-    """Return the level that intervals are made at, where nothing else is asked for."""
+    """Return the level of intervals whose level is not given."""
     return _CURRENT.get()
 
 
 @contextmanager
 def at_level(level: float) -> Iterator[None]:
-    """Make all intervals within at a level: every metric of one look at the data is alike.
+    """Set the level of all intervals within the context, as for every metric of one look.
 
     Example:
         >>> with at_level(0.99):
@@ -34,10 +37,10 @@ def at_level(level: float) -> Iterator[None]:
 
 FIRST = 32  # sequences
 TENTH = 10
-FIRST_SHARE = 1 / 64  # of the run, before which the error to spend is below what any interval holds
-POWER = 3  # of the share of the run, by which the error is spent: O'Brien's and Fleming's, nearly
-COVERED = 0.93  # the least that intervals of 95% cover on data as skewed as KL's: tests/statistics
-SPENT = (1 - LEVEL) * (1 - LEVEL) / (1 - COVERED)  # of the error; the rest makes up for that
+FIRST_SHARE = 1 / 64  # of the run; before that, the error to spend is too small for any interval
+POWER = 3  # error is spent as this power of the run's share: nearly O'Brien's and Fleming's
+COVERED = 0.93  # the lowest coverage of 95% intervals on data as skewed as KL's: tests/statistics
+SPENT = (1 - LEVEL) * (1 - LEVEL) / (1 - COVERED)  # the error to spend; the rest covers that gap
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Look:
 
     Attributes:
         number: counted from 1.
-        of: how many there may be.
-        sequences: how many are measured by then.
+        of: the largest number of looks.
+        sequences: the number measured by then.
         level: of its intervals.
     """
 
@@ -62,17 +65,17 @@ def looks(sequences: int, *, first: int = FIRST) -> tuple[Look, ...]:
 
     There is one more at a tenth of the run, by which clear cases should have ended.
 
-    Their intervals are repeated confidence intervals: with 95% all of them cover the truth, and
-    so a run may end at any look, for any reason, with an error of at most 5% in what it then says.
-    By the time that a share t of the run is measured, an error of 3.6%·t³ is spent. That is next
-    to nothing at the first looks, at which the sequences are too few for intervals of skewed data
-    to miss as rarely as they say. It is 3.6% and not 5% because intervals of 95% may cover 93%: if
-    all miss 7/5 as often as they say, the run still errs in 5%. That the parts add up is all that
-    is used (Bonferroni): nothing is assumed of how the looks depend on each other.
+    Their intervals are repeated confidence intervals: with 95% all of them cover the truth, so
+    that a run may end at any look, for any reason, with an error of at most 5%. By the time that a
+    share t of the run is measured, an error of 3.6%·t³ is spent. That is very little at the first
+    looks, which have too few sequences for intervals of skewed data to reach their nominal
+    coverage. It is 3.6% and not 5% because intervals of 95% may cover 93%: if all miss 7/5 as often
+    as their level says, the run still errs in 5%. The errors are only added up (Bonferroni):
+    nothing is assumed of how the looks depend on each other.
 
     Args:
-        sequences: of the whole run.
-        first: at how many to look first; a run of more than 64 times as many looks later.
+        sequences: of a complete run.
+        first: sequences at the first look; a run of more than 64 times as many looks later.
 
     Source:
         Jennison & Turnbull 1989, "Interim analyses: the repeated confidence interval approach";
@@ -95,3 +98,30 @@ def looks(sequences: int, *, first: int = FIRST) -> tuple[Look, ...]:
     levels = [1 - (now - before) for before, now in pairwise(spent)]
     pairs = enumerate(zip(sizes, levels, strict=True), start=1)
     return tuple(Look(i, len(sizes), n, level) for i, (n, level) in pairs)
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return Holm's adjusted p-values: any below α keep the chance of one false claim at α.
+
+    Args:
+        p: p-values in any order.
+
+    Raises:
+        ValueError: for what is no probability.
+
+    Source:
+        Holm 1979, "A simple sequentially rejective multiple test procedure".
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        array([0.03, 0.06, 0.06])
+    """
+    values = np.asarray(p, dtype=np.float64)
+    wrong = ~((values >= 0) & (values <= 1))
+    if values.ndim != 1 or wrong.any():
+        raise ValueError(f"p-values: expected a list of numbers in [0, 1], found {p!r}")
+    order = np.argsort(values, kind="stable")
+    stepped = values[order] * (len(values) - np.arange(len(values)))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(stepped))
+    return adjusted

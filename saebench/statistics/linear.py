@@ -1,4 +1,4 @@
-"""The delta method: a formula of sums as a sum of what each sequence contributes."""
+"""The delta method: how much each sequence contributes to a formula of sums."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,7 +14,7 @@ ROUNDING = 1e-13  # of the largest value: equal numbers whose mean was rounded s
 def influences(formula: Formula, table: Table) -> np.ndarray:
     """Return how much each sequence moves a formula of sums, to first order; they add up to 0.
 
-    The formula's variance is that of their sum, whatever ratio of sums it is.
+    The formula's variance is that of their sum, also where it is a ratio of sums.
 
     Source:
         Davison & Hinkley 1997, "Bootstrap Methods and their Application", 2.7.2.
@@ -30,15 +30,8 @@ def influences(formula: Formula, table: Table) -> np.ndarray:
     return (columns - columns.mean(axis=0)) @ slopes[:, 0]
 
 
-def standard_error(formula: Formula, table: Table) -> float:
-    """Return the delta method's standard error of a formula of sums over sequences."""
-    pulls = influences(formula, table)
-    n = len(pulls)
-    return float(np.sqrt(n / (n - 1) * np.sum(pulls**2)))
-
-
 def steps_of(columns: np.ndarray) -> np.ndarray:
-    """Return by how much to move each sum; 0 for one that is the same whatever is drawn."""
+    """Return the step of each sum for slopes; 0 for a sum that is equal in all resamples."""
     spread = columns.std(axis=0)
     rounding = ROUNDING * np.abs(columns).max(axis=0, initial=0)
     return np.where(spread > rounding, STEP * spread * np.sqrt(len(columns)), 0.0)
@@ -52,8 +45,8 @@ def gradient(
     Args:
         formula: takes sums by channel, of any shape.
         channels: their names.
-        sums: ``[channels, draws]``: where.
-        steps: by how much to move each; the slope is 0 in one that is not moved.
+        sums: ``[channels, draws]``: where to take the slope.
+        steps: of each sum; the slope is 0 where the step is.
     """
     slopes = np.zeros_like(sums)
     for i, step in enumerate(steps):

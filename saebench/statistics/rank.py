@@ -1,4 +1,4 @@
-"""A median and its interval, whatever the distribution."""
+"""Medians and rank correlations, with their intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from saebench.statistics.levels import current_level
 def median(values: np.ndarray, *, level: float | None = None) -> Estimate:
     """Return the median of independent values, with its interval between two of them.
 
-    The number of values below the true median is binomial: the interval's ends are the values
-    whose ranks it lies between with at least that probability. There is no interval where so few
-    values cannot give one.
+    The number of values below the true median is binomial: the interval's ends are the two values
+    between whose ranks it is with at least the probability of the level. Too few values have no
+    interval.
 
     Raises:
         ValueError: for no values at all.
@@ -42,10 +42,10 @@ def median(values: np.ndarray, *, level: float | None = None) -> Estimate:
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """A rank correlation of tokens, and how much each token has to do with it.
+    """A rank correlation of tokens, and the influence of each token on it.
 
     Attributes:
-        value: Spearman's ρ; NaN where one side is the same everywhere.
+        value: Spearman's ρ; NaN where one side is constant.
         influence: the derivative of ρ in each token's weight; its sum is zero.
     """
 
@@ -63,7 +63,7 @@ def rank_correlations(
     (u - ½)(v - ½) and what the ranks themselves change by: E[h(x, X)V] and E[U h(y, Y)].
 
     Args:
-        x: one value a token.
+        x: one value for each token.
         columns: the others, by name.
 
     Source:
@@ -71,8 +71,8 @@ def rank_correlations(
         measures", extended to ties by the middle distribution function.
 
     Example:
-        >>> found = rank_correlations(np.array([1.0, 2.0, 3.0]), {"y": np.array([1.0, 9.0, 27.0])})
-        >>> round(found["y"].value, 9)
+        >>> by_name = rank_correlations(np.array([1.0, 2.0, 3.0]), {"y": np.array([1.0, 9, 27])})
+        >>> round(by_name["y"].value, 9)
         1.0
     """
     ranks = _Ranks(x)
@@ -98,31 +98,32 @@ def mean_correlation(several: Sequence[RankCorrelation]) -> RankCorrelation:
     )
 
 
-def over_sequences(found: RankCorrelation, sequence: np.ndarray) -> Estimate:
+def over_sequences(correlation: RankCorrelation, sequence: np.ndarray) -> Estimate:
     """Return a correlation with its interval: the bootstrap of its linear part over sequences.
 
     Ranking every resample anew would take hours on a release's tokens and gives the same
     interval up to terms of the order of one over the number of sequences.
 
     Args:
-        found: the correlation.
-        sequence: which sequence each token belongs to.
+        correlation: with the tokens' influences.
+        sequence: the number of each token's sequence.
 
     Source:
-        METRICS.md 4: the delta method, for the ranks alone.
+        docs/metrics.md, "Uncertainty": the delta method, for the ranks alone.
     """
     index = np.unique(sequence, return_inverse=True)[1]
-    table = {"influence": np.bincount(index, found.influence), "n": np.bincount(index)}
-    linear = estimate(lambda sums: found.value + sums["influence"] / sums["n"], table)
+    table = {"influence": np.bincount(index, correlation.influence), "n": np.bincount(index)}
+    linear = estimate(lambda sums: correlation.value + sums["influence"] / sums["n"], table)
     if linear.interval is None:
-        return Estimate(found.value, None)
+        return Estimate(correlation.value, None)
     low, high = np.clip([linear.interval.low, linear.interval.high], -1, 1)
     method = f"{linear.interval.method}, ranks linearised"
-    return Estimate(found.value, Interval(float(low), float(high), linear.interval.level, method))
+    interval = Interval(float(low), float(high), linear.interval.level, method)
+    return Estimate(correlation.value, interval)
 
 
 class _Ranks:
-    """A column's middle ranks as shares, and sums over the tokens above each."""
+    """A column's middle ranks as shares of the tokens, and sums over the tokens above each."""
 
     def __init__(self, column: np.ndarray) -> None:
         _, self._kind, counts = np.unique(column, return_inverse=True, return_counts=True)
@@ -143,12 +144,12 @@ class _Ranks:
 
 
 def spread_over(values: np.ndarray, among: np.ndarray, *, quantiles: Sequence[float]) -> list[int]:
-    """Return the indices at which the values' quantiles lie, each once, the smallest value first.
+    """Return the indices of the values' quantiles, each once, the smallest value first.
 
     Args:
         values: numbers.
-        among: the indices to choose from, as a mask.
-        quantiles: which, from 0 to 1, ascending.
+        among: a mask of the indices to choose from.
+        quantiles: from 0 to 1, ascending.
 
     Example:
         >>> spread_over(np.array([3.0, 9.0, 1.0]), np.array([True, True, True]), quantiles=(0, 1))

@@ -1,1 +1,1 @@
-"""Where results and what they are held against are kept."""
+"""Files: results, baselines, per-sequence sums, the leaderboard; versions and machine."""

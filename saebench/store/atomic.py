@@ -1,4 +1,4 @@
-"""Files are replaced in one step: a crash leaves the old one or the new one, never half."""
+"""Files and directories replaced in one step: a crash leaves the old or the new one, never half."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ from saebench.errors import StoreError
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file whole, on disk before it takes the old one's place.
+    """Replace a file in one step, once the new one is on disk.
 
     Raises:
         OSError: where it cannot be written; an older file is left as it was.
@@ -28,7 +28,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole, with the directories that it needs.
+    """Write a file in one step, and create the directories above it.
 
     Raises:
         StoreError: where it cannot be written; an older file is left as it was.
@@ -44,42 +44,42 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a directory, made where there is none, against other processes that update it.
+    """Lock a directory, created where there is none, against other processes that update it.
 
-    The directory itself is locked, so that no lock file is left; a killed process lets go of it.
+    The directory itself is locked, so that no lock file is left; the lock ends with its process.
 
     Raises:
-        StoreError: where it cannot be made or locked.
+        StoreError: where it cannot be created or locked.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        held = os.open(directory, os.O_RDONLY)
+        descriptor = os.open(directory, os.O_RDONLY)
     except OSError as error:
         raise StoreError(f"{directory}: cannot be written: {error.strerror}") from error
     try:
-        _lock(directory, held)
+        _lock(directory, descriptor)
         yield
     finally:
-        os.close(held)
+        os.close(descriptor)
 
 
-def _lock(directory: Path, held: int) -> None:
+def _lock(directory: Path, descriptor: int) -> None:
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         raise StoreError(f"{directory}: cannot be locked: {error.strerror}") from error
 
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Give an empty directory that takes the path's place once all within went well.
+    """Give an empty directory that is moved to the path once the context ends without an error.
 
-    Whatever is there before is kept until then, and is put back where the new one cannot take
-    its place. No step swaps two directories: a crash between the two renames leaves both, the
-    older as ``.NAME.PID.old``.
+    An older directory stays until then, and is put back where the new one cannot be moved. No
+    system call swaps two directories: a crash between the two renames leaves both, the older as
+    ``.NAME.PID.old``.
 
     Args:
-        path: where the directory is to be.
+        path: of the new directory.
 
     Raises:
         StoreError: where it cannot be written.
@@ -98,7 +98,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def _swap(staged: Path, path: Path) -> None:
-    """Put a directory where another one may be; a directory cannot be replaced in one step."""
+    """Move a directory to a path where another one may be."""
     for file in staged.rglob("*"):
         if file.is_file():
             with file.open("rb") as written:

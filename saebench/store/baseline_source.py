@@ -1,4 +1,4 @@
-"""Where the baselines come from that a run is held against: a file, a directory, a git ref."""
+"""The baselines that a run is compared with: from a file, a directory or a git ref."""
 
 import io
 import json
@@ -22,29 +22,29 @@ class BaselineSource:
     """Stored baselines, by SAE.
 
     Attributes:
-        shown: what the user called it.
-        path: a baseline file, which is every SAE's, or a directory of them.
-        keep: holds the directory that a git ref was unpacked in.
+        name: as the user gave it.
+        path: a baseline file, for every SAE, or a directory of them.
+        unpacked: the temporary directory with a git ref's files.
     """
 
-    shown: str
+    name: str
     path: Path
-    keep: TemporaryDirectory[str] | None = None
+    unpacked: TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> "BaselineSource":
-        """Read from it within the context; a git ref's files go with it."""
+        """Read from it within the context, which removes a git ref's unpacked files."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove what was unpacked."""
-        if self.keep is not None:
-            self.keep.cleanup()
+        """Remove the unpacked files."""
+        if self.unpacked is not None:
+            self.unpacked.cleanup()
 
     def of(self, sae: SubjectRecord, model: ModelRecord) -> Path:
-        """Return the file to hold an SAE against.
+        """Return the baseline file to compare an SAE with.
 
-        The same weights come first, then what is stored under that name, hook and model: what
-        was released before under the name is what a retrained SAE is held against, and of several
+        A baseline of the same weights comes first, then one of the same name, hook and model: a
+        retrained SAE is compared with what was released before under its name, and of several with
         the one that was stored last.
 
         Raises:
@@ -53,45 +53,45 @@ class BaselineSource:
         if self.path.is_file():
             return self.path
         exact = baseline_path(self.path, sae, model)
-        there = [exact, *(exact.parent.glob("*.json") if exact.parent.is_dir() else ())]
-        known = {path: _head_of(path) for path in there if path.is_file()}
+        files = [exact, *(exact.parent.glob("*.json") if exact.parent.is_dir() else ())]
+        known = {path: _head_of(path) for path in files if path.is_file()}
         same = [path for path, head in known.items() if _is_of(head, sae)]
         if same:
             return min(same, key=lambda path: (known[path]["id"] != sae.id, path != exact, path))
-        # By what a file says, not by its name: names of SAEs lose what no path may hold.
-        found = {path: head["stored"] for path, head in known.items() if head.get("id") == sae.id}
-        if found:
-            newest = sorted(p for p, date in found.items() if date == max(found.values()))
+        # By the file's content: its name lacks the characters that no path may hold.
+        dates = {path: head["stored"] for path, head in known.items() if head.get("id") == sae.id}
+        if dates:
+            newest = sorted(path for path, date in dates.items() if date == max(dates.values()))
             if len(newest) == 1:
                 return newest[0]
-            files = ", ".join(path.name for path in newest)
+            names = ", ".join(path.name for path in newest)
             raise OptionError(
-                f"--sae-baseline {self.shown}: several SAEs are stored as {sae.id} at {sae.hook} "
-                f"of {model.name}, and none says that it is the newest: {files}; give the file"
+                f"--sae-baseline {self.name}: several SAEs are stored as {sae.id} at {sae.hook} "
+                f"of {model.name}, and none says that it is the newest: {names}; give the file"
             )
         raise OptionError(
-            f"--sae-baseline {self.shown}: no baseline of {sae.id} at {sae.hook} of {model.name}; "
+            f"--sae-baseline {self.name}: no baseline of {sae.id} at {sae.hook} of {model.name}; "
             "store one with --sae-update-baselines, or name another SAE's file"
         )
 
 
 def _is_of(head: Mapping[str, str], sae: SubjectRecord) -> bool:
-    """True for the SAE itself, under whatever name it was stored: its weights, read alike."""
+    """True for a baseline of the same weights and configuration, stored under any name."""
     if head["weights_sha256"] not in (sae.weights_sha256, sae.weights_sha256[:8]):
         return False
     return head["id"] == sae.id or head.get("config_sha256") == sae.config_sha256
 
 
 def _head_of(path: Path) -> dict[str, str]:
-    """Return what a file says of its SAE, and when it was stored, unchecked.
+    """Return a file's SAE and the time when it was stored, unchecked.
 
-    A damaged file says nothing of itself but what its name does: reading it says what is wrong.
+    A damaged file is known by its name alone; reading it gives the error.
     """
     name, _, short = path.stem.rpartition("@")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        told = {key: str(content["sae"][key]) for key in ("id", "weights_sha256", "config_sha256")}
-        return told | {"stored": str(content.get("stored", ""))}
+        sae = {key: str(content["sae"][key]) for key in ("id", "weights_sha256", "config_sha256")}
+        return sae | {"stored": str(content.get("stored", ""))}
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return {"id": name, "weights_sha256": short, "stored": ""}
 
@@ -101,9 +101,9 @@ def open_baselines(given: str, *, directory: Path, project: Path | None = None) 
 
     Args:
         given: a path, a git ref, or ``REF:PATH`` of a directory or a file in it.
-        directory: where to look; a ref is one of the repository that this lies in.
-        project: where to look next: baselines are written below pytest's root directory, which
-            may be another one.
+        directory: where a path is looked for; a ref is one of this directory's repository.
+        project: where a path is looked for next: baselines are written below pytest's root
+            directory, which may be another one.
 
     Raises:
         OptionError: where it is neither a path nor a ref, or the ref has no baselines.
@@ -118,13 +118,13 @@ def open_baselines(given: str, *, directory: Path, project: Path | None = None) 
     if commit is None:
         raise OptionError(
             f"--sae-baseline {given}: no such file or directory, and no git ref of the repository "
-            f"that {directory} lies in (a CI checkout has only its own: git fetch origin main)"
+            f"that contains {directory} (a CI checkout has only its own: git fetch origin main)"
         )
     return _unpacked(given, commit.decode().strip(), inside or FOLDER, directory)
 
 
 def _unpacked(given: str, commit: str, inside: str, directory: Path) -> BaselineSource:
-    """Unpack what a commit has at a path, beside nothing of the working tree."""
+    """Unpack a commit's files at a path; the working tree's are not read."""
     top = _git(directory, "rev-parse", "--show-toplevel")
     assert top is not None
     data = _git(Path(top.decode().strip()), "archive", "--format=tar", commit, "--", inside)
@@ -133,14 +133,14 @@ def _unpacked(given: str, commit: str, inside: str, directory: Path) -> Baseline
             f"--sae-baseline {given}: there is no {inside} in {commit[:8]}; REF:PATH names another "
             "place in it"
         )
-    keep = TemporaryDirectory(prefix="saebench-baselines-")
+    unpacked = TemporaryDirectory(prefix="saebench-baselines-")
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(keep.name, filter="data")
-    return BaselineSource(given, Path(keep.name) / inside, keep)
+        archive.extractall(unpacked.name, filter="data")
+    return BaselineSource(given, Path(unpacked.name) / inside, unpacked)
 
 
 def _git(directory: Path, *arguments: str) -> bytes | None:
-    """Return what git prints; None where it refuses, or there is no git."""
+    """Return git's output; None where git fails or is not installed."""
     where = directory if directory.is_dir() else Path.cwd()
     try:
         done = subprocess.run(["git", "-C", str(where), *arguments], capture_output=True)

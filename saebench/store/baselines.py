@@ -1,8 +1,8 @@
-"""Stored baselines: what an SAE measured when it was released, with its per-sequence sums.
+"""Stored baselines: an SAE's metrics when it was released, with their per-sequence sums.
 
-One SAE has ``<model>/<hook>/<sae>@<sha8>.json`` and beside it an ``.npz`` of per-sequence sums,
-without which a later run could not be compared pair by pair. The JSON names the npz by its
-content: replacing the JSON is the one step that makes an update count.
+One SAE has ``<model>/<hook>/<sae>@<sha8>.json`` and next to it an ``.npz`` of per-sequence sums,
+without which a later run could not be compared pair by pair. The JSON names the npz by a hash of
+its content: an update takes effect in one step, when the JSON is replaced.
 """
 
 import hashlib
@@ -19,20 +19,12 @@ from typing import Any
 import numpy as np
 
 from saebench.errors import StoreError
-from saebench.records.run import (
-    CaseResult,
-    DatasetRecord,
-    Metric,
-    ModelRecord,
-    SubjectRecord,
-    Verdict,
-)
+from saebench.records.baseline import BASELINE, StoredBaseline
+from saebench.records.run import CaseResult, DatasetRecord, ModelRecord, SubjectRecord, Verdict
 from saebench.store.atomic import locked, replace_file
-from saebench.store.json_files import HALVES, loads
+from saebench.store.json_files import HALVES, loads, record_of_content
 from saebench.text import file_part
 
-SCHEMA_VERSION = 2
-READ_VERSIONS = (1, SCHEMA_VERSION)
 HEAD = ("stored", "sae", "model", "datasets")
 LARGEST_ARRAY_BYTES = 1 << 28  # 33 million sequences; a run has thousands
 _HEADERS = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}
@@ -41,12 +33,18 @@ Tables = Mapping[str, Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run found of one SAE: the content of its baseline.
+    """A run's results on one SAE, for its baseline.
 
-    ``tables`` are per-sequence sums by channel, keyed by what they were measured on: sums of
-    other tokens or another seed have another key, so that an update never mixes them.
-    ``table_of`` says by case id which of them the case was made of. ``noise`` is by case id and
-    metric how much the value changes where the same is measured again.
+    Attributes:
+        sae: the SAE.
+        model: the language model.
+        datasets: the token sequences.
+        cases: the results.
+        tables: per-sequence sums by channel, keyed by source, tokens and seed, so that an update
+            never mixes sums of other tokens or another seed.
+        table_of: by case id, the key of its table.
+        noise: by case id and metric, the re-measurement noise: how much the value changes where
+            the same is measured again.
     """
 
     sae: SubjectRecord
@@ -60,7 +58,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Content:
-    """What an update leaves in the files: cases and data by name, sums by tokens and channel."""
+    """The files' content after an update: cases by id, data, sums by table and channel."""
 
     cases: dict[str, Any]
     datasets: list[dict[str, Any]]
@@ -78,7 +76,7 @@ class Change:
 
 
 def baseline_path(root: Path, sae: SubjectRecord, model: ModelRecord) -> Path:
-    """Return where an SAE's baseline lies; names become single, harmless path parts.
+    """Return the path of an SAE's baseline; names become single, harmless path parts.
 
     Example:
         >>> file_part("../org/name")
@@ -89,7 +87,7 @@ def baseline_path(root: Path, sae: SubjectRecord, model: ModelRecord) -> Path:
 
 
 def update_baseline(root: Path, measured: Measured, *, only_new: bool) -> list[Change]:
-    """Store what was measured; cases that this run did not select stay as they are.
+    """Store a run's results on an SAE; cases that the run did not select stay as they are.
 
     Args:
         root: the baselines directory.
@@ -98,11 +96,11 @@ def update_baseline(root: Path, measured: Measured, *, only_new: bool) -> list[C
 
     Raises:
         StoreError: where a case is an ERROR, a number is not finite, or the files cannot be read
-            or written; nothing of this SAE's is then changed.
+            or written; this SAE's files are then unchanged.
     """
-    dirty = _why_dirty(measured)
-    if dirty:
-        raise StoreError(f"baseline of {measured.sae.id} not updated: {dirty}")
+    problem = _problem(measured)
+    if problem:
+        raise StoreError(f"baseline of {measured.sae.id} not updated: {problem}")
     path = _own_path(baseline_path(root, measured.sae, measured.model), measured.sae)
     if all(case.verdict is Verdict.SKIPPED for case in measured.cases):
         return []
@@ -113,14 +111,14 @@ def update_baseline(root: Path, measured: Measured, *, only_new: bool) -> list[C
 
 
 def _own_path(path: Path, sae: SubjectRecord) -> Path:
-    """Return the path, or beside it one of the SAE's own where it is another name's.
+    """Return the path, or one with a hash of the SAE's id where another SAE's baseline is there.
 
-    Names lose what no path may hold: ``a/b`` and ``a_b`` would be stored in one file.
+    Characters that no path may hold are replaced: ``a/b`` and ``a_b`` would be one file.
     """
     try:
         stored = loads(path.read_text(encoding="utf-8"))["sae"]["id"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return path  # there is none, or it is damaged, which reading it says
+        return path  # no file, or a damaged one, of which reading it gives the error
     if stored == sae.id:
         return path
     short = hashlib.sha256(sae.id.encode(errors=HALVES)).hexdigest()[:8]
@@ -128,8 +126,8 @@ def _own_path(path: Path, sae: SubjectRecord) -> Path:
     return path.with_name(f"{name}-{short}@{weights}")
 
 
-def _why_dirty(measured: Measured) -> str | None:
-    """Say why a measurement is none to hold others against: an ERROR, or what is not finite."""
+def _problem(measured: Measured) -> str | None:
+    """Say why results cannot be a baseline: an ERROR, or a number that is not finite."""
     for case in measured.cases:
         if case.verdict is Verdict.ERROR:
             return f"{case.id} is an ERROR"
@@ -154,8 +152,7 @@ def _update(path: Path, measured: Measured, *, only_new: bool) -> list[Change]:
         if case.verdict is Verdict.SKIPPED or (only_new and case.id in cases):
             continue
         changes += _changes(case, cases.get(case.id))
-        noise = measured.noise.get(case.id, {})
-        cases[case.id] = _stored(case, noise) | {"sums": measured.table_of.get(case.id)}
+        cases[case.id] = _stored(case, measured)
     if changes:
         used = {case["sums"] for case in cases.values()}
         arrays = dict(old["arrays"]) | dict(_flat(measured.tables))
@@ -167,7 +164,10 @@ def _update(path: Path, measured: Measured, *, only_new: bool) -> list[Change]:
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
-    """Return a stored baseline, its per-sequence sums under ``arrays``.
+    """Return a baseline's content, with its per-sequence sums under ``arrays``.
+
+    Its checksums are verified; that its parts are what they should be is for
+    :func:`load_baseline`.
 
     Raises:
         StoreError: where it is damaged, altered, or of another schema version.
@@ -175,30 +175,48 @@ def read_baseline(path: Path) -> dict[str, Any]:
     try:
         content = loads(path.read_text(encoding="utf-8"))
         version = content["schema_version"]
-        if version not in READ_VERSIONS or isinstance(version, bool):
+        if BASELINE.upgraded({"schema_version": version}) is None:
+            reads = " and ".join(map(str, (*BASELINE.upgrades, BASELINE.version)))
             raise StoreError(
-                f"{path}: schema_version {version}, this saebench reads "
-                f"{' and '.join(map(str, READ_VERSIONS))}; measure it again: --sae-update-baselines"
+                f"{path}: schema_version {version}, this saebench reads {reads}; measure it again: "
+                "--sae-update-baselines"
             )
-        numbers_are_theirs = content["cases_sha256"] == _sha256(content["cases"])
-        # Version 1 had neither a date nor a checksum of what was measured.
-        head_is_theirs = version == 1 or content["head_sha256"] == _head_sha256(content)
+        same_cases = content["cases_sha256"] == _sha256(content["cases"])
+        # Version 1 had neither a date nor a checksum of the SAE, the model and the data.
+        same_head = version == 1 or content["head_sha256"] == _head_sha256(content)
         data = (path.parent / Path(content["arrays"]["file"]).name).read_bytes()
-        sums_are_theirs = content["arrays"]["sha256"] == hashlib.sha256(data).hexdigest()
+        same_sums = content["arrays"]["sha256"] == hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise StoreError(f"{error.filename or path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}: no saebench baseline ({error!r}); measure it again") from error
-    if not numbers_are_theirs or not isinstance(content["cases"], dict):
+    if not same_cases or not isinstance(content["cases"], dict):
         raise StoreError(f"{path}: its numbers were edited by hand; measure it again")
-    if not head_is_theirs:
-        raise StoreError(
-            f"{path}: what it says of the SAE, the model or the data was edited by hand; measure "
-            "it again"
-        )
-    if not sums_are_theirs:
+    if not same_head:
+        raise StoreError(f"{path}: its SAE, model or data were edited by hand; measure it again")
+    if not same_sums:
         raise StoreError(f"{path}: its per-sequence sums were altered; measure it again")
     return {"stored": ""} | content | {"arrays": _arrays(path, data)}
+
+
+def load_baseline(path: Path) -> StoredBaseline:
+    """Return a baseline's validated record and its per-sequence sums.
+
+    Raises:
+        StoreError: where it is damaged, altered, of another schema version, or malformed, naming
+            the file and the place in it.
+    """
+    content = read_baseline(path)
+    arrays = content.pop("arrays")
+    record = record_of_content(BASELINE, content, where=str(path), strict=True)
+    lengths: dict[str, int] = {}
+    for name, array in arrays.items():
+        table, _, channel = name.rpartition("/")
+        if array.ndim != 1 or array.dtype.kind not in "fiu":
+            raise StoreError(f"{path}: its sums {channel!r} are no list of numbers")
+        if lengths.setdefault(table, len(array)) != len(array):
+            raise StoreError(f"{path}: its sums {channel!r} are of another number of sequences")
+    return StoredBaseline(record, arrays)
 
 
 def _arrays(path: Path, data: bytes) -> dict[str, np.ndarray]:
@@ -207,12 +225,12 @@ def _arrays(path: Path, data: bytes) -> dict[str, np.ndarray]:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:
-        # numpy, zipfile and zlib raise whatever damaged bytes lead them to.
+        # Of damaged bytes numpy, zipfile and zlib raise errors of many kinds.
         raise StoreError(f"{path}: its per-sequence sums are no npz ({error!r})") from error
 
 
 def _check_sizes(data: bytes) -> None:
-    """Refuse sums that unpack to more than any run's, before memory is taken for them.
+    """Refuse sums that unpack to more than any run's, before memory is allocated for them.
 
     Raises:
         ValueError: naming the array.
@@ -222,9 +240,9 @@ def _check_sizes(data: bytes) -> None:
             with archive.open(member) as file:
                 read = _HEADERS[np.lib.format.read_magic(file)]
                 shape, _, kind = getattr(np.lib.format, read)(file)
-                told = prod(shape) * kind.itemsize
-                if told != member.file_size - file.tell() or told > LARGEST_ARRAY_BYTES:
-                    raise ValueError(f"{member.filename}: {told} bytes by its header")
+                size = prod(shape) * kind.itemsize
+                if size != member.file_size - file.tell() or size > LARGEST_ARRAY_BYTES:
+                    raise ValueError(f"{member.filename}: {size} bytes by its header")
 
 
 def _sha256(content: Any) -> str:
@@ -235,7 +253,7 @@ def _head_sha256(content: Mapping[str, Any]) -> str:
     return _sha256({name: content[name] for name in HEAD})
 
 
-def _write(path: Path, measured: Measured, parts: "Content", old: Mapping[str, Any]) -> None:
+def _write(path: Path, measured: Measured, parts: Content, old: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **parts.arrays)  # pyright: ignore[reportArgumentType]
     data = buffer.getvalue()
@@ -247,11 +265,11 @@ def _write(path: Path, measured: Measured, parts: "Content", old: Mapping[str, A
         "model": asdict(measured.model),
         "datasets": parts.datasets,
     }
-    told = json.loads(json.dumps(head | {"cases": parts.cases}))
-    if all(old.get(n) == value for n, value in told.items() if n != "stored") and old["stored"]:
+    new = json.loads(json.dumps(head | {"cases": parts.cases}))
+    if all(old.get(n) == value for n, value in new.items() if n != "stored") and old["stored"]:
         head["stored"] = old["stored"]  # the same measurement is no newer
     content = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": BASELINE.version,
         **head,
         "head_sha256": _head_sha256(json.loads(json.dumps(head))),
         "cases": dict(sorted(parts.cases.items())),
@@ -270,25 +288,28 @@ def _write(path: Path, measured: Measured, parts: "Content", old: Mapping[str, A
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _stored(case: CaseResult, noise: Mapping[str, float]) -> dict[str, Any]:
+def _stored(case: CaseResult, measured: Measured) -> dict[str, Any]:
+    """Return a case as the file has it: a :class:`saebench.records.baseline.StoredCase`."""
+    noise = measured.noise.get(case.id, {})
+    metrics = {
+        metric.name: {
+            "version": metric.version,
+            "value": metric.value,
+            "ci": [metric.ci.low, metric.ci.high] if metric.ci else None,
+            "unit": metric.unit,
+            "sequences": metric.n.sequences,
+        }
+        | ({"noise": noise[metric.name]} if metric.name in noise else {})
+        for metric in case.metrics
+    }
     return {
         "property": case.property,
         "params": case.params,
         "fingerprint": case.fingerprint,
         "verdict": case.verdict.value,
-        "metrics": {m.name: _number(m, noise.get(m.name)) for m in case.metrics},
+        "metrics": metrics,
+        "sums": measured.table_of.get(case.id),
     }
-
-
-def _number(metric: Metric, noise: float | None) -> dict[str, Any]:
-    ci = metric.ci
-    return {
-        "version": metric.version,
-        "value": metric.value,
-        "ci": [ci.low, ci.high] if ci else None,
-        "unit": metric.unit,
-        "sequences": metric.n.sequences,
-    } | ({} if noise is None else {"noise": noise})
 
 
 def _changes(case: CaseResult, stored: dict[str, Any] | None) -> Iterator[Change]:
@@ -299,6 +320,6 @@ def _changes(case: CaseResult, stored: dict[str, Any] | None) -> Iterator[Change
 
 
 def _flat(tables: Tables) -> Iterator[tuple[str, np.ndarray]]:
-    for source, table in tables.items():
+    for key, table in tables.items():
         for channel, values in table.items():
-            yield f"{source}/{channel}", values
+            yield f"{key}/{channel}", values

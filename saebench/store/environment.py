@@ -1,4 +1,4 @@
-"""What the numbers were made with: versions and machine, for the result file."""
+"""Versions and machine of a run, and the directories of what saebench ships."""
 
 import os
 import platform
@@ -25,13 +25,13 @@ PACKAGES = (
 @cache
 def environment() -> dict[str, str]:
     """Return Python's and the packages' versions."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            versions[package] = "absent"
+    return versions
 
 
 @cache
@@ -87,19 +87,17 @@ def _commit() -> str:
 
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_SHIPPED = _PACKAGE / "_shipped"
+_SHIPPED = _PACKAGE / "_shipped"  # in an installed package; a clone has the files at its top
 
 
 def baselines_dir() -> Path:
-    """Return the directory of baselines and thresholds."""
-    beside = _PACKAGE.parent / "baselines"
-    return _SHIPPED / "baselines" if _SHIPPED.is_dir() else beside
+    """Return the directory of the shipped baselines and thresholds."""
+    return (_SHIPPED if _SHIPPED.is_dir() else _PACKAGE.parent) / "baselines"
 
 
 def benchmarks_dir() -> Path:
     """Return the directory of the benchmark files."""
-    beside = _PACKAGE.parent / "benchmarks"
-    return _SHIPPED / "benchmarks" if _SHIPPED.is_dir() else beside
+    return (_SHIPPED if _SHIPPED.is_dir() else _PACKAGE.parent) / "benchmarks"
 
 
 def baselines_root(rootdir: Path) -> Path:

@@ -1,7 +1,7 @@
-"""The per-sequence sums of a run, beside its result file: what comparing pair by pair needs.
+"""The per-sequence sums of a run, next to its result file, for paired comparisons.
 
-They stand beside ``run.json`` as ``run.sums.npz``: the result file stays JSON for everybody, and is
-whole without them. They name the run and each case's fingerprint: sums of another run are refused.
+Those of ``run.json`` are in ``run.sums.npz``: the result file is plain JSON, and complete without
+them. They name the run and each case's fingerprint: sums of another run are refused.
 """
 
 import io
@@ -27,7 +27,7 @@ Sums = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class CaseSums:
-    """One case's per-sequence sums by channel, and the fingerprint of what they were made of."""
+    """One case's per-sequence sums by channel, and the case's fingerprint."""
 
     fingerprint: str
     table: Sums
@@ -41,7 +41,7 @@ class RunSums:
 
 
 def sums_path(result: Path) -> Path:
-    """Return where the sums of a result file are.
+    """Return the path of a result file's sums.
 
     Example:
         >>> sums_path(Path("out/run.json")).name
@@ -52,13 +52,13 @@ def sums_path(result: Path) -> Path:
 
 def run_sums(measured: Iterable[Measured]) -> RunSums:
     """Return the sums of each case that is about one SAE and has metrics."""
-    found = {}
+    cases = {}
     for each in measured:
         for case in each.cases:
             key = each.table_of.get(case.id)
             if key is not None and case.metrics and case.sae == each.sae.id:
-                found[case.id] = CaseSums(case.fingerprint, each.tables[key])
-    return RunSums(found)
+                cases[case.id] = CaseSums(case.fingerprint, each.tables[key])
+    return RunSums(cases)
 
 
 def joined_sums(parts: Iterable[RunSums]) -> RunSums:
@@ -75,7 +75,7 @@ def dump_sums(sums: RunSums, *, run_id: str) -> bytes:
     """
     ordered = sorted(sums.cases.items())
     tables: list[Sums] = []
-    for _, case in ordered:  # cases that were measured on the same things share their table
+    for _, case in ordered:  # cases of one measurement share their table
         if not any(case.table is table for table in tables):
             tables.append(case.table)
     cases = {
@@ -85,28 +85,29 @@ def dump_sums(sums: RunSums, *, run_id: str) -> bytes:
         }
         for name, case in ordered
     }
-    told = {"version": VERSION, "run": run_id, "tables": list(map(sorted, tables)), "cases": cases}
-    about = json.dumps(told).encode()
+    tables_of = list(map(sorted, tables))
+    about = {"version": VERSION, "run": run_id, "tables": tables_of, "cases": cases}
+    encoded = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
     arrays = {
         f"{i}/{channel}": values
         for i, table in enumerate(tables)
         for channel, values in sorted(table.items())
     }
     buffer = io.BytesIO()
-    held: Any = {ABOUT: np.frombuffer(about, dtype=np.uint8)} | arrays
-    np.savez_compressed(buffer, **held)
+    contents: Any = {ABOUT: encoded} | arrays
+    np.savez_compressed(buffer, **contents)
     return buffer.getvalue()
 
 
 def parse_sums(data: bytes, *, where: str) -> tuple[str, RunSums]:
-    """Return the id of the run that the sums are of, and the sums.
+    """Return the id of the sums' run, and the sums.
 
     Raises:
         StoreError: where they are damaged or of another version.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
         about = json.loads(arrays.pop(ABOUT).tobytes())
         if about["version"] != VERSION:
             raise StoreError(f"{where}: sums of version {about['version']}, expected {VERSION}")
@@ -124,7 +125,7 @@ def parse_sums(data: bytes, *, where: str) -> tuple[str, RunSums]:
 
 
 def write_sums(sums: RunSums, result: Path, *, run_id: str) -> None:
-    """Write the sums beside a result file, replacing older ones in one step.
+    """Write the sums next to a result file, replacing older ones in one step.
 
     Args:
         sums: of the run's cases.
@@ -138,7 +139,7 @@ def write_sums(sums: RunSums, result: Path, *, run_id: str) -> None:
 
 
 def read_sums(result: Path, run: Run) -> RunSums:
-    """Return the sums that lie beside a result file; none where there is no such file.
+    """Return the sums next to a result file; none where there is no such file.
 
     Args:
         result: the result file.
@@ -159,8 +160,8 @@ def read_sums(result: Path, run: Run) -> RunSums:
     other = [n for n, case in sums.cases.items() if fingerprints.get(n) != case.fingerprint]
     if run_id != run.run.id or other:
         raise StoreError(
-            f"{path}: holds the sums of another run than {result.name}'s; keep the two that were "
-            "written together together, or remove it to compare without pairs"
+            f"{path}: holds the sums of another run than {result.name}'s; put those of that run "
+            "next to it, or remove the file to compare without pairs"
         )
     return sums
 

@@ -35,7 +35,7 @@ class Moves(State):
         tables = [part.sums for part in parts]
         if parts[0].by_sequence:
             return cls(np.concatenate(tables), by_sequence=True)
-        return cls(sum(tables[1:], tables[0]), by_sequence=False)
+        return cls(total(tables), by_sequence=False)
 
     def moved(self, counts: Float[np.ndarray, "sequences"]) -> Float[np.ndarray, "sequences"]:
         """Return what each sequence's sum of squared deviations changes by.

@@ -44,7 +44,7 @@ def test_show_of_what_is_not_there_ends_with_4(project, saebench, arguments, exp
         ("[" * 100_000, "nested too deeply"),
         ('{"schema_version": NaN}', "NaN is no number of JSON"),
         ("[1]", "schema_version is None"),
-        ({"schema_version": 99}, "schema_version is 99, this saebench reads 4"),
+        ({"schema_version": 99}, "schema_version is 99, this saebench reads 5"),
         ({"schema_version": 2}, "run: Field required"),
         ({"schema_version": True}, "schema_version is True"),
     ],

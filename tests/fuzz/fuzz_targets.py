@@ -269,9 +269,9 @@ def _read_repair(content: bytes) -> None:
 def _repair() -> bytes:
     from made_repair import make_repair
 
-    from saebench.store.json_files import dump_repair
+    from saebench.store.json_files import dump_record
 
-    return dump_repair(make_repair()).encode()
+    return dump_record(make_repair()).encode()
 
 
 def _result() -> bytes:

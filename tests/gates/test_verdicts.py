@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saebench.gates.thresholds import parse_rule
-from saebench.gates.verdicts import decide, decide_all
-from saebench.records.run import Direction, Interval, Metric, SampleSize, Stand, Verdict, worst
+from saebench.gates.verdicts import decide
+from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize, Verdict, worst
 
 FINITE = st.floats(-1e6, 1e6)
 
 
-def _metric(value, low=None, high=None, *, name="a.b", n=64, note=None, stand=None):
+def _metric(value, low=None, high=None, *, name="a.b", n=64, note=None, fallback=None):
     ci = None if low is None else Interval(low, high, 0.95, "made up")
     size = SampleSize(n, n * 100)
-    return Metric(name, 1, value, "nats", Direction.LOWER, size, ci, note=note, stand=stand)
+    return Metric(name, 1, value, "nats", Direction.LOWER, size, ci, note=note, fallback=fallback)
 
 
 def _decide(rule, *metrics):
@@ -71,7 +71,7 @@ def test_a_missing_metric_is_an_error_that_names_it():
     assert found.observed is None
 
 
-def test_an_undefined_metric_without_a_stand_is_an_error_with_its_reason():
+def test_an_undefined_metric_without_a_fallback_is_an_error_with_its_reason():
     found = _decide("a.b<=2", _metric(None, note="undefined: too small"))
     assert found.verdict is Verdict.ERROR
     assert "undefined: too small" in found.sentence
@@ -86,21 +86,21 @@ def test_an_undefined_metric_without_a_stand_is_an_error_with_its_reason():
     ],
 )
 def test_an_undefined_ratio_is_decided_by_the_difference_that_stands_in(low, high, verdict):
-    ratio = _metric(None, note="undefined: below 0.0001", stand=Stand("a.d", 1e-4))
+    ratio = _metric(None, note="undefined: below 0.0001", fallback=Fallback("a.d", 1e-4))
     found = _decide("a.b<=2", ratio, _metric((low + high) / 2, low, high, name="a.d"))
     assert found.verdict is verdict
     assert found.metric == "a.d"
     assert "a.b is undefined" in found.sentence
 
 
-def test_a_stand_that_is_missing_is_an_error():
-    ratio = _metric(None, note="undefined", stand=Stand("a.d", 1e-4))
+def test_a_fallback_that_is_missing_is_an_error():
+    ratio = _metric(None, note="undefined", fallback=Fallback("a.d", 1e-4))
     assert _decide("a.b<=2", ratio).verdict is Verdict.ERROR
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_stand_that_is_no_number_is_an_error(value):
-    ratio = _metric(None, note="undefined", stand=Stand("a.d", 1e-4))
+def test_a_fallback_that_is_no_number_is_an_error(value):
+    ratio = _metric(None, note="undefined", fallback=Fallback("a.d", 1e-4))
     assert _decide("a.b<=2", ratio, _metric(value, name="a.d")).verdict is Verdict.ERROR
 
 
@@ -144,10 +144,10 @@ def test_both_limits_straddled_ask_for_the_larger_number():
     assert "About 525 more" in found.sentence
 
 
-def test_every_rule_is_decided_in_order():
-    rules = [parse_rule("a.b<=2"), parse_rule("a.c<=2"), parse_rule("a.b>=2")]
-    verdicts = [g.verdict for g in decide_all(rules, [_metric(1.0, 0.9, 1.1)])]
-    assert verdicts == [Verdict.PASS, Verdict.ERROR, Verdict.FAIL]
+def test_a_result_carries_the_rules_reason_where_there_is_one():
+    metrics = {"a.b": _metric(1.0, 0.9, 1.1)}
+    assert decide(parse_rule("a.b<=2", why="because"), metrics).why == "because"
+    assert decide(parse_rule("a.b<=2"), metrics).why is None
 
 
 def test_the_worst_of_nothing_is_refused():

@@ -12,7 +12,7 @@ from saebench.cli.stored import known_specs
 from saebench.compare.comparison import Side, compare
 from saebench.compare.differences import Outcome, SideCase
 from saebench.records.boards import Score
-from saebench.records.run import Basis
+from saebench.records.run import Basis, Interval
 from saebench.statistics.bootstrap import estimate
 
 SPECS = known_specs()
@@ -30,7 +30,11 @@ def _side(label, table, *, basis=BASIS, sums=True, without=()):
 
 def _score(spec, table):
     found = estimate(spec.formula, {c: table[c] for c in (*spec.channels, spec.counts)})
-    return Score(spec.version, found.value, (found.interval.low, found.interval.high))
+    return Score(spec.version, found.value, found.interval)
+
+
+def _interval(value, half):
+    return Interval(value - half, value + half, 0.95, "made up")
 
 
 def _compare(one, two, *metrics):
@@ -68,7 +72,7 @@ def test_distance_from_the_target_is_what_counts_where_there_is_one():
 def test_an_sae_differs_from_itself_in_nothing():
     comparison = _compare(_side("a", GOOD), _side("a", GOOD))
     assert [d.outcome for d in comparison.differences] == [Outcome.UNCLEAR] * len(NAMES)
-    assert {d.ci for d in comparison.differences} == {(0.0, 0.0)}
+    assert {(d.ci.low, d.ci.high) for d in comparison.differences} == {(0.0, 0.0)}
     assert not comparison.is_worse
 
 
@@ -82,10 +86,11 @@ def test_the_paired_interval_is_about_scipys():
     every = np.arange(len(GOOD["n.scored"]))
     rng = np.random.default_rng(1)
     reference = stats.bootstrap((every,), difference, n_resamples=10_000, rng=rng, method="BCa")
-    width = found.ci[1] - found.ci[0]
+    ends = (found.ci.low, found.ci.high)
+    width = found.ci.high - found.ci.low
     assert found.paired
     # BCa and the studentised bootstrap are two ways: of 48 sequences they differ by a tenth.
-    assert found.ci == pytest.approx(tuple(reference.confidence_interval), abs=0.1 * width)
+    assert ends == pytest.approx(tuple(reference.confidence_interval), abs=0.1 * width)
 
 
 def test_without_the_sums_the_interval_is_unpaired_and_wider():
@@ -94,7 +99,8 @@ def test_without_the_sums_the_interval_is_unpaired_and_wider():
     unpaired = _only(_compare(*sides, "fidelity.kl"))
     assert (paired.paired, unpaired.paired) == (True, False)
     assert unpaired.worse_by == paired.worse_by
-    assert unpaired.ci[1] - unpaired.ci[0] > 1.2 * (paired.ci[1] - paired.ci[0])
+    widths = [each.ci.high - each.ci.low for each in (unpaired, paired)]
+    assert widths[0] > 1.2 * widths[1]
 
 
 def test_the_unpaired_interval_of_even_ones_is_the_root_of_the_halves_squares():
@@ -102,19 +108,19 @@ def test_the_unpaired_interval_of_even_ones_is_the_root_of_the_halves_squares():
     for side, (value, half) in zip(sides, ((1.0, 0.3), (2.0, 0.4)), strict=True):
         kept = replace(
             side.cases["fidelity"],
-            metrics={"fidelity.kl": Score(1, value, (value - half, value + half))},
+            metrics={"fidelity.kl": Score(1, value, _interval(value, half))},
         )
         side.cases["fidelity"] = kept
     found = _only(_compare(*sides, "fidelity.kl"))
     half = math.hypot(0.3, 0.4)
-    assert found.ci == pytest.approx((1.0 - half, 1.0 + half))
+    assert (found.ci.low, found.ci.high) == pytest.approx((1.0 - half, 1.0 + half))
 
 
 def test_the_more_is_compared_the_wider_each_interval():
     sides = _side("a", GOOD), _side("b", BAD)
     alone = _only(_compare(*sides, "fidelity.kl"))
     together = next(d for d in _compare(*sides).differences if d.metric == "fidelity.kl")
-    assert together.ci[0] < alone.ci[0] < alone.ci[1] < together.ci[1]
+    assert together.ci.low < alone.ci.low < alone.ci.high < together.ci.high
 
 
 def test_equal_saes_are_seldom_called_worse_however_many_metrics_are_compared():

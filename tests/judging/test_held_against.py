@@ -1,4 +1,4 @@
-"""Runs held against stored baselines, through the judge."""
+"""Runs compared with stored baselines, through the judge."""
 
 import numpy as np
 import pytest
@@ -8,19 +8,19 @@ import saebench
 from saebench.compare.differences import SideCase, how_much_worse
 from saebench.compare.sides import side_of_baseline
 from saebench.errors import OptionError
-from saebench.gates.margins import Against, NotHeld
 from saebench.gates.thresholds import parse_rule
-from saebench.judging.deciding import against
+from saebench.gates.verdicts import BaselineGap, NoComparison
+from saebench.judging.deciding import baseline_gap
 from saebench.properties import find_property
 from saebench.records.boards import Score
 from saebench.records.run import Basis, Verdict
-from saebench.store.baseline_checks import read_checked_baseline
+from saebench.store.baselines import load_baseline
 
 KL = next(spec for spec in find_property("fidelity").metrics if spec.name == "fidelity.kl")
 
 
 def _side(path):
-    return side_of_baseline(read_checked_baseline(path), path)
+    return side_of_baseline(load_baseline(path), path)
 
 
 def _now(path):
@@ -57,12 +57,12 @@ def test_pairs_are_far_tighter_than_the_two_intervals_apart(tmp_path):
 def test_other_tokens_are_incomparable_and_a_missing_case_is_new(tmp_path):
     side = _side(store(tmp_path, "one", without=("sparsity",)))
     elsewhere = _now(store(tmp_path, "two", data=make_data(fingerprint="2" * 64)))
-    found, _ = against(parse_rule("fidelity.kl:+5%"), "fidelity", elsewhere, side)
-    assert isinstance(found, NotHeld)
+    found, _ = baseline_gap(parse_rule("fidelity.kl:+5%"), "fidelity", elsewhere, side)
+    assert isinstance(found, NoComparison)
     assert found.verdict is Verdict.INCOMPARABLE
     assert "other tokens: 11111111 and 22222222" in found.reason
-    found, _ = against(parse_rule("sparsity.l0:+5%"), "sparsity", elsewhere, side)
-    assert isinstance(found, NotHeld)
+    found, _ = baseline_gap(parse_rule("sparsity.l0:+5%"), "sparsity", elsewhere, side)
+    assert isinstance(found, NoComparison)
     assert found.verdict is Verdict.NEW
 
 
@@ -71,15 +71,15 @@ def test_an_older_version_of_a_metric_is_incomparable(tmp_path):
     now = SideCase(
         Basis(MODEL.weights_sha256, "float32", "1" * 64, 0), {"fidelity.kl": Score(1, 0.1, None)}
     )
-    found, _ = against(parse_rule("fidelity.kl:+5%"), "fidelity", now, side)
-    assert isinstance(found, NotHeld)
+    found, _ = baseline_gap(parse_rule("fidelity.kl:+5%"), "fidelity", now, side)
+    assert isinstance(found, NoComparison)
     assert "versions 0 and 1" in found.reason
 
 
 def test_an_equal_sae_is_no_worse(tmp_path):
     path = store(tmp_path, "one")
-    found, _ = against(parse_rule("fidelity.kl:+5%"), "fidelity", _now(path), _side(path))
-    assert isinstance(found, Against)
+    found, _ = baseline_gap(parse_rule("fidelity.kl:+5%"), "fidelity", _now(path), _side(path))
+    assert isinstance(found, BaselineGap)
     assert (found.worse_by, found.ci.low, found.ci.high) == (0, 0, 0)
 
 
@@ -91,7 +91,7 @@ def test_a_margin_needs_a_baseline_and_a_baseline_a_margin(tiny, tmp_path):
         )  # fmt: skip
     limits = tmp_path / "limits.toml"
     limits.write_text('schema_version = 1\n[fidelity]\ngates = [{ rule = "fidelity.kl<=1" }]\n')
-    with pytest.raises(OptionError, match="nothing would be held"):
+    with pytest.raises(OptionError, match="nothing would be compared"):
         saebench.judge(
             tiny.good, tiny.model, tiny.texts, sequences=8, properties="fidelity",
             thresholds=str(limits), baseline=str(tmp_path),

@@ -1,4 +1,4 @@
-"""Rules by role, by run and beside controls, through the judge."""
+"""Rules by role, by run and about controls, through the judge."""
 
 import pytest
 

@@ -67,7 +67,7 @@ def test_a_pair_is_asked_for_by_its_name():
     request = Requests(saes).request("sae1→sae0", "propagation")
     assert request.subjects == request.needs == ("sae1", "sae0")
     assert request.id == "propagation@sae1→sae0"
-    assert request.told == {"first": "sae1", "second": "sae0"}
+    assert request.recorded_params == {"first": "sae1", "second": "sae0"}
 
 
 def test_all_cases_are_those_of_each_sae_then_the_pairs():

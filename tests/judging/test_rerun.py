@@ -12,8 +12,8 @@ import torch
 
 from saebench.cli.stored import known_facts
 from saebench.errors import NotApplicable
-from saebench.gates.margins import Against, decide_margin
 from saebench.gates.thresholds import parse_rule
+from saebench.gates.verdicts import BaselineGap, decide_margin
 from saebench.judging import run_baselines as keeping
 from saebench.judging.run_baselines import rerun_noise
 from saebench.properties import find_property
@@ -71,7 +71,7 @@ def test_what_says_nothing_of_so_few_sequences_has_no_measured_noise():
 @pytest.mark.parametrize(("noise", "verdict"), [(0.02, Verdict.ERROR), (0.01, Verdict.PASS)])
 def test_a_margin_below_three_times_the_measured_noise_is_refused(noise, verdict):
     metric = Metric("fidelity.kl", 1, 0.1, "nats", Direction.LOWER, SampleSize(64, 640))
-    found = Against("old", 0.1, 0.0, Interval(-0.01, 0.01, 0.95, ""), True, noise)
+    found = BaselineGap("old", 0.1, 0.0, Interval(-0.01, 0.01, 0.95, ""), True, noise)
     gate = decide_margin(parse_rule("fidelity.kl:+5%"), metric, found)
     assert gate.verdict is verdict
     assert ("3 times what running again changes" in gate.sentence) == (verdict is Verdict.ERROR)

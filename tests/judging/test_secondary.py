@@ -1,4 +1,4 @@
-"""Secondary gates: corrected for their number, and deciding nothing."""
+"""Secondary gates: corrected for their number, and not deciding."""
 
 from dataclasses import replace
 

@@ -182,7 +182,7 @@ def test_below_the_floor_the_ratio_is_undefined_and_the_gate_reads_the_differenc
         assert ratio.value is None
         assert ratio.ci is None
         assert "undefined" in ratio.note
-        assert ratio.stand.metric == f"kl_gap.difference[{b}]"
+        assert ratio.fallback.metric == f"kl_gap.difference[{b}]"
         assert metrics[f"kl_gap.difference[{b}]"].value is not None
         assert metrics[f"kl_gap.ce_ratio[{b}]"].value is None
     assert metrics["kl_gap.explained_by_norm"].value is None
@@ -191,7 +191,7 @@ def test_below_the_floor_the_ratio_is_undefined_and_the_gate_reads_the_differenc
 def test_above_the_floor_the_ratio_is_defined_and_stands_for_itself():
     ratio = _found("kl_gap", _World(kl_scale=100 * FLOOR))["kl_gap.ratio[eps_random]"]
     assert ratio.value is not None
-    assert (ratio.note, ratio.stand) == (None, None)
+    assert (ratio.note, ratio.fallback) == (None, None)
 
 
 def test_an_intervention_list_limits_what_is_measured_and_reported():

@@ -88,8 +88,8 @@ def test_below_the_floor_the_ratio_is_undefined_and_the_difference_stands_in():
     ratio = metrics["single_token.ratio[eps_random@0]"]
     assert ratio.value is None
     assert "undefined" in ratio.note
-    assert ratio.stand.metric == "single_token.difference[eps_random@0]"
-    assert metrics[ratio.stand.metric].value is not None
+    assert ratio.fallback.metric == "single_token.difference[eps_random@0]"
+    assert metrics[ratio.fallback.metric].value is not None
 
 
 def test_at_the_contexts_end_there_is_no_next_token():

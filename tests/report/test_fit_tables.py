@@ -7,6 +7,7 @@ import pytest
 from made_repair import ANALYSIS, COURSE, GAP, MSE, make_repair, undefined
 from rich.console import Console
 
+from saebench.records.repair import Ranged
 from saebench.report.style import Plain
 from saebench.report.tables.fit_tables import repair_lines, repair_table
 from saebench.report.tables.rich_tables import rich_table
@@ -117,7 +118,7 @@ def test_verdicts_that_changed_are_told_and_others_not():
 def test_an_interval_that_lacks_an_end_in_the_file_is_not_shown(missing):
     first, *rest = ANALYSIS.correlations
     ends = {"low": -0.5, "high": 0.5} | {missing: None}
-    odd = replace(first, r=replace(first.r, value=0.25, **ends))
+    odd = replace(first, r=Ranged.of(0.25, **ends))
     lines = list(repair_lines(make_repair(analysis=replace(ANALYSIS, correlations=(odd, *rest)))))
     [line] = [line for line in lines if line.endswith("= +0.250")]
     assert line.startswith("r(")

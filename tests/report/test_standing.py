@@ -27,7 +27,10 @@ MADE = {"kl_gap[scope=all]": RANKED_BY, "fidelity": "fidelity.kl", "sparsity": "
 
 def _row(sae, gap, kl, l0, *, weights=None):
     values = dict(zip(MADE, (gap, kl, l0), strict=True))
-    scores = {kind: {MADE[kind]: Score(1, v, (v - 0.1, v + 0.1))} for kind, v in values.items()}
+    scores = {
+        kind: {MADE[kind]: Score(1, v, Interval(v - 0.1, v + 0.1, 0.95, ""))}
+        for kind, v in values.items()
+    }
     return Row(sae, weights or sae, "c", "standard", 32, 12, {}, scores)
 
 

@@ -8,8 +8,8 @@ from scipy import stats
 
 from saebench.records.run import CLUSTER
 from saebench.statistics.bootstrap import sample
-from saebench.statistics.clusters import firsts, independent, of_clusters, side_by_side
-from saebench.statistics.paired import paired_change, paired_difference
+from saebench.statistics.clusters import firsts, independent, of_clusters
+from saebench.statistics.paired import difference, pair, sample_pair
 
 DISTINCT, TIMES = 40, 3
 
@@ -86,16 +86,17 @@ def test_one_cluster_alone_has_no_interval():
     assert independent(table) == 1
 
 
-@pytest.mark.parametrize("measure", [paired_difference, paired_change])
+@pytest.mark.parametrize("combine", [difference, lambda one, two: two / one - 1])
 @pytest.mark.parametrize("lacks", [(), (0,), (1,)])
-def test_pairs_are_resampled_by_cluster_if_either_side_says_so(measure, lacks):
+def test_pairs_are_resampled_by_cluster_if_either_side_says_so(combine, lacks):
     """Sums that were stored before there were clusters have none."""
     sides = [_table(0), _table(1)]
     sides[1]["n"] = sides[0]["n"]
     often = [_repeated(side) for side in sides]
     for side in lacks:
         often[side].pop(CLUSTER)
-    assert _ends(measure(_ratio, *often)) == pytest.approx(_ends(measure(_ratio, *sides)), rel=1e-6)
+    together, apart = (_ends(sample_pair(_ratio, *s, combine=combine)) for s in (often, sides))
+    assert together == pytest.approx(apart, rel=1e-6)
 
 
 def test_sums_are_added_up_by_cluster_and_what_counts_once_is_the_first():
@@ -106,4 +107,4 @@ def test_sums_are_added_up_by_cluster_and_what_counts_once_is_the_first():
 
 def test_tables_of_different_lengths_are_no_pair():
     with pytest.raises(ValueError, match="lengths .2, 3."):
-        side_by_side({"a": {"n": np.ones(2)}, "b": {"n": np.ones(3)}})
+        pair({"n": np.ones(2)}, {"n": np.ones(3)})

@@ -6,22 +6,23 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from stored import another, make_data, store
+from stored import MODEL, another, make_data, make_subject, store
 
 from saebench.cli.stored import known_facts
 from saebench.errors import StoreError
+from saebench.records.baseline import Baseline, StoredCase
+from saebench.records.boards import LEADERBOARD
+from saebench.records.run import Basis, Verdict
 from saebench.store.environment import baselines_dir
+from saebench.store.json_files import json_schema
 from saebench.store.leaderboard import (
-    SCHEMA_VERSION,
-    basis_of,
     build,
     dump_leaderboard,
-    leaderboard_schema,
     read_leaderboard,
     write_leaderboard,
 )
 
-GOLDEN = Path(__file__).parent / f"leaderboard-schema-{SCHEMA_VERSION}.json"
+GOLDEN = Path(__file__).parent / f"leaderboard-schema-{LEADERBOARD.version}.json"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def root(tmp_path):
 def test_the_schema_is_what_was_released_under_its_version():
     """A change of shape needs a new schema version and a new golden file."""
     released = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    assert _shape(leaderboard_schema()) == _shape(released)
+    assert _shape(json_schema(LEADERBOARD)) == _shape(released)
 
 
 def _shape(schema):
@@ -52,7 +53,7 @@ def test_the_file_is_strict_json_of_the_schema(root, facts):
     content = json.loads(
         dump_leaderboard(build(root, facts)), parse_constant=lambda name: pytest.fail(name)
     )
-    schema = jsonschema.Draft202012Validator(leaderboard_schema())
+    schema = jsonschema.Draft202012Validator(json_schema(LEADERBOARD))
     assert list(schema.iter_errors(content)) == []
     assert [row["sae"] for row in content["boards"][0]["rows"]] == ["bad", "good"]
     (board,) = content["boards"]
@@ -94,7 +95,7 @@ def test_the_numbers_are_the_baselines(root, facts):
         for kind, scores in row.scores.items():
             stored = json.loads(path.read_text())["cases"][f"{kind}@{row.sae}"]["metrics"]
             for name, score in scores.items():
-                assert (score.value, list(score.ci or ())) == (
+                assert (score.value, [score.ci.low, score.ci.high]) == (
                     stored[name]["value"], stored[name]["ci"],
                 )  # fmt: skip
 
@@ -163,9 +164,9 @@ def test_a_case_that_does_not_say_its_tokens_stops_the_build(root, facts, monkey
 
 @pytest.mark.parametrize("first", ["", ",early", ",l0-standard", ",a@b-3", ",a,b-1"])
 def test_a_case_says_its_tokens_and_seed_whatever_a_pairs_first_sae_is_called(first):
-    case = {"sums": f"pairs@{'1' * 8}-7{first}"}
-    told = {"datasets": [{"fingerprint": "1" * 64}]}
-    assert basis_of(case, told, Path("here")) == ("1" * 64, 7)
+    case = StoredCase("fidelity", {}, "f", Verdict.PASS, {}, f"pairs@{'1' * 8}-7{first}")
+    baseline = Baseline(2, make_subject("a"), MODEL, (make_data(),), {})
+    assert baseline.basis_of(case) == Basis(MODEL.weights_sha256, "float32", "1" * 64, 7)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from saebench.errors import OptionError
 from saebench.records.boards import Board, BoardData, BoardModel, Facts, Row, Score
 from saebench.records.ranking import front, fronts, place_of, rank
-from saebench.records.run import Direction
+from saebench.records.run import Direction, Interval
 
 FACTS = {
     "p.low": Facts("nats", Direction.LOWER),
@@ -103,13 +103,13 @@ def test_of_several_cases_the_one_with_all_tokens_at_once_is_ranked():
 
 def test_a_new_value_is_placed_among_the_others_by_its_interval_too():
     board = _board(*(_row(f"s{v}", float(v)) for v in (1, 2, 3, 4)))
-    place = place_of(rank(board, "p.low"), Score(1, 2.5, (0.5, 3.5)))
+    place = place_of(rank(board, "p.low"), Score(1, 2.5, Interval(0.5, 3.5, 0.95, "")))
     assert (place.place, place.best, place.worst, place.of) == (3, 1, 4, 5)
 
 
 def test_an_interval_around_the_target_reaches_the_first_place():
     board = _board(_row("a", 1.05, metric="p.near"))
-    place = place_of(rank(board, "p.near"), Score(1, 0.8, (0.7, 1.1)))
+    place = place_of(rank(board, "p.near"), Score(1, 0.8, Interval(0.7, 1.1, 0.95, "")))
     assert (place.place, place.best, place.worst) == (2, 1, 2)
 
 

@@ -8,8 +8,8 @@ import pytest
 from made_repair import make_repair
 
 from saebench.errors import StoreError
-from saebench.records.repair import REPAIR_SCHEMA_VERSION
-from saebench.store.json_files import dump_repair, read_repair, repair_schema, write_repair
+from saebench.records.repair import REPAIR, REPAIR_SCHEMA_VERSION
+from saebench.store.json_files import dump_record, json_schema, read_repair, write_repair
 
 HERE = Path(__file__).parent
 SCHEMA = HERE / f"repair-schema-{REPAIR_SCHEMA_VERSION}.json"
@@ -25,20 +25,24 @@ def _without_prose(schema):
 def test_the_schema_is_what_was_released_under_its_version():
     """A change of shape needs a new schema version and new golden files."""
     released = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    assert _without_prose(repair_schema()) == _without_prose(released)
+    assert _without_prose(json_schema(REPAIR)) == _without_prose(released)
 
 
 def test_the_golden_file_is_of_the_schema_and_is_read_and_written_as_it_is():
     text = GOLDEN.read_text(encoding="utf-8")
-    jsonschema.Draft202012Validator(repair_schema()).validate(json.loads(text))
+    jsonschema.Draft202012Validator(json_schema(REPAIR)).validate(json.loads(text))
     record = read_repair(GOLDEN)
     assert record == make_repair()
-    assert dump_repair(record) + "\n" == text
+    assert dump_record(record) + "\n" == text
+
+
+def test_a_repair_of_schema_version_1_is_still_read():
+    assert read_repair(HERE / "repair-1.json") == make_repair()
 
 
 def test_a_file_that_lacks_a_part_is_not_of_the_schema():
     content = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    validator = jsonschema.Draft202012Validator(repair_schema())
+    validator = jsonschema.Draft202012Validator(json_schema(REPAIR))
     for key in set(content) - {"notes"}:
         assert list(validator.iter_errors({k: v for k, v in content.items() if k != key})), key
 
@@ -60,7 +64,7 @@ def test_a_row_is_found_by_its_metric():
         (None, "No such file"),
         ("{", "not valid JSON"),
         ('{"schema_version": NaN}', "NaN is no number of JSON"),
-        ("[]", "schema_version of a repair is None, this saebench reads 1"),
+        ("[]", "schema_version of a repair is None, this saebench reads 2"),
         ('{"schema_version": true}', "schema_version of a repair is True"),
         ('{"schema_version": 99}', "schema_version of a repair is 99"),
         ('{"schema_version": 1}', "no saebench repair file: harness: Field required"),

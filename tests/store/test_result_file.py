@@ -10,8 +10,8 @@ import pytest
 
 import saebench
 from saebench.errors import OptionError, StoreError
-from saebench.records.run import SCHEMA_VERSION, Basis
-from saebench.store.json_files import check_writable, read_run, result_schema, write_run
+from saebench.records.run import RESULT, SCHEMA_VERSION, Basis, Fallback
+from saebench.store.json_files import check_writable, json_schema, read_run, write_run
 
 GOLDEN = Path(__file__).parent / f"result-schema-{SCHEMA_VERSION}.json"
 
@@ -24,7 +24,7 @@ def run(tiny):
 def test_the_schema_is_what_was_released_under_its_version():
     """A change of shape needs a new schema version and a new golden file."""
     released = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    assert _shape(result_schema()) == _shape(released)
+    assert _shape(json_schema(RESULT)) == _shape(released)
 
 
 def _shape(schema):
@@ -44,6 +44,26 @@ def test_a_result_of_schema_version_1_is_still_read_and_does_not_say_its_tokens(
     assert [case.kind for case in run.cases] == ["shrinkage", "sparsity"]
 
 
+def test_the_fallback_of_schema_version_4_is_read_under_its_new_name(tmp_path):
+    content = json.loads((Path(__file__).parent / "result-1.json").read_text(encoding="utf-8"))
+    content["schema_version"] = 4
+    content["cases"][0]["metrics"][0]["stand"] = {"metric": "a.b", "scale": 0.5}
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    first, *others = read_run(tmp_path / "old.json").cases[0].metrics
+    assert first.fallback == Fallback("a.b", 0.5)
+    assert [metric.fallback for metric in others] == [None] * len(others)
+
+
+def test_a_run_answers_for_its_cases(run):
+    (sae,) = run.saes
+    assert run.cases_of(sae.id) == run.cases
+    assert run.cases_of("another") == ()
+    assert run.verdict.value == run.run.status
+    case = next(case for case in run.cases if case.metrics)
+    assert case.metric(case.metrics[0].name) is case.metrics[0]
+    assert case.metric("no.such") is None
+
+
 def test_every_case_says_which_tokens_model_and_seed_it_rests_on(run):
     (model,), (data,) = run.models, run.datasets
     for case in (case for case in run.cases if case.metrics and case.property != "context_length"):
@@ -54,7 +74,7 @@ def test_a_written_run_is_strict_json_of_the_schema(run, tmp_path):
     write_run(run, tmp_path / "out.json")
     text = (tmp_path / "out.json").read_text(encoding="utf-8")
     content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert list(jsonschema.Draft202012Validator(result_schema()).iter_errors(content)) == []
+    assert list(jsonschema.Draft202012Validator(json_schema(RESULT)).iter_errors(content)) == []
 
 
 def test_a_run_is_read_back_as_it_was_written(run, tmp_path):

@@ -15,7 +15,8 @@ from saebench.properties.base import MetricSpec
 from saebench.records.repair import GateChange, Ranged, RepairRow
 from saebench.records.run import CaseResult, Direction, Run
 from saebench.statistics.bootstrap import Formula, Table, estimate
-from saebench.statistics.clusters import chosen, side_by_side
+from saebench.statistics.clusters import chosen
+from saebench.statistics.paired import Combine, difference, of_pair, pair
 
 BEFORE, AFTER = "before", "after"
 CASES = (("fidelity", {}), ("shrinkage", {}), ("sparsity", {}), ("kl_gap", {"scope": "all"}))
@@ -82,27 +83,21 @@ def compared(spec: MetricSpec, before: Table, after: Table) -> RepairRow:
     """
     assert spec.formula is not None
     used = (*spec.channels, spec.counts)
-    sides = side_by_side({BEFORE: chosen(before, used), AFTER: chosen(after, used)})
-    one, two = (_side(spec.formula, side) for side in (BEFORE, AFTER))
+    formula, both = spec.formula, pair(chosen(before, used), chosen(after, used))
+
+    def ranged(combine: Combine) -> Ranged:
+        return _ranged(of_pair(formula, combine), both)
+
     return RepairRow(
         metric=spec.name,
         unit=spec.unit,
         direction=spec.direction,
         target=spec.target,
-        before=_ranged(one, sides),
-        after=_ranged(two, sides),
-        change=_ranged(lambda sums: two(sums) - one(sums), sides),
-        share=_ranged(lambda sums: two(sums) / one(sums) - 1, sides),
+        before=ranged(lambda one, _: one),
+        after=ranged(lambda _, two: two),
+        change=ranged(difference),
+        share=ranged(lambda one, two: two / one - 1),
     )
-
-
-def _side(formula: Formula, side: str) -> Formula:
-    def of_side(sums: Table) -> np.ndarray:
-        return formula(
-            {c.partition("/")[2]: v for c, v in sums.items() if c.startswith(f"{side}/")}
-        )
-
-    return of_side
 
 
 def _ranged(formula: Formula, table: Table) -> Ranged:
@@ -110,9 +105,7 @@ def _ranged(formula: Formula, table: Table) -> Ranged:
     if not math.isfinite(result.value):
         return Ranged(None)
     ends = result.interval
-    if ends is None or not (math.isfinite(ends.low) and math.isfinite(ends.high)):
-        return Ranged(result.value)
-    return Ranged(result.value, ends.low, ends.high)
+    return Ranged(result.value, ends if ends is not None and ends.is_finite else None)
 
 
 def _tables(judge: Judge) -> Mapping[str, Table]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saebench.fit.training.training_sae import dense
 from saebench.records.repair import Correlation, FeatureAnalysis, Ranged
+from saebench.records.run import Interval
 from saebench.statistics.levels import LEVEL
 
 NEAR = 1.25  # a penalty within this factor of the one that the SAE rests at explains it
@@ -236,7 +237,7 @@ def _pearson(x: np.ndarray, y: np.ndarray, *, fixed: int = 0) -> Ranged:
         return Ranged(r)
     half = stats.norm.ppf(0.5 + LEVEL / 2) / np.sqrt(len(x) - fixed - 3)
     low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
-    return Ranged(r, float(low), float(high))
+    return Ranged(r, Interval(float(low), float(high), LEVEL, "Fisher's z"))
 
 
 def _residuals(y: np.ndarray, x: np.ndarray) -> np.ndarray:

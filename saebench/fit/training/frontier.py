@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,8 @@ from saebench.records.run import CaseResult, DatasetRecord, Metric
 from saebench.records.sweep import KL, L0, SWEEP_SCHEMA_VERSION, SweepPoint, SweepRecord
 from saebench.report.tables.fit_tables import frontier_markdown
 from saebench.statistics.bootstrap import Table, estimate
-from saebench.statistics.clusters import chosen, side_by_side
+from saebench.statistics.clusters import chosen
+from saebench.statistics.paired import of_pair, pair
 from saebench.store.atomic import locked, write_file
 from saebench.store.environment import environment, harness
 from saebench.store.json_files import read_training, write_points, write_sweep
@@ -159,7 +159,7 @@ def _judged(
         converged=training.course.converged,
         checks=tuple(check.check for check in training.course.checks),
         verdicts=cases["verdicts"],
-        metrics={name: Ranged(*ends) for name, ends in cases["metrics"].items()},
+        metrics={name: Ranged.of(*ends) for name, ends in cases["metrics"].items()},
     )
     return judged, {name: np.array(values) for name, values in sums.items()}
 
@@ -225,13 +225,11 @@ def _against_standard(point: Point, judged: SweepPoint, tables: dict[Point, Tabl
     other = replace(point, objective=Objective.STANDARD)
     if point.objective is Objective.STANDARD or other not in tables:
         return judged
-    result = estimate(_difference, side_by_side({"own": tables[point], "other": tables[other]}))
+    result = estimate(of_pair(_kl, np.subtract), pair(tables[point], tables[other]))
     ends = result.interval
-    if ends is None or not math.isfinite(ends.low + ends.high):
-        return replace(judged, against_standard=Ranged(result.value))
-    return replace(judged, against_standard=Ranged(result.value, ends.low, ends.high))
+    ci = ends if ends is not None and ends.is_finite else None
+    return replace(judged, against_standard=Ranged(result.value, ci))
 
 
-def _difference(sums: Table) -> np.ndarray:
-    own, other = (sums[f"{s}/sae.kl"] / sums[f"{s}/n.scored"] for s in ("own", "other"))
-    return own - other
+def _kl(sums: Table) -> np.ndarray:
+    return sums["sae.kl"] / sums["n.scored"]

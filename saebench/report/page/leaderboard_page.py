@@ -79,8 +79,8 @@ def _front(board: Board, metric: str) -> Chart | None:
                  [b.value for *_, b in best], key="front", faint=True)  # fmt: skip
     dots = Layer(
         "SAEs", Form.DOTS, [a.value for _, a, _ in points], [b.value for *_, b in points],
-        [b.ci[0] if b.ci else None for *_, b in points],
-        [b.ci[1] if b.ci else None for *_, b in points],
+        [b.ci.low if b.ci else None for *_, b in points],
+        [b.ci.high if b.ci else None for *_, b in points],
         labels=[row.sae for row, *_ in points], key="sae",
     )  # fmt: skip
     n = f"n = {board.dataset.sequences} documents, {len(points)} SAEs"

@@ -196,19 +196,16 @@ def number(value: float | None, form: str = ".4g", *, unit: str = "", absent: st
     return Cell(f"{value:{form}}{suffix}", value)
 
 
-def interval(
-    ci: Interval | tuple[float, float] | None, form: str = ".3g", *, absent: str = ""
-) -> Cell:
+def interval(ci: Interval | None, form: str = ".3g", *, absent: str = "") -> Cell:
     """Return an interval's cell, which sorts by the lower end.
 
     Example:
-        >>> interval((0.25, 0.75)).text, interval(None, absent="–").text
+        >>> interval(Interval(0.25, 0.75, 0.95, "bootstrap")).text, interval(None, absent="–").text
         ('[0.25, 0.75]', '–')
     """
     if ci is None:
         return Cell(absent)
-    low, high = ci if isinstance(ci, tuple) else (ci.low, ci.high)
-    return Cell(f"[{low:{form}}, {high:{form}}]", low)
+    return Cell(ci.text(form), ci.low)
 
 
 def verdict_cell(verdict: Verdict) -> Cell:
@@ -225,4 +222,4 @@ def why_of(gate: GateResult) -> str:
     """Return why a gate's limit exists, where it did not pass."""
     if gate.verdict in (Verdict.PASS, Verdict.NEW, Verdict.SKIPPED):
         return ""
-    return getattr(gate, "why", None) or ""
+    return gate.why or ""

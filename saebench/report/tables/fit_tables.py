@@ -118,8 +118,7 @@ def repair_lines(record: RepairRecord) -> Iterator[str]:
 def recovered(record: RepairRecord) -> Ranged:
     """Return the share of the perplexity gap that was recovered: by how much the gap fell."""
     share = record.row("perplexity_gap").share
-    flipped = [None if v is None else -v for v in (share.value, share.high, share.low)]
-    return Ranged(*flipped)
+    return share.negated()
 
 
 def repair_label(record: RepairRecord) -> str:
@@ -215,8 +214,7 @@ def _method_row(record: RepairRecord) -> Row:
 
 
 def _ends(ranged: Ranged, form: str) -> Cell:
-    low, high = ranged.low, ranged.high
-    return interval(None if low is None or high is None else (low, high), form)
+    return interval(ranged.ci, form)
 
 
 def _analysis_lines(analysis: FeatureAnalysis) -> Iterator[str]:

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from saebench.records.run import (
+    LEVEL,
     SEVERITY,
     CaseResult,
     GateResult,
+    Interval,
     Metric,
     Run,
     SubjectRecord,
@@ -248,8 +250,10 @@ def _worse_by(gate: GateResult) -> tuple[Cell, Cell]:
         return Cell(ABSENT), Cell("")
     scale, sign = (100, "%") if gate.limit.endswith("%") else (1, "")
     ci = gate.worse_ci
-    ends = (scale * ci.low, scale * ci.high) if ci else None
-    return Cell(f"{scale * gate.worse_by:.3g}{sign}", gate.worse_by), interval(ends)
+    return (
+        Cell(f"{scale * gate.worse_by:.3g}{sign}", gate.worse_by),
+        interval(ci.scaled(scale) if ci else None),
+    )
 
 
 def _in_short(gates: Table) -> Table:
@@ -356,14 +360,14 @@ def _pair_row(case: CaseResult) -> Row:
 
 
 def _token_row(sae: str, token: dict[str, Any]) -> Row:
-    ends = tuple(token["ci"]) if token["ci"] else None
+    ci = Interval(token["ci"][0], token["ci"][1], LEVEL, "") if token["ci"] else None
     return row(
         sae,
         repr(token["token"]),
         number(token["count"], "d"),
         number(token["sequences"], "d"),
         number(token["mean_gap"]),
-        interval(ends, absent="in too few texts"),
+        interval(ci, absent="in too few texts"),
         number(token["sd"], ".3g"),
         sae=sae,
     )
