@@ -24,8 +24,9 @@ class Ranged:
     @classmethod
     def of(cls, value: float | None, low: float | None, high: float | None) -> "Ranged":
         """Return a number with the ends of its 95% interval; without one where an end is None."""
-        none = low is None or high is None
-        return cls(value, None if none else Interval(low, high, LEVEL, ""))
+        if low is None or high is None:
+            return cls(value)
+        return cls(value, Interval(low, high, LEVEL, ""))
 
     @property
     def low(self) -> float | None:

@@ -112,7 +112,7 @@ class AsEnds:
         from pydantic_core import core_schema
 
         return core_schema.no_info_after_validator_function(
-            lambda ends: Interval(*ends, LEVEL, ""),
+            lambda ends: Interval(ends[0], ends[1], LEVEL, ""),
             core_schema.tuple_schema([core_schema.float_schema(), core_schema.float_schema()]),
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda interval: [interval.low, interval.high]
