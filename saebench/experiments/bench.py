@@ -23,8 +23,8 @@ from saebench.subjects.depth import same_place
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import Engine, site_of
-from saebench.substitution.reading import reading_site
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.reference import Reference
 
 

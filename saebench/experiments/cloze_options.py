@@ -16,9 +16,9 @@ from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, write_rows
-from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.engine import Progress
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.passes import CleanPass, Passes
-from saebench.substitution.reading import reading_site
 
 TOLERANCE = 1e-4  # of ln p, in fp32: the cached pass multiplies matrices of other shapes
 

@@ -31,9 +31,9 @@ from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, tokens_a_pass, write_rows
-from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.engine import Progress
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.passes import CleanPass, Passes
-from saebench.substitution.reading import reading_site
 
 if TYPE_CHECKING:
     pass

@@ -10,9 +10,9 @@ from saebench.experiments.base import Extent, Measurer, Results, Targets
 from saebench.progress import ProgressBar
 from saebench.subjects.made_controls import CONTROLS, make_control
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import Engine, site_of
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.measurement import Measurement, WithPeers
-from saebench.substitution.reading import reading_site
 
 # Five more SAEs on an eighth of the sequences cost less than one on all of them.
 SHARE, FEWEST, MOST = 8, 16, 64

@@ -20,7 +20,8 @@ from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, sequences_at_once, write_rows
-from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.engine import Progress
+from saebench.substitution.gathering import site_of
 from saebench.substitution.measurement import SCORED, PairMeasurement, with_clusters
 from saebench.substitution.noise import NoiseSource
 from saebench.substitution.passes import CleanPass, Passes
@@ -126,7 +127,7 @@ class PairEngine:
         if self._batch_size is not None:
             return self._batch_size
         context = self.tokens.ids.shape[1]
-        return sequences_at_once(self.host, context=context, kept=len(VERSIONS) * saes)
+        return sequences_at_once(self.host, context=context, vectors=len(VERSIONS) * saes)
 
     def _batches(self, sites: Sequence[Site], size: int) -> Iterator[_Batch]:
         for start in range(0, len(self.tokens.ids), size):

@@ -23,14 +23,14 @@ from saebench.substitution.batches import (
     sequences_at_once,
     write_rows,
 )
-from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.engine import Progress
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.measurement import with_clusters
 from saebench.substitution.passes import Passes
-from saebench.substitution.reading import reading_site
 from saebench.substitution.readout import Readout
 
 ORIGINAL, PATCHED, SAE, TAX = "original", "patched", "sae", "tax"
-KEPT = 6  # activations of a batch that are held at once, about
+VECTORS = 6  # of the residual stream's width, in memory for every token of a batch
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TaxEngine:
         sequences, context = self._tokens.ids.shape
         sums = with_clusters(TokenSums(sequences, context), self._tokens)
         site = site_of(self._host, subject)
-        size = self._batch_size or sequences_at_once(self._host, context=context, kept=KEPT)
+        size = self._batch_size or sequences_at_once(self._host, context=context, vectors=VECTORS)
         for rows in cut(sequences, size):
             batch = make_batch(self._tokens, rows, device=self._host.device)
             if batch.counts:

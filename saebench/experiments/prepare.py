@@ -23,7 +23,7 @@ from saebench.subjects.host_loading import host_for, load_host
 from saebench.subjects.loading import load_subject
 from saebench.subjects.references import SubjectReference
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import site_of
+from saebench.substitution.gathering import site_of
 from saebench.substitution.passes import Passes
 
 DEMO_SEED = 0

@@ -13,9 +13,9 @@ from saebench.progress import ProgressBar
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, tokens_a_pass
-from saebench.substitution.engine import Engine, site_of
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.passes import Passes
-from saebench.substitution.reading import reading_site
 
 RECONSTRUCT, CORE = PARTS = ("reconstruct", "core")
 ROUNDS = 3

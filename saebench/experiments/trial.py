@@ -16,9 +16,8 @@ from saebench.subjects.modules import is_known
 from saebench.subjects.normalisation import folded_by
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import cut, read_rows, sequences_at_once
-from saebench.substitution.engine import site_of
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.passes import Passes
-from saebench.substitution.reading import reading_site
 
 TRIED = 16  # activations
 # Relative, of a token's reconstruction. What is the same in exact arithmetic is within 1e-5 in
@@ -176,7 +175,7 @@ def _norms(
 ) -> float:
     """Return Σ‖x‖ over the tokens, summed in float64."""
     passes, total = Passes(host), 0.0
-    for rows in cut(len(ids), sequences_at_once(host, context=ids.shape[1], kept=2)):
+    for rows in cut(len(ids), sequences_at_once(host, context=ids.shape[1], vectors=2)):
         clean = passes.clean(ids[rows].to(host.device), [site], stop_early=True)
         x = read_rows(site, clean.activations[site], seen[rows].to(host.device))
         total += float(x.norm(dim=-1).cpu().double().sum())

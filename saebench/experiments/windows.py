@@ -17,8 +17,8 @@ from saebench.progress import ProgressBar
 from saebench.subjects.hooks import Site
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, tokens_a_pass, write_rows
-from saebench.substitution.engine import Engine, site_of
-from saebench.substitution.gathering import Scored, check_first_look
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import Scored, check_first_look, site_of
 from saebench.substitution.interventions import Tokens
 from saebench.substitution.prefix import PrefixPasses, Window
 from saebench.substitution.reference import Reference

@@ -97,5 +97,5 @@ def test_little_free_memory_makes_batches_small_and_changes_nothing(monkeypatch)
 
 def test_the_chosen_batch_never_exceeds_what_a_pass_takes():
     host = make_host("llama")
-    at_once = memory.sequences_at_once(host, context=T, kept=1)
+    at_once = memory.sequences_at_once(host, context=T, vectors=1)
     assert 1 <= at_once * T <= memory.TOKENS_A_PASS["cpu"]

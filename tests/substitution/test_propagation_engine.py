@@ -17,7 +17,8 @@ from saebench.experiments.pairs import PairEngine
 from saebench.formats.metadata import SubjectMetadata
 from saebench.options import Packing
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import Engine, site_of
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import site_of
 from saebench.substitution.measurement import PairMeasurement
 from saebench.substitution.noise import NoiseSource
 
