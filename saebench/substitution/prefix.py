@@ -164,7 +164,7 @@ class PrefixPasses:
         return self._passes.resume(window.whole, site, full)[:, :, window.position :]
 
     def _layers(self, window: Window) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each layer's keys and values; of layers that are not run only the length matters."""
+        """Yield each layer's keys and values; for layers that are not run only their length."""
         recorded = window.kept or {}
         batch, device = len(window.whole.ids), window.whole.ids.device
         length_only = torch.zeros(1, dtype=torch.float32, device=device).expand(

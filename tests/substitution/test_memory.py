@@ -89,7 +89,7 @@ def test_an_error_that_is_not_of_memory_is_not_swallowed():
 
 def test_little_free_memory_makes_batches_small_and_changes_nothing(monkeypatch):
     expected, _ = _measure(_Halving(), names=INTERVENTIONS)
-    monkeypatch.setattr(memory, "_to_use", lambda _: 4096)
+    monkeypatch.setattr(memory, "_usable_bytes", lambda _: 4096)
     found, heard = _measure(_Halving(), names=INTERVENTIONS)
     assert len(heard) == N
     _assert_same(found, expected)
