@@ -99,17 +99,17 @@ def hold_against_itself(subject: Subject, x: Float[Tensor, "tokens d"]) -> None:
     second = subject.reconstruct(x).x_hat
     if _differ(subject, second, first.x_hat):
         raise SubjectError(
-            f"{subject.source}: reconstructs the same {len(x)} activations otherwise each time (by "
-            f"{_relative_gap(second, first.x_hat):.1%} of their length): it draws at random or "
-            "keeps what it saw before, so no number of it could be reproduced; switch that off in "
-            "evaluation"
+            f"{subject.source}: reconstructs the same {len(x)} activations differently each time "
+            f"(by {_relative_gap(second, first.x_hat):.1%} of their length): it is random or "
+            "has a state, so that no metric of it is reproducible; switch that off in evaluation"
         )
     alone = torch.cat([subject.reconstruct(row).x_hat for row in x.split(1)])
     if _differ(subject, alone, first.x_hat):
         raise SubjectError(
-            f"{subject.source}: what it makes of an activation depends on those that it is given "
-            f"beside it: alone, {len(x)} of them are reconstructed {_off(alone, once.x_hat):.1%} "
-            "off; a BatchTopK SAE needs its threshold, or a fixed k for each token in evaluation"
+            f"{subject.source}: its reconstruction of an activation depends on the others in its "
+            f"batch: alone, {len(x)} activations are reconstructed with a difference of "
+            f"{_relative_gap(alone, first.x_hat):.1%}; a BatchTopK SAE needs its threshold, or a "
+            "fixed k for each token in evaluation"
         )
 
 

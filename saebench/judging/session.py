@@ -264,7 +264,7 @@ class BenchmarkSession:
             self.updates = ["ERROR: baselines not updated: they need a complete run in one process"]
             self.refused = True
             return
-        measured = self.judge.measured(again=True)
+        measured = self.judge.measured(remeasure=True)
         told = update_all(baselines_root(rootdir), measured, only_new=not everything)
         self.updates, self.refused = told.lines, told.refused
 

@@ -164,9 +164,9 @@ def _cell(clean: np.ndarray, changed: np.ndarray) -> np.ndarray:
 
 
 def _cell_names(table: Table, scoring: str) -> list[str | None]:
-    """Return each prompt's cell, None where the prompt is not scored so."""
+    """Return each prompt's cell; None for prompts that this scoring does not apply to."""
     names = np.full(len(table[COUNT]), None, dtype=object)
-    names[_offered(table, scoring)] = _cell(*_right(table, scoring))
+    names[_scored(table, scoring)] = _cell(*_right(table, scoring))
     return names.tolist()
 
 
