@@ -21,7 +21,7 @@ DIVISOR, FEWEST, MOST = 8, 16, 64
 def first_sequences(tokens: TokenSet) -> TokenSet:
     """Return the first sequences, on which controls are measured: an eighth of the run's.
 
-    There are 16 to 64 of them, or all of a run with fewer: controls differ by whole nats.
+    There are 16 to 64 of them, or all of a run with fewer: enough, as controls are worse by nats.
     """
     first = slice(0, min(max(len(tokens.ids) // DIVISOR, FEWEST), MOST))
     return replace(tokens.part(first), is_part=tokens.is_part)

@@ -59,7 +59,7 @@ class TaxEngine:
     Args:
         host: the patched model, with the original as its ``original``.
         tokens: the sequences.
-        batch_size: sequences at once; chosen from free memory where None.
+        batch_size: sequences in a batch; if None, chosen from free memory.
     """
 
     def __init__(self, host: Host, tokens: TokenSet, *, batch_size: int | None = None) -> None:

@@ -133,7 +133,7 @@ def _series(measurement: "Measurement") -> dict[str, Any]:
 
 PROPERTY = Property(
     "context_length",
-    "what happens beyond the context that the SAE was trained on",
+    "faithfulness beyond the context that the SAE was trained on",
     (*OVERALL, *BY_BIN),
     _interventions,
     _findings,

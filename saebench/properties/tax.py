@@ -50,7 +50,7 @@ def _findings(measurement: "TaxMeasurement", _: Params) -> Findings:
 
 PROPERTY = Property(
     "tax",
-    "what a model that was changed for its SAE costs: the patched model against the original",
+    "what a model patched for its SAE loses against the original",
     METRICS,
     _interventions,
     _findings,

@@ -71,7 +71,7 @@ class Cluster:
         except (self._ray.exceptions.RayError, ConnectionError) as error:
             raise StoreError(
                 f"the Ray cluster was lost: {str(error).splitlines()[0]}; finished shards are "
-                "kept: the same command goes on"
+                "kept: run the same command again to resume"
             ) from error
 
     def _run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
