@@ -1,4 +1,4 @@
-"""Names of channels and interventions, for modules that must not import torch."""
+"""Names of channels, for those who must not import torch."""
 
 from collections.abc import Iterable
 
@@ -33,7 +33,7 @@ OF_THE_CORPUS = ("cov_random", "real_difference", "error_shuffled", "mean")
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse names that are not interventions.
+    """Refuse names that are no intervention.
 
     Raises:
         OptionError: naming the nearest known one.

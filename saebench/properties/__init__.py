@@ -1,4 +1,4 @@
-"""The faithfulness properties: one module each, looked up by name."""
+"""The faithfulness properties: one module each, found by name."""
 
 import importlib
 import pkgutil
@@ -13,12 +13,12 @@ __all__ = ["Property", "find_property", "metric_names", "properties"]
 @cache
 def properties() -> dict[str, Property]:
     """Return all properties by name: the module-level ``PROPERTY`` of each module here."""
-    by_name = {}
+    found = {}
     for module in pkgutil.iter_modules(__path__):
         declared = getattr(importlib.import_module(f"{__name__}.{module.name}"), "PROPERTY", None)
         if declared is not None:
-            by_name[declared.name] = declared
-    return by_name
+            found[declared.name] = declared
+    return found
 
 
 def find_property(name: str) -> Property:
@@ -34,5 +34,5 @@ def find_property(name: str) -> Property:
 
 
 def metric_names() -> frozenset[str]:
-    """Return the names of all metrics that a property can report."""
+    """Return every metric name that some property can report."""
     return frozenset(spec.name for p in properties().values() for spec in p.metrics)
