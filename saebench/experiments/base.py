@@ -1,8 +1,8 @@
-"""Kinds of measurement: what each is divided into, what it needs, and which class carries it out.
+"""Experiments, the kinds of measurement: how each is divided, what it needs, who measures it.
 
-An :class:`Experiment` is a declaration: properties name one, and reading it needs no torch. The
-class that ``carried_out_by`` names does the work on a bench. What it measures is a
-:class:`~saebench.measures.state.State`, whose fields declare how the parts of a run merge.
+An :class:`Experiment` is a declaration that properties name and that can be read without torch. The
+:class:`Measurer` that its ``carried_out_by`` names does the work on a bench. The result is a
+:class:`~saebench.measures.state.State`, whose fields declare how the parts of a run are merged.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from saebench.subjects.sae import Subject
 
 ACTIVE = "active"
-"""Kept of each cloze prompt, where a property asks for it: the features that are active on it."""
+"""Stored for each cloze prompt, if a property's ``keeps`` names it: the features active on it."""
 
 Failure = NotApplicable | MeasurementError
 Measured: TypeAlias = "State | Workload"
@@ -33,18 +33,18 @@ Measured: TypeAlias = "State | Workload"
 
 @dataclass(frozen=True)
 class Experiment:
-    """A kind of measurement. Its fields are its parameters.
+    """A kind of measurement; its fields are its parameters.
 
     Attributes:
-        name: in result files and stored baselines.
-        carried_out_by: the class that does it, as ``module:Class``.
-        of_pairs: it measures pairs of SAEs, not each SAE alone.
-        saes_for_each: SAEs that are run for each one that is measured.
-        stops_early: it may end as soon as every gate is decided.
-        is_stored: baselines hold its sums; a time on another machine, or SAEs made anew in every
-            run, are nothing to compare with.
-        is_timed: nothing else may run meanwhile, and it is measured on request alone.
-        remeasured: sequences that are measured again to learn how much noise that brings.
+        name: its name in result files and stored baselines.
+        carried_out_by: the measurer's class, as ``module:Class``.
+        of_pairs: True if it measures pairs of SAEs instead of single ones.
+        saes_for_each: number of SAEs that are run for each one that is measured.
+        stops_early: True if it may end as soon as every gate is decided.
+        is_stored: True if baselines store its sums; False for times, which differ between
+            machines, and for controls, which every run makes anew.
+        is_timed: True if it is timed: nothing else may run meanwhile.
+        remeasured: number of sequences that are measured again to estimate re-measurement noise.
     """
 
     name: ClassVar[str]
@@ -57,23 +57,23 @@ class Experiment:
     remeasured: ClassVar[int] = 32
 
     def __str__(self) -> str:
-        """Return its name with its parameters, as stored sums are named."""
+        """Return its name with its parameters, which is the name of its stored sums."""
         return self.name
 
     @property
     def has_parameters(self) -> bool:
-        """True where its name alone does not say what is measured."""
+        """True if it has parameters, so that its name alone does not identify it."""
         return bool(fields(self))
 
     def on(self, bench: "Bench") -> "Measurer":
-        """Return what carries it out on the SAEs, model and texts of a bench."""
+        """Return the measurer of this experiment on a bench."""
         module, _, name = self.carried_out_by.partition(":")
         return getattr(import_module(module), name)(self, bench)
 
 
 @dataclass(frozen=True)
 class Sequences(Experiment):
-    """Every counted token of the run's sequences substituted."""
+    """All counted tokens of the run's sequences substituted."""
 
     name = "sequences"
     carried_out_by = "saebench.experiments.sequences:SequencesMeasurer"
@@ -81,7 +81,7 @@ class Sequences(Experiment):
 
 @dataclass(frozen=True)
 class LongTexts(Experiment):
-    """The same on sequences that reach beyond the context that the SAE was trained on."""
+    """All counted tokens substituted, in sequences longer than the SAE's training context."""
 
     name = "long"
     carried_out_by = "saebench.experiments.sequences:LongTextsMeasurer"
@@ -89,7 +89,7 @@ class LongTexts(Experiment):
 
 @dataclass(frozen=True)
 class ClozePrompts(Experiment):
-    """Prompts whose last word is to be predicted."""
+    """Cloze prompts, whose last word is to be predicted."""
 
     name = "cloze"
     carried_out_by = "saebench.experiments.cloze_prompts:ClozeMeasurer"
@@ -97,7 +97,7 @@ class ClozePrompts(Experiment):
 
 @dataclass(frozen=True)
 class Timing(Experiment):
-    """One batch, timed."""
+    """The time of one batch."""
 
     name = "cost"
     carried_out_by = "saebench.experiments.timing:TimingMeasurer"
@@ -107,7 +107,7 @@ class Timing(Experiment):
 
 @dataclass(frozen=True)
 class Pairs(Experiment):
-    """Two SAEs in one model: what the first one's error does to the second, and both together."""
+    """Two SAEs in one model: the first one's effect on the second, and both together."""
 
     name = "pairs"
     carried_out_by = "saebench.experiments.pairs:PairsMeasurer"
@@ -116,7 +116,7 @@ class Pairs(Experiment):
 
 @dataclass(frozen=True)
 class WithControls(Experiment):
-    """Each SAE with negative controls that are made of it, on the same sequences."""
+    """Each SAE and the controls made of it, on the same sequences."""
 
     name = "controls"
     carried_out_by = "saebench.experiments.control_saes:ControlsMeasurer"
@@ -127,7 +127,7 @@ class WithControls(Experiment):
 
 @dataclass(frozen=True)
 class AlignmentTax(Experiment):
-    """A model that was changed for its SAE, against the original."""
+    """A model that was changed for its SAE, compared with the original."""
 
     name = "tax"
     carried_out_by = "saebench.experiments.patched_model:TaxMeasurer"
@@ -139,8 +139,8 @@ class OneToken(Experiment):
     """One token of each sequence substituted.
 
     Attributes:
-        position: the token's.
-        offsets: how many positions after it are read out too.
+        position: the token's position.
+        offsets: number of positions after it that are read out too.
     """
 
     name = "one-token"
@@ -155,17 +155,17 @@ class OneToken(Experiment):
 
 @dataclass(frozen=True)
 class ManyDraws(Experiment):
-    """One token of each of the first sequences under many random errors of the SAE's size.
+    """One token of each of the first sequences, with many random errors of the SAE error's size.
 
     Attributes:
-        position: the token's.
-        draws: how many random errors.
-        sequences: how many sequences.
+        position: the token's position.
+        draws: number of random errors.
+        sequences: number of sequences.
     """
 
     name = "draws"
     carried_out_by = "saebench.experiments.draws:DrawsMeasurer"
-    remeasured = 8  # each under hundreds of random errors: more would cost what the run did
+    remeasured = 8  # each has hundreds of draws: more would take as long as the run did
     position: int = 0
     draws: int = 2
     sequences: int = 1
@@ -180,17 +180,17 @@ EXPERIMENTS: tuple[type[Experiment], ...] = (
     Sequences, LongTexts, ClozePrompts, Timing, Pairs, WithControls, AlignmentTax, OneToken,
     ManyDraws,
 )  # fmt: skip
-"""Every kind of measurement: a new one is one class here, and the one that carries it out."""
+"""All kinds of measurement. A new one is a class here and a :class:`Measurer`."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be measured of one SAE, or of one pair.
+    """One SAE or pair to be measured, and what its metrics need.
 
     Attributes:
-        subjects: the SAE; of a pair both, the first before the second in the model.
-        interventions: which substitutions its metrics need.
-        keep: what is kept beyond sums: channels token by token, or ``ACTIVE``.
+        subjects: the SAE; for a pair both SAEs, the first before the second in the model.
+        interventions: the interventions that its metrics need.
+        keep: what to store beyond sums: channels token by token, or ``ACTIVE``.
         probes: further channels to read out of each pass.
     """
 
@@ -215,12 +215,12 @@ Targets = Sequence[Target]
 
 @dataclass(frozen=True)
 class Extent:
-    """What a measurement can be divided into.
+    """The parts that a measurement can be divided into.
 
     Attributes:
-        count: sequences or prompts; 0 where it is not divided.
-        width: tokens' worth of work in each.
-        fingerprint: of all of them.
+        count: number of sequences or prompts; 0 if it cannot be divided.
+        width: the work of each, in tokens.
+        fingerprint: of the data.
     """
 
     count: int
@@ -229,17 +229,17 @@ class Extent:
 
     @property
     def is_divided(self) -> bool:
-        """True where it can be measured part by part."""
+        """True if it can be measured part by part."""
         return self.count > 0
 
 
 @dataclass
 class Results:
-    """What an experiment gave, by the SAE's or the pair's name.
+    """An experiment's results, by the name of the SAE or pair.
 
     Attributes:
-        measurements: of those that could be measured.
-        failures: why there is none, of the others.
+        measurements: the measurement of each target that could be measured.
+        failures: the error of each target that could not.
     """
 
     measurements: "dict[str, Measured]" = field(default_factory=dict)
@@ -247,40 +247,40 @@ class Results:
 
     @classmethod
     def of(cls, by_name: Mapping[str, Any]) -> "Results":
-        """Sort a mapping of measurements and errors."""
+        """Return the results of a mapping that contains both measurements and errors."""
         failed = {n: each for n, each in by_name.items() if isinstance(each, Failure)}
         return cls({n: each for n, each in by_name.items() if n not in failed}, failed)
 
     @classmethod
     def failed(cls, targets: Iterable[Target], error: Failure) -> "Results":
-        """Say of all of them that they failed for one reason."""
+        """Return the same failure for all targets."""
         return cls(failures={target.name: error for target in targets})
 
     def __or__(self, other: "Results") -> "Results":
-        """Return both together; of one name, the other's counts."""
+        """Return the union; for a name in both, the other's result."""
         names = set(other.names())
         measured = {n: each for n, each in self.measurements.items() if n not in names}
         failed = {n: each for n, each in self.failures.items() if n not in names}
         return Results(measured | other.measurements, failed | other.failures)
 
     def __getitem__(self, name: str) -> "Measured | Failure":
-        """Return a measurement, or why there is none."""
+        """Return a target's measurement or failure."""
         return self.failures[name] if name in self.failures else self.measurements[name]
 
     def names(self) -> list[str]:
-        """Return whose results these are."""
+        """Return the targets' names."""
         return [*self.measurements, *self.failures]
 
     def only(self, name: str) -> "Results":
-        """Return those of one SAE or pair."""
+        """Return the results of one target."""
         return Results.of({name: self[name]})
 
     @classmethod
     def merged(cls, parts: "Sequence[Results]") -> "Results":
-        """Return the results of consecutive parts together.
+        """Return the merged results of consecutive parts.
 
-        What could not be measured in one part was not measured: its first error says why. Sums
-        are added in the parts' order, so that the same parts give the same bits.
+        A target that failed in one part has failed, with its first error. Sums are added in the
+        parts' order, so that the same parts give the same bits.
         """
         by_name: dict[str, Any] = {}
         for name in parts[0].names():
@@ -291,17 +291,17 @@ class Results:
         return cls.of(by_name)
 
     def finished(self) -> "Results":
-        """Return the results once all parts are in them."""
+        """Finish every measurement, once all parts are merged."""
         done = {name: finished(each) for name, each in self.measurements.items()}
         return Results(done, self.failures)
 
 
 class Measurer(ABC):
-    """Carries an experiment out on a bench: SAEs of one model, and the texts.
+    """Measures the targets of one experiment on a bench.
 
     Args:
-        experiment: what is measured.
-        bench: the SAEs, the model and the texts.
+        experiment: what to measure.
+        bench: the SAEs, their model and the texts.
     """
 
     def __init__(self, experiment: Any, bench: "Bench") -> None:
@@ -309,19 +309,19 @@ class Measurer(ABC):
         self.bench = bench
 
     def extent(self, targets: Targets) -> Extent:  # noqa: ARG002
-        """Return what the measurement can be divided into; undivided unless it says otherwise."""
+        """Return how the measurement can be divided; by default not at all."""
         return Extent(0, 1, self.bench.tokens.fingerprint)
 
     def corpora(self, targets: Targets) -> "list[TokenSet]":  # noqa: ARG002
-        """Return the sequences whose statistics each part needs; none unless it says otherwise."""
+        """Return the token sets whose statistics every part needs; by default none."""
         return []
 
     @abstractmethod
     def measure(self, targets: Targets, *, progress: "ProgressBar") -> Results:
-        """Measure the bench's rows of the experiment."""
+        """Measure the targets on the bench's range of sequences or prompts."""
 
     def label(self, targets: Targets) -> str:
-        """Return what the progress bar says."""
+        """Return the progress bar's label."""
         kind = "pairs of SAEs" if self.experiment.of_pairs else "SAEs"
         who = targets[0].name if len(targets) == 1 else f"{len(targets)} {kind}"
         return f"{who} on {self.bench.host.name}"

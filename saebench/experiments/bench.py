@@ -1,4 +1,4 @@
-"""A bench: SAEs that share a model and texts, and everything measured on them."""
+"""The bench: SAEs that share a model and its tokens, with what measurements of them need."""
 
 import hashlib
 import json
@@ -23,8 +23,8 @@ from saebench.subjects.depth import same_place
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import Engine, site_of
-from saebench.substitution.reading import reading_site
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.reference import Reference
 
 
@@ -34,15 +34,15 @@ class Bench:
 
     Attributes:
         host: the model.
-        texts: what is measured on.
+        texts: the documents and cloze prompts to measure on.
         subjects: the SAEs.
         tokens: the sequences of the evaluated context.
-        settings: the run's.
-        data: what the result file says of the data, by what is measured on.
-        costs: what each measurement took.
-        parts: the same of the data's parts that some properties are measured on.
-        rows: measure only these of the sequences, or of the prompts; all where None.
-        bos: the token that sequences begin with; None for none.
+        settings: the run's settings.
+        data: the result file's records of the data, by experiment.
+        costs: the cost of each measurement.
+        parts: records of parts of the data, for experiments that are measured on a part.
+        rows: the range of sequences or prompts to measure; all if None.
+        bos: the token that sequences begin with, or None.
     """
 
     host: Host
@@ -64,44 +64,44 @@ class Bench:
         self._references: dict[str, dict[Site, Reference]] = {}
 
     def within(self, rows: slice) -> "Bench":
-        """Return the bench that measures only some of the sequences; they know of the whole."""
+        """Return a bench for a range of the sequences, with the statistics of all of them."""
         part = copy(self)
         part.rows, part.costs = rows, []
         part.__dict__.pop("places", None)
         return part
 
     def sites(self, targets: Targets) -> list[Site]:
-        """Return where the SAEs read and write."""
+        """Return the sites at which the targets' SAEs read and write."""
         subjects = dict.fromkeys(subject for target in targets for subject in target.subjects)
         written = [(s, site_of(self.host, s)) for s in subjects]
         both = ((site, reading_site(self.host, s, writes=site)) for s, site in written)
         return list(dict.fromkeys(site for pair in both for site in pair))
 
     def statistics(self, tokens: TokenSet, targets: Targets) -> dict[Site, Reference]:
-        """Return the statistics of a corpus at the SAEs' places."""
+        """Return the corpus statistics at the sites of the targets' SAEs."""
         return self.engine(tokens).references_at(self.sites(targets))
 
     def take_statistics(self, tokens: TokenSet, statistics: Mapping[Site, Reference]) -> None:
-        """Use the statistics of a corpus that were computed elsewhere."""
+        """Use corpus statistics that were computed by another process."""
         self._references.setdefault(tokens.fingerprint, {}).update(statistics)
 
     @property
     def extent(self) -> Extent:
-        """The run's sequences, all of them."""
+        """All sequences of the run."""
         return Extent(len(self.tokens.ids), self.tokens.ids.shape[1], self.tokens.fingerprint)
 
     @property
     def about(self) -> str:
-        """What is measured on, in a few words."""
+        """A short description of the tokens and the model."""
         bos = "without BOS" if self.bos is None else "after BOS"
         return f"{self.tokens.ids.shape[1]} tokens {bos} of {self.host.name}"
 
     def has(self, saes: Iterable[str]) -> bool:
-        """True where all these SAEs are on this bench."""
+        """True if all these SAEs are on this bench."""
         return set(saes) <= {subject.id for subject in self.subjects}
 
     def read_by(self, request: CaseRequest) -> list[Subject]:
-        """Return the SAEs that a case reads: those it is about, then its peers at other places."""
+        """Return the SAEs that a case reads: its own, then its peers at other hooks."""
         by_id = {subject.id: subject for subject in self.subjects}
         about = [by_id[sae] for sae in request.subjects]
         peers = [by_id[sae] for sae in request.peers if sae in by_id]
@@ -109,14 +109,19 @@ class Bench:
         return about + [peer for peer in peers if not same_place(peer.metadata.hook, hook)]
 
     def data_of(self, experiment: Experiment, measurement: Any) -> DatasetRecord:
-        """Return what the result file says of the data that a measurement was made on."""
+        """Return the result file's record of the data of a measurement."""
         context = getattr(getattr(measurement, "sums", None), "context", None)
         keys = (f"{experiment}/{context}", str(experiment), str(SEQUENCES))
         known = self.data | self.parts
         return next(known[key] for key in keys if key in known)
 
     def describe(self, subject: Subject, *, path: str) -> SubjectRecord:
-        """Return what the result file says of one of the SAEs."""
+        """Return the result file's record of an SAE.
+
+        Args:
+            subject: the SAE.
+            path: how the model was run with it.
+        """
         config = json.dumps(subject.config, sort_keys=True, default=str).encode()
         return SubjectRecord(
             id=subject.id,
@@ -135,7 +140,7 @@ class Bench:
     def count_cost(
         self, experiment: Experiment, targets: Targets, stages: Stages, *, tokens: Tensor
     ) -> None:
-        """Record what a measurement cost."""
+        """Record the cost of a measurement."""
         self.costs.append(
             Cost(
                 measured_on=str(experiment),
@@ -148,7 +153,7 @@ class Bench:
         )
 
     def engine(self, tokens: TokenSet) -> Engine:
-        """Return the engine of some of the run's tokens: of the bench's rows of them."""
+        """Return an engine for the bench's range of some of the run's sequences."""
         return Engine(
             self.host,
             self.part(tokens),
@@ -159,12 +164,12 @@ class Bench:
         )
 
     def part(self, tokens: TokenSet) -> TokenSet:
-        """Return the bench's rows of some tokens."""
+        """Return the bench's range of some sequences."""
         return tokens if self.rows is None else tokens.part(self.rows)
 
     @cached_property
     def places(self) -> Places:
-        """The SAEs at their hooks, with the engine of the run's sequences."""
+        """The SAEs at their sites, with the engine of the run's sequences."""
         return Places(self.engine(self.tokens))
 
     def _notes(self, subject: Subject) -> tuple[str, ...]:

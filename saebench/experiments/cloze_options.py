@@ -1,4 +1,4 @@
-"""Which of a prompt's options the model, clean or with an SAE in the prompt, finds likeliest."""
+"""Cloze options: which of a prompt's options is likeliest, clean and with an SAE in the prompt."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,21 +16,21 @@ from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, write_rows
-from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.engine import Progress
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.passes import CleanPass, Passes
-from saebench.substitution.reading import reading_site
 
-TOLERANCE = 1e-4  # of ln p, in fp32: the cached pass multiplies matrices of other shapes
+TOLERANCE = 1e-4  # of ln p, in fp32: the cached pass multiplies matrices of different shapes
 
 
 @dataclass(frozen=True)
 class OptionAnswers(State):
-    """Whether the likeliest option is the answer, prompt by prompt.
+    """Whether the answer is the likeliest option, prompt by prompt.
 
     Attributes:
-        offered: the prompt has options.
-        clean: the model itself finds the answer likeliest; False where nothing is offered.
-        changed: the same with the SAE at every counted token of the prompt.
+        offered: True for prompts with options.
+        clean: True if the clean model scores the answer likeliest; False without options.
+        changed: the same with the SAE substituted at every counted token of the prompt.
     """
 
     offered: np.ndarray = state(concatenated)
@@ -39,7 +39,7 @@ class OptionAnswers(State):
 
     @classmethod
     def of_none(cls, prompts: int) -> "OptionAnswers":
-        """Return those of prompts without options."""
+        """Return the answers of prompts without options."""
         none = np.zeros(prompts, dtype=bool)
         return cls(none, none, none)
 
@@ -47,8 +47,8 @@ class OptionAnswers(State):
 class OptionEngine:
     """Scores options by Σ ln p of the word and the rest of its sentence, given the prompt.
 
-    The prompt is run once, and its keys and values serve all of its options. Whether that gives
-    what whole passes give is tried on the first prompt that needs them; where it does not, whole
+    The prompt is run once, and its keys and values are used for all of its options. Whether that
+    gives what full passes give is tried on the first prompt that needs the cache; if not, full
     passes are run.
 
     Source:
@@ -64,7 +64,7 @@ class OptionEngine:
     def measure(
         self, subjects: Sequence[Subject], *, progress: Progress
     ) -> dict[str, OptionAnswers]:
-        """Return each SAE's answers, by its id; nothing where no prompt has options."""
+        """Return each SAE's answers, by its id; empty if no prompt has options."""
         choices = self.prompts.choices
         if not any(choices):
             return {}
@@ -81,7 +81,7 @@ class OptionEngine:
                 changed[subject.id][i] = int(scores.argmax()) == choice.right
             progress(scorer.tokens)
         offered = np.array([choice is not None for choice in choices])
-        return {name: OptionAnswers(offered, clean, found) for name, found in changed.items()}
+        return {name: OptionAnswers(offered, clean, right) for name, right in changed.items()}
 
     def _sites(self, subject: Subject) -> tuple[Site, Site]:
         site = site_of(self.host, subject)
@@ -119,36 +119,36 @@ class _Scorer:
 
     @property
     def tokens(self) -> int:
-        """How many tokens prompt and options have."""
+        """Number of tokens of the prompt and its options."""
         return len(self._prompt) + int(self._real.sum())
 
     @property
     def needs_cache(self) -> bool:
-        """True where an option has more tokens than the prompt itself predicts."""
+        """True if an option has tokens after its first, which the prompt alone does not predict."""
         return self._tails.shape[1] > 1
 
     @torch.inference_mode()
     def log_p(self, what: Substituted) -> Float[Tensor, "options"]:
-        """Return Σ ln p of each option, clean or with an SAE in the prompt."""
-        final = self._from_cache(what) if self.cached else self._from_whole_rows(what)
+        """Return Σ ln p of each option, clean or with an SAE substituted in the prompt."""
+        final = self._from_cache(what) if self.cached else self._from_full_rows(what)
         logits = self._host.logits(final.flatten(0, 1)).unflatten(0, self._tails.shape)
         log_p = logits.log_softmax(dim=-1).gather(-1, self._tails[..., None])[..., 0]
         return log_p.double().where(self._real, 0).sum(dim=1)
 
     def cache_is_right(self) -> bool:
-        """Hold the options' scores with kept keys and values against those of whole passes."""
+        """True if the options' scores with cached keys and values agree with full passes."""
         expected = self.log_p(None)
         self.cached = True
         try:
-            found = self.log_p(None)
+            cached = self.log_p(None)
         except (SaebenchError, AttributeError, TypeError, ValueError, NotImplementedError):
-            # A model that keeps no keys and values says so in one of these ways.
+            # A model without a usable cache raises one of these.
             return False
         tolerance = TOLERANCE if self._host.is_fp32 else 8 * self._host.rounding
-        return bool(((found - expected).abs() <= tolerance * expected.abs().clamp_min(1)).all())
+        return bool(((cached - expected).abs() <= tolerance * expected.abs().clamp_min(1)).all())
 
     def _from_cache(self, what: Substituted) -> Float[Tensor, "options tail d"]:
-        """Run the prompt once, then the options behind its keys and values."""
+        """Run the prompt once, then the options with its keys and values."""
         run, ids = self._host.run, self._prompt[None]
         with self._substituted(ids, what):
             prompt = run(input_ids=ids, use_cache=True)
@@ -162,8 +162,8 @@ class _Scorer:
             [last, run(input_ids=fed, past_key_values=cache, use_cache=True)[0]], dim=1
         )
 
-    def _from_whole_rows(self, what: Substituted) -> Float[Tensor, "options tail d"]:
-        """Run prompt and option together, for each option."""
+    def _from_full_rows(self, what: Substituted) -> Float[Tensor, "options tail d"]:
+        """Run the prompt followed by the option, for each option."""
         ids = torch.cat([self._prompt.expand(len(self._tails), -1), self._tails], dim=1)
         with self._substituted(ids, what):
             final = self._host.final_hidden(ids)
@@ -178,13 +178,13 @@ class _Scorer:
         base = self._clean(ids)
         counted = self._counted.new_zeros(ids.shape)
         counted[:, : len(self._prompt)] = self._counted
-        found = subject.reconstruct(read_rows(reads, base.activations[reads], counted))
+        x_hat = subject.reconstruct(read_rows(reads, base.activations[reads], counted)).x_hat
         changed = base.activations[site].clone()
-        write_rows(site, changed, found.x_hat, counted)
+        write_rows(site, changed, x_hat, counted)
         return self._passes.substituted(base, site, changed)
 
     def _clean(self, ids: Tensor) -> CleanPass:
-        """Run the prompt clean, for all SAEs."""
+        """Return the clean pass, run once for all SAEs."""
         if self.cached not in self._base:
             self._base[self.cached] = self._passes.clean(ids, self._places)
         return self._base[self.cached]
@@ -193,7 +193,7 @@ class _Scorer:
 def _padded(
     tails: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[Int[Tensor, "options tail"], Tensor]:
-    """Return the options' ids, padded behind, and which of them are real."""
+    """Return the options' ids, padded at the end, and a mask of the tokens that are not padding."""
     longest = max(map(len, tails))
     ids = torch.tensor([[*tail, *[0] * (longest - len(tail))] for tail in tails], device=device)
     real = torch.tensor([[t < len(tail) for t in range(longest)] for tail in tails], device=device)

@@ -1,8 +1,8 @@
-"""Cloze prompts through the model, clean and with the SAE: what becomes of the answer."""
+"""Cloze prompts: the answer's probability, clean and with the SAE in the prompt."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,27 +31,23 @@ from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, tokens_a_pass, write_rows
-from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.engine import Progress
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.passes import CleanPass, Passes
-from saebench.substitution.reading import reading_site
 
-if TYPE_CHECKING:
-    pass
-
-
-LAST_TOKENS = 32  # of a prompt, in which a feature counts as active there (seed 001)
+LAST_TOKENS = 32  # of a prompt: a feature active in these counts (Anders & Bloom 2024)
 ROWS_AT_ONCE = 256  # of logits: 50 MB at a vocabulary of 50,000
 
 
 @dataclass(frozen=True)
 class Answers(State):
-    """What a model says of each prompt's answer.
+    """A model's predictions of each prompt's answer.
 
     Attributes:
-        log_probability: ln p of the whole answer, teacher-forced, in nats.
-        first: the answer's first token is the likeliest of the whole vocabulary.
-        whole: every token of it is.
-        ce: mean cross-entropy of the prompt's own tokens, in nats; None where not measured.
+        log_probability: ln p of the complete answer, teacher-forced, in nats.
+        first: True if the answer's first token is the argmax.
+        whole: True if every token of the answer is the argmax.
+        ce: mean cross-entropy of the prompt's own tokens, in nats; None if not measured.
     """
 
     log_probability: np.ndarray = state(concatenated)
@@ -62,18 +58,18 @@ class Answers(State):
 
 @dataclass(frozen=True)
 class ClozeMeasurement(State):
-    """One SAE's answers beside the model's own, prompt by prompt.
+    """The answers with one SAE and those of the clean model, prompt by prompt.
 
     Attributes:
-        clean: the model's own answers.
-        changed: those with the SAE at every counted token of the prompt.
+        clean: the clean model's answers.
+        changed: the answers with the SAE substituted at every counted token of the prompt.
         squared_error: mean ‖x - x̂‖² over the prompt.
         l0: mean number of active features over the prompt.
         cut: prompts shortened to the model's context.
-        options: what becomes of the choice between options; None where there are none.
-        active: which features are active on each prompt: not zero at any counted one of its
-            last 32 tokens; None where that was not asked for.
-        clusters: which of the prompts repeat each other; None where none do.
+        options: the answers chosen from the prompts' options; None if no prompt has any.
+        active: the features active on each prompt, that is at any counted one of its last 32
+            tokens; None if they were not requested.
+        clusters: the cluster of each prompt, if any prompts repeat each other.
     """
 
     clean: Answers = state(merged)
@@ -87,7 +83,7 @@ class ClozeMeasurement(State):
 
     @classmethod
     def merged(cls, parts: Sequence[Any]) -> Self:
-        """Return the parts together; prompts of a part without options have none."""
+        """Return the merged parts; a part without options has none for each of its prompts."""
         if any(part.options is not None for part in parts):
             parts = [
                 replace(p, options=p.options or OptionAnswers.of_none(len(p.l0))) for p in parts
@@ -97,7 +93,7 @@ class ClozeMeasurement(State):
     def table(self) -> dict[str, np.ndarray]:
         """Return one row for each prompt: the prompt is the unit of resampling."""
         clean, changed = self.clean, self.changed
-        found = {
+        table = {
             "n.prompts": np.ones(len(clean.log_probability)),
             "clean.whole": clean.whole.astype(float),
             "clean.first": clean.first.astype(float),
@@ -108,23 +104,23 @@ class ClozeMeasurement(State):
             "l0": self.l0,
         }
         if clean.ce is not None and changed.ce is not None:
-            found["ce_increase"] = changed.ce - clean.ce
+            table["ce_increase"] = changed.ce - clean.ce
         if self.options is not None:
-            found["n.options"] = self.options.offered.astype(float)
-            found["clean.options"] = self.options.clean.astype(float)
-            found["sae.options"] = self.options.changed.astype(float)
+            table["n.options"] = self.options.offered.astype(float)
+            table["clean.options"] = self.options.clean.astype(float)
+            table["sae.options"] = self.options.changed.astype(float)
         if self.clusters is not None:
-            found[CLUSTER] = self.clusters.astype(float)
-        return found
+            table[CLUSTER] = self.clusters.astype(float)
+        return table
 
 
 class ClozeEngine:
-    """Measures SAEs of one model on cloze prompts; the clean pass serves all of them.
+    """Measures SAEs of one model on cloze prompts, with one clean pass for all of them.
 
     Args:
         host: the model.
-        prompts: with their answers.
-        batch_size: prompts at once; chosen from their length where None.
+        prompts: the prompts and their answers.
+        batch_size: prompts in a batch; if None, chosen from their length.
     """
 
     def __init__(self, host: Host, prompts: ClozeTokens, *, batch_size: int | None = None) -> None:
@@ -142,7 +138,7 @@ class ClozeEngine:
         Args:
             subjects: the SAEs.
             progress: called with the number of tokens just finished.
-            active: ids of the SAEs whose active features are kept for each prompt.
+            active: ids of the SAEs whose active features are stored for each prompt.
         """
         sites = {s.id: site_of(self.host, s) for s in subjects}
         reads = {s.id: reading_site(self.host, s, writes=sites[s.id]) for s in subjects}
@@ -159,8 +155,7 @@ class ClozeEngine:
             clean.append(self._answers(base.final, ids, rows))
             for subject in subjects:
                 places = sites[subject.id], reads[subject.id]
-                found = self._with_sae(subject, counted, base, places, rows)
-                changed[subject.id].append(found)
+                changed[subject.id].append(self._with_sae(subject, counted, base, places, rows))
                 if subject.id in features:
                     place, last = reads[subject.id], self._last(counted, rows)
                     x = base.activations[place]
@@ -171,10 +166,10 @@ class ClozeEngine:
             for name, parts in changed.items()
         }
         options = OptionEngine(self.host, self.prompts).measure(subjects, progress=progress)
-        return {name: replace(made, options=options.get(name)) for name, made in joined.items()}
+        return {name: replace(each, options=options.get(name)) for name, each in joined.items()}
 
     def _batches(self) -> list[Tensor]:
-        """Return prompts of like length together, so that little of a batch is padding."""
+        """Return batches of prompts of similar length, so that there is little padding."""
         order = self.prompts.length.argsort(stable=True)
         by_tokens = max(1, tokens_a_pass(self.host) // int(self.prompts.length.max()))
         return list(order.split(self._batch_size or by_tokens))
@@ -201,23 +196,23 @@ class ClozeEngine:
         activation = base.activations[site]
         x = read_rows(site, activation, counted)
         read = read_rows(reads, base.activations[reads], counted)
-        found = subject.reconstruct(read, stages=self.stages)
+        reconstruction = subject.reconstruct(read, stages=self.stages)
         with self.stages(RESUME):
             changed = activation.clone()
-            write_rows(site, changed, found.x_hat, counted)
+            write_rows(site, changed, reconstruction.x_hat, counted)
             final = self._passes.resume(base, site, changed[None])[0]
-        error = (x - found.x_hat).double().square().sum(dim=-1)
+        error = (x - reconstruction.x_hat).double().square().sum(dim=-1)
         return (
             *self._answers(final, base.ids, rows),
             _mean_by_row(error, counted),
-            _mean_by_row(found.l0.double(), counted),
+            _mean_by_row(reconstruction.l0.double(), counted),
         )
 
     @torch.inference_mode()
     def _answers(
         self, final: Float[Tensor, "batch pos d"], ids: Tensor, rows: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return ln p of the answer, its first token right, all right, and the prompt's CE."""
+        """Return the answer's ln p, whether its first and all tokens are right, the prompt's CE."""
         length = self.prompts.length[rows].to(ids.device)[:, None]
         begin = length - self.prompts.answer[rows].to(ids.device)[:, None]
         place = torch.arange(ids.shape[1], device=ids.device)[None]
@@ -236,7 +231,7 @@ class ClozeEngine:
         return _sum_by_row(log_p, predicts), first_right > 0, wrong == 0, ce
 
     def _prompt_ce(self, final: Tensor, ids: Tensor, mask: Tensor) -> Float[Tensor, "batch"]:
-        """Return the mean CE of predicting the prompt's next token, at the positions given."""
+        """Return each prompt's mean CE of the next token, at the positions in the mask."""
         rows = zip(
             final[mask].split(ROWS_AT_ONCE),
             ids.roll(-1, dims=1)[mask].split(ROWS_AT_ONCE),
@@ -290,17 +285,17 @@ def _in_order(column: Sequence[Tensor], order: Tensor) -> np.ndarray:
 
 
 class ClozeMeasurer(Measurer):
-    """Measures SAEs on the run's prompts."""
+    """Measures SAEs on the run's cloze prompts."""
 
     def extent(self, targets: Targets) -> Extent:
-        """Return the prompts; nothing where there are none."""
+        """Return the prompts; undivided if there are none."""
         if self.bench.texts.prompts is None:
             return super().extent(targets)
         prompts = self.bench.readings.prompts()
         return Extent(len(prompts.ids), prompts.ids.shape[1], prompts.fingerprint)
 
     def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
-        """Measure all SAEs; where there are no prompts, say so of each."""
+        """Measure all SAEs; without prompts every one of them fails."""
         bench = self.bench
         try:
             prompts = bench.readings.prompts()

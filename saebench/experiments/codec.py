@@ -1,4 +1,4 @@
-"""Measurements as bytes: arrays and JSON, of known classes only; nothing in them can run code."""
+"""Encoding of measurements as bytes: arrays and JSON of known classes, which cannot run code."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from saebench.measures.sums import TokenSums
 from saebench.records.run import Cost, DatasetRecord
 
 for _kind in EXPERIMENTS:
-    import_module(_kind.carried_out_by.partition(":")[0])  # declares its states
+    import_module(_kind.carried_out_by.partition(":")[0])  # registers its states
 
 TREE = "tree"
 
@@ -28,10 +28,10 @@ TREE = "tree"
 def encode(value: Any) -> bytes:
     """Return a measurement, or mappings and sequences of them, as bytes.
 
-    What can only be called, the text of a token, is left out.
+    Fields that cannot be sent, such as functions, are left out.
 
     Raises:
-        TypeError: for what is none.
+        TypeError: for a value of an unknown class.
 
     Example:
         >>> decode(encode({"one": (1, np.array([2.0]))}))
@@ -46,17 +46,17 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """Return what was encoded.
+    """Return the value that was encoded.
 
     Raises:
-        StoreError: where the bytes are not of :func:`encode`.
+        StoreError: if the bytes are not from :func:`encode`.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             tables = {name: file[name] for name in file.files}
         return _unpacked(json.loads(str(tables.pop(TREE))), tables)
     except Exception as error:
-        # Damaged bytes lead numpy, zipfile and our classes into errors of every kind.
+        # Damaged bytes raise errors of every kind in numpy, zipfile and our classes.
         raise StoreError(f"not a measurement that saebench wrote: {error}") from error
 
 
@@ -86,11 +86,11 @@ def _packed_container(value: Any, arrays: list[np.ndarray]) -> Any:
     if is_dataclass(value) and _classes().get(name) is type(value):
         own = {k: _packed(v, arrays) for k, v in sent_fields(value).items()}
         return {"class": [name, own]}
-    raise TypeError(f"{name} is no measurement")
+    raise TypeError(f"{name} is not a measurement")
 
 
 def _classes() -> dict[str, type]:
-    """Return the classes that bytes may name: the states, and what they and shards consist of."""
+    """Return the classes that bytes may name: the states, and the classes of their values."""
     plain = (Cost, DatasetRecord, Example, LogHistogram, Results, TokenSums)
     return State.CLASSES | {each.__name__: each for each in plain}
 
@@ -98,33 +98,33 @@ def _classes() -> dict[str, type]:
 def _unpacked(tree: Any, tables: Mapping[str, np.ndarray]) -> Any:
     if not isinstance(tree, dict):
         return tree
-    ((kind, held),) = tree.items()
+    ((kind, content),) = tree.items()
 
     def inner(each: Any) -> Any:
         return _unpacked(each, tables)
 
-    makers = {
-        "array": lambda: tables[str(held)],
-        "list": lambda: [inner(each) for each in held],
-        "tuple": lambda: tuple(inner(each) for each in held),
-        "map": lambda: {inner(k): inner(v) for k, v in held},
-        "sparse": lambda: _sparse(*map(inner, held)),
-        "error": lambda: _error(held[0])(held[1]),
-        "class": lambda: _made(held[0], {k: inner(v) for k, v in held[1].items()}),
+    decoders = {
+        "array": lambda: tables[str(content)],
+        "list": lambda: [inner(each) for each in content],
+        "tuple": lambda: tuple(inner(each) for each in content),
+        "map": lambda: {inner(k): inner(v) for k, v in content},
+        "sparse": lambda: _sparse(*map(inner, content)),
+        "error": lambda: _error(content[0])(content[1]),
+        "class": lambda: _instance(content[0], {k: inner(v) for k, v in content[1].items()}),
     }
-    return makers[kind]()
+    return decoders[kind]()
 
 
 def _sparse(data: Any, indices: Any, indptr: Any, shape: Any) -> csr_array:
     return csr_array((data, indices, indptr), shape=shape)
 
 
-def _made(name: str, given: dict[str, Any]) -> Any:
-    return _classes()[name](**given)
+def _instance(name: str, values: dict[str, Any]) -> Any:
+    return _classes()[name](**values)
 
 
 def _error(name: str) -> type[SaebenchError]:
     kind = getattr(saebench.errors, name)
     if not (isinstance(kind, type) and issubclass(kind, SaebenchError)):
-        raise ValueError(f"{name} is no error of saebench")
+        raise ValueError(f"{name} is not an error of saebench")
     return kind

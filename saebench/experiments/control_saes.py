@@ -1,4 +1,4 @@
-"""An SAE beside the controls that are made of it, on the same tokens."""
+"""SAEs compared with the controls made of them, on the same tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,28 +10,28 @@ from saebench.experiments.base import Extent, Measurer, Results, Targets
 from saebench.progress import ProgressBar
 from saebench.subjects.made_controls import CONTROLS, make_control
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import Engine, site_of
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.measurement import Measurement, WithPeers
-from saebench.substitution.reading import reading_site
 
 # Five more SAEs on an eighth of the sequences cost less than one on all of them.
-SHARE, FEWEST, MOST = 8, 16, 64
+DIVISOR, FEWEST, MOST = 8, 16, 64
 
 
 def first_sequences(tokens: TokenSet) -> TokenSet:
-    """Return the sequences on which controls are measured: an eighth of the run's, the first.
+    """Return the first sequences, on which controls are measured: an eighth of the run's.
 
-    At least 16 where there are as many, and at most 64: controls differ by whole nats.
+    There are 16 to 64 of them, or all of a run with fewer: enough, as controls are worse by nats.
     """
-    first = slice(0, min(max(len(tokens.ids) // SHARE, FEWEST), MOST))
+    first = slice(0, min(max(len(tokens.ids) // DIVISOR, FEWEST), MOST))
     return replace(tokens.part(first), is_part=tokens.is_part)
 
 
 class ControlsMeasurer(Measurer):
-    """Measures each SAE with its controls; one clean pass serves all."""
+    """Measures each SAE with its controls, with one clean pass for all."""
 
     def extent(self, targets: Targets) -> Extent:  # noqa: ARG002
-        """Return the first sequences; each is worth as many as SAEs are run on it."""
+        """Return the first sequences; their width counts every SAE that is run on them."""
         first = first_sequences(self.bench.tokens)
         width = first.ids.shape[1] * self.experiment.saes_for_each
         return Extent(len(first.ids), width, first.fingerprint)
@@ -41,7 +41,7 @@ class ControlsMeasurer(Measurer):
         return [first_sequences(self.bench.tokens)]
 
     def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
-        """Measure the SAEs and what could be made of them."""
+        """Measure the SAEs and their controls."""
         bench, first = self.bench, first_sequences(self.bench.tokens)
         bench.parts[str(self.experiment)] = bench.readings.record(first)
         engine = bench.engine(first)
@@ -60,11 +60,11 @@ class ControlsMeasurer(Measurer):
 
 
 def _controls_of(subject: Subject, engine: Engine) -> tuple[list[Subject], dict[str, str]]:
-    """Return the SAE's controls, and why some cannot be made."""
+    """Return the SAE's controls, and by name the reason for those that cannot be made."""
     place = reading_site(engine.host, subject, writes=site_of(engine.host, subject))
     bank = engine.reference(place).bank
     active = float(subject.reconstruct(bank).l0.mean())
-    made, missing = [], {}
+    controls, missing = [], {}
     for name in CONTROLS:
         try:
             sae = make_control(name, subject.sae, l0=active)
@@ -72,21 +72,21 @@ def _controls_of(subject: Subject, engine: Engine) -> tuple[list[Subject], dict[
             missing[name] = str(error)
             continue
         id = _id_of(subject, name)
-        made.append(Subject(sae, id=id, source=subject.source, metadata=subject.metadata))
-    return made, missing
+        controls.append(Subject(sae, id=id, source=subject.source, metadata=subject.metadata))
+    return controls, missing
 
 
 def _with_controls(
     subject: Subject, by_name: Mapping[str, Any], missing: Mapping[str, Mapping[str, str]]
 ) -> WithPeers | MeasurementError:
-    """Return an SAE's measurement with its controls', and why some could not be measured."""
-    own, not_made = by_name[subject.id], missing[subject.id]
+    """Return an SAE's measurement with its controls', or the SAE's error."""
+    own, left_out = by_name[subject.id], missing[subject.id]
     if isinstance(own, MeasurementError):
         return own
-    controls = {n: by_name[_id_of(subject, n)] for n in CONTROLS if n not in not_made}
+    controls = {n: by_name[_id_of(subject, n)] for n in CONTROLS if n not in left_out}
     failed = {n: str(m) for n, m in controls.items() if not isinstance(m, Measurement)}
     measured = {n: m for n, m in controls.items() if n not in failed}
-    return WithPeers(own, measured, {**not_made, **failed})
+    return WithPeers(own, measured, {**left_out, **failed})
 
 
 def _id_of(subject: Subject, control: str) -> str:

@@ -1,4 +1,4 @@
-"""Where one value stands among random draws of the same kind."""
+"""The KL of single tokens under the SAE, ranked among many random errors of the same size."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,12 +34,12 @@ ROUNDING = 1e-6  # relative, of values read out in fp32
 
 @dataclass(frozen=True)
 class Standing:
-    """Each row's value against its draws.
+    """The z-score and percentile of each row's value among its draws.
 
     Attributes:
-        z: (value - mean of the draws) / their standard deviation; NaN where undefined.
-        percentile: the share of draws below the value, ties counted half; NaN where undefined.
-        defined: the rows whose draws differ by more than rounding.
+        z: (value - mean of the draws) / their standard deviation; NaN if undefined.
+        percentile: the share of draws below the value, ties counted half; NaN if undefined.
+        defined: True for rows whose draws differ by more than rounding.
     """
 
     z: np.ndarray
@@ -48,27 +48,28 @@ class Standing:
 
 
 def standing(value: np.ndarray, draws: np.ndarray, *, resolution: float) -> Standing:
-    """Return z and percentile of each row's value among its draws.
+    """Return the z-score and percentile of each row's value among its draws.
 
     Args:
         value: one for each row.
-        draws: rows of draws, two or more in each.
-        resolution: a mean of the draws below it is rounding: the standing is undefined there.
+        draws: two or more for each row.
+        resolution: rows whose mean draw is not above it are undefined: it is only rounding.
 
     Raises:
-        ValueError: for fewer than two draws: they have no spread.
+        ValueError: for fewer than two draws, which have no standard deviation.
 
     Source:
-        Seed 002, "How pathological are the errors?"; METRICS.md 3 (single_token).
+        docs/metrics.md (single_token); Gurnee 2024, "SAE reconstruction errors are (empirically)
+        pathological", "How pathological are the errors?".
 
     Example:
-        >>> found = standing(np.array([5.0]), np.array([[1.0, 2.0, 3.0]]), resolution=0.0)
-        >>> found.z.tolist(), found.percentile.tolist()
+        >>> result = standing(np.array([5.0]), np.array([[1.0, 2.0, 3.0]]), resolution=0.0)
+        >>> result.z.tolist(), result.percentile.tolist()
         ([3.0], [1.0])
     """
     if draws.ndim != 2 or draws.shape[1] < 2:
         raise ValueError(f"a standing needs two draws or more, found {draws.shape}")
-    with np.errstate(invalid="ignore"):  # what is not finite is undefined
+    with np.errstate(invalid="ignore"):  # values that are not finite are undefined
         mean, spread = draws.mean(axis=1), draws.std(axis=1, ddof=1)
         defined = np.isfinite(value) & np.isfinite(mean) & (mean > resolution)
         defined &= spread > ROUNDING * mean
@@ -82,23 +83,23 @@ def standing(value: np.ndarray, draws: np.ndarray, *, resolution: float) -> Stan
 
 
 BASELINE = "eps_random"
-# Logits of size 10 carry rounding of some 1e-5 in fp32, and a KL of its square.
+# fp32 logits of size 10 have rounding errors of about 1e-5; KL is of the order of their square.
 RESOLUTION = 1e-8
 Z_LIMIT = 2.0
 
 
 @dataclass(frozen=True)
 class DrawsMeasurement(State):
-    """One SAE's KL at single tokens, and those of random errors of the same size there.
+    """The KL at single tokens under one SAE, and under random errors of the same size.
 
     Attributes:
         position: of the substituted token.
-        sequences: how many sequences were looked at.
-        sequence: those of them that were measured.
+        sequences: number of sequences considered.
+        sequence: the indices of those that were measured.
         sae: KL under the SAE, in nats.
-        draws: KL under each ε-random draw.
+        draws: KL under each ε-random draw, in nats.
         path: as in :class:`saebench.substitution.measurement.Measurement`.
-        clusters: which of the measured sequences repeat each other; None where none do.
+        clusters: the cluster of each measured sequence, if any repeat each other.
     """
 
     position: int = state()
@@ -111,14 +112,14 @@ class DrawsMeasurement(State):
 
     @property
     def left_out(self) -> int:
-        """How many sequences have a special token there, which is never substituted."""
+        """Number of sequences with a special token at the position, which is not substituted."""
         return self.sequences - len(self.sequence)
 
     def need(self) -> None:
-        """Make sure that every KL is a number.
+        """Check that every KL is finite.
 
         Raises:
-            NonFiniteValue: where one came out NaN or infinite.
+            NonFiniteValue: if a KL is NaN or infinite.
         """
         for name, values in (("sae", self.sae), (BASELINE, self.draws)):
             if not np.isfinite(values).all():
@@ -130,19 +131,19 @@ class DrawsMeasurement(State):
                 )
 
     def standing(self) -> Standing:
-        """Return where the SAE's KL stands among the draws, token by token."""
+        """Return the z-score and percentile of the SAE's KL among the draws, token by token."""
         return standing(self.sae, self.draws, resolution=RESOLUTION)
 
     def table(self) -> Mapping[str, np.ndarray]:
-        """Return one row for each token; where z is undefined, all are zero."""
-        found = self.standing()
+        """Return one row for each token; all channels are zero where z is undefined."""
+        standing = self.standing()
         values = {
             "n.drawn": np.ones(len(self.sequence)),
-            "z": found.z,
-            "z.above": (found.z > Z_LIMIT).astype(np.float64),
-            "percentile": found.percentile,
+            "z": standing.z,
+            "z.above": (standing.z > Z_LIMIT).astype(np.float64),
+            "percentile": standing.percentile,
         }
-        table = {channel: np.where(found.defined, v, 0.0) for channel, v in values.items()}
+        table = {channel: np.where(standing.defined, v, 0.0) for channel, v in values.items()}
         if self.clusters is not None:
             table[CLUSTER] = self.clusters.astype(np.float64)
         return table
@@ -150,7 +151,7 @@ class DrawsMeasurement(State):
 
 @dataclass(frozen=True)
 class _Draw(Tokens):
-    """Tokens whose noise is that of one draw."""
+    """Tokens with the noise of one draw."""
 
     drawn: Float[Tensor, "tokens d"] = field(kw_only=True)
 
@@ -162,8 +163,8 @@ class DrawsEngine:
     """Measures SAEs against many random errors of the same size, at one token of each sequence.
 
     Args:
-        places: where the SAEs are, and with it the run's model, tokens and seed.
-        batch_size: sequences at once; chosen from the model's size where None.
+        places: the SAEs at their sites, with the run's model, tokens and seed.
+        batch_size: sequences in a batch; if None, chosen from the model's size.
     """
 
     def __init__(self, places: Places, *, batch_size: int | None = None) -> None:
@@ -181,27 +182,27 @@ class DrawsEngine:
         sequences: int,
         progress: Progress,
     ) -> dict[str, DrawsMeasurement | MeasurementError]:
-        """Return each SAE's measurement by its id, or why it cannot be measured.
+        """Return each SAE's measurement by its id, or the error that prevented it.
 
         Args:
             subjects: the SAEs.
             position: of the token to substitute.
-            draws: how many random errors of each token.
-            sequences: how many of the first sequences to look at.
-            progress: called with the number of draws just made.
+            draws: number of random errors for each token.
+            sequences: number of sequences to consider, the first of the run.
+            progress: called with the number of draws just finished.
 
         Raises:
-            NotApplicable: where there is no such position, or nothing may be substituted there.
+            NotApplicable: if there is no such position, or no token there may be substituted.
 
         Source:
-            METRICS.md 3 (single_token); seed 002.
+            docs/metrics.md (single_token); Gurnee 2024.
         """
         where = stretch(self._engine.tokens, position, offsets=0, sequences=sequences)
         failed: dict[str, DrawsMeasurement | MeasurementError] = {}
-        gathering: list[_Gathered] = []
+        gathering: list[_SubjectDraws] = []
         for subject in subjects:
             try:
-                gathering.append(_Gathered(self._places.of(subject), draws))
+                gathering.append(_SubjectDraws(self._places.of(subject), draws))
             except MeasurementError as error:
                 failed[subject.id] = error
         if not gathering:
@@ -224,19 +225,19 @@ class DrawsEngine:
         for some in _chunks(draws, windows.stack(batch)):
             with windows.stages(NOISE):
                 noise = zip(some, _noise(tokens, some), strict=True)
-                made = {
+                changed = {
                     str(k): substitute(BASELINE, _Draw(**vars(tokens), drawn=z)) for k, z in noise
                 }
-            hidden |= windows.resume(batch, at.site, made)
+            hidden |= windows.resume(batch, at.site, changed)
         with windows.stages(READOUT):
-            _, found = read_out(windows.host, batch.final, hidden, targets=batch.targets)
-        kl = torch.stack([found[str(k)].kl for k in range(draws)], dim=1)
-        return batch.sequence, found["sae"].kl, kl
+            _, readouts = read_out(windows.host, batch.final, hidden, targets=batch.targets)
+        kl = torch.stack([readouts[str(k)].kl for k in range(draws)], dim=1)
+        return batch.sequence, readouts["sae"].kl, kl
 
 
 @dataclass
-class _Gathered:
-    """An SAE and what was found of it, batch by batch."""
+class _SubjectDraws:
+    """An SAE and its results batch by batch."""
 
     at: Placed
     draws: int
@@ -248,7 +249,7 @@ class _Gathered:
             torch.empty(*shape, dtype=torch.float32) for shape in ((0,), (0,), (0, self.draws))
         )
         sequence, sae, draws = (column.numpy() for column in joined or none)
-        here = windows.where.kept.nonzero()[:, 0].numpy()
+        measured = windows.where.kept.nonzero()[:, 0].numpy()
         return DrawsMeasurement(
             position=windows.where.position,
             sequences=len(windows.where.kept),
@@ -256,18 +257,18 @@ class _Gathered:
             sae=sae.astype(np.float64),
             draws=draws.astype(np.float64),
             path=windows.passes.path(self.at.site),
-            clusters=None if clusters is None else clusters[here],
+            clusters=None if clusters is None else clusters[measured],
         )
 
 
 def _noise(tokens: Tokens, draws: range) -> Float[Tensor, "draws tokens d"]:
-    """Return the noise of several draws at once: a GPU would wait for each of them to begin."""
-    times, here = len(draws), len(tokens.sequence)
+    """Return the noise of several draws, generated together: a GPU kernel for each is slow."""
+    times, count = len(draws), len(tokens.sequence)
     sequence, position = (t.repeat(times) for t in (tokens.sequence, tokens.position))
-    draw = torch.arange(draws.start, draws.stop, device=sequence.device).repeat_interleave(here)
+    draw = torch.arange(draws.start, draws.stop, device=sequence.device).repeat_interleave(count)
     source = NoiseSource(tokens.seed, BASELINE)
     noise = source.normal(sequence, position, d=tokens.x.shape[-1], draw=draw)
-    return noise.unflatten(0, (times, here))
+    return noise.unflatten(0, (times, count))
 
 
 def _chunks(n: int, size: int) -> Iterator[range]:
@@ -276,17 +277,17 @@ def _chunks(n: int, size: int) -> Iterator[range]:
 
 
 class DrawsMeasurer(SingleTokenMeasurer):
-    """Measures SAEs at one token of each of the first sequences, among many random errors."""
+    """Measures SAEs and many random errors at one token of each of the first sequences."""
 
     experiment: ManyDraws
 
     def extent(self, targets: Targets) -> Extent:  # noqa: ARG002
-        """Return the first sequences; a draw is run from its token on: as much as one token."""
-        whole, draws = self.bench.extent, self.experiment
-        return Extent(min(draws.sequences, whole.count), draws.draws, whole.fingerprint)
+        """Return the first sequences; each draw, run from its token on, counts as one token."""
+        run, draws = self.bench.extent, self.experiment
+        return Extent(min(draws.sequences, run.count), draws.draws, run.fingerprint)
 
     def run(self, targets: Targets, *, progress: ProgressBar) -> tuple[Mapping[str, Any], Stages]:
-        """Run all SAEs on the bench's sequences."""
+        """Measure all SAEs on the bench's sequences."""
         draws, subjects = self.experiment, [target.subject for target in targets]
         engine = DrawsEngine(self.bench.places, batch_size=self.bench.settings.batch_size)
         sequences = min(len(self.bench.part(self.bench.tokens).ids), draws.sequences)

@@ -1,4 +1,4 @@
-"""Results of consecutive parts of a run put together: the same bits whenever a part came."""
+"""Merging of a run's parts in a fixed order, so that the bits do not depend on their arrival."""
 
 from collections.abc import Iterable
 
@@ -8,13 +8,13 @@ AT_ONCE = 32
 
 
 class InOrder:
-    """Merges a run's parts as they come, in order, and holds few of them at a time.
+    """Merges a run's parts as they arrive, in order, with few of them in memory at a time.
 
-    Which parts are added to which is fixed by their number alone: the bits of a sum do not
-    depend on when a part came.
+    Which parts are added to which depends on their number alone, so that the same parts give the
+    same bits.
 
     Args:
-        parts: the first ones.
+        parts: the first parts.
     """
 
     def __init__(self, parts: Iterable[Results] = ()) -> None:
@@ -23,7 +23,7 @@ class InOrder:
             self.add(part)
 
     def add(self, part: Results) -> None:
-        """Take the next part."""
+        """Add the next part."""
         level = 0
         while True:
             if level == len(self._levels):
@@ -35,7 +35,7 @@ class InOrder:
             level += 1
 
     def whole(self) -> Results:
-        """Return the results of the whole run."""
+        """Return the merged results of all parts, finished."""
         rest: list[Results] = []
         for level in self._levels:
             rest = [Results.merged([*level, *rest])] if level or rest else []

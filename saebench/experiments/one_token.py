@@ -1,8 +1,8 @@
-"""What a model says at one token, clean and substituted: examples for intuition (seed 002)."""
+"""One substituted token of each sequence: sums by offset, and examples of the predictions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,24 +35,22 @@ from saebench.substitution.interventions import substitute
 from saebench.substitution.measurement import SCORED, Measurement, with_clusters
 from saebench.substitution.readout import read_out
 
-if TYPE_CHECKING:
-    pass
-
-
 TOP = 25
 TEXT_TOKENS = 48
 
 
 @dataclass(frozen=True)
 class Example:
-    """The likeliest next tokens after one token, and what the substitutions make of them.
+    """The likeliest next tokens after one token, and their probabilities when it is substituted.
+
+    Examples as in Gurnee 2024, "Intuition: how big a deal is this (KL) difference?".
 
     Attributes:
-        sequence: its sequence in the run.
-        position: its position there.
-        text: what the model has read, at most 48 tokens of it, the substituted one last.
+        sequence: the token's sequence index in the run.
+        position: its position in that sequence.
+        text: the text up to and including the substituted token, its last 48 tokens at most.
         tokens: the 25 likeliest next tokens of the clean model, the likeliest first.
-        probabilities: theirs, ``clean`` and under each substitution.
+        probabilities: their probabilities, ``clean`` and under each substitution.
         kl: of each substitution, in nats.
     """
 
@@ -64,7 +62,7 @@ class Example:
     kl: dict[str, float]
 
     def as_series(self) -> dict[str, Any]:
-        """Return the example as the result file holds it."""
+        """Return the example in the form of the result file."""
         return asdict(self)
 
 
@@ -77,26 +75,26 @@ def example(
     *,
     sequence: int,
 ) -> Example:
-    """Return what the model says next, clean and under each substitution.
+    """Return the model's predictions, clean and under each substitution.
 
     Args:
         host: the model, for its unembedding and its tokenizer.
-        ids: what it has read; the last is the substituted token.
-        clean: its final hidden state there.
-        changed: that under each substitution.
-        sequence: which sequence of the run this is.
+        ids: the tokens up to and including the substituted one.
+        clean: the clean final hidden state at that token.
+        changed: the final hidden state under each substitution.
+        sequence: the sequence's index in the run.
     """
     base = clean_rows(host.logits(clean[None]))
     logits = {name: host.logits(hidden[None]) for name, hidden in changed.items()}
-    target = torch.zeros(1, dtype=torch.int64, device=clean.device)  # CE is not looked at
+    target = torch.zeros(1, dtype=torch.int64, device=clean.device)  # CE is not used
     top = base.logits[0].topk(min(TOP, base.logits.shape[1])).indices
-    said = {"clean": base.logits} | logits
+    by_side = {"clean": base.logits} | logits
     return Example(
         sequence=sequence,
         position=len(ids) - 1,
         text=host.tokenizer.decode(list(ids)[-TEXT_TOKENS:]),
         tokens=tuple(host.tokenizer.decode([i]) for i in top.tolist()),
-        probabilities={name: _at(top, rows[0]) for name, rows in said.items()},
+        probabilities={name: _at(top, rows[0]) for name, rows in by_side.items()},
         kl={n: float(compare(base, rows, targets=target).kl) for n, rows in logits.items()},
     )
 
@@ -105,13 +103,13 @@ def _at(top: Tensor, logits: Tensor) -> tuple[float, ...]:
     return tuple(logits.double().softmax(dim=-1)[top].tolist())
 
 
-SHOWN = ("sae", "eps_random")  # in examples
-QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)  # of KL under the SAE, of the tokens that are shown
+IN_EXAMPLES = ("sae", "eps_random")
+QUANTILES = (0.1, 0.5, 0.9, 0.99, 1.0)  # of KL under the SAE, of the tokens in examples
 EXAMPLES = len(QUANTILES)
 
 
 def _spread_examples(parts: Sequence[tuple[Example, ...]]) -> tuple[Example, ...]:
-    """Of each part's examples return as many as of a whole run, spread over their KL."""
+    """Merge the parts' examples: as many as an undivided run has, spread over their KL."""
     every = sorted((e for part in parts for e in part), key=lambda e: e.kl.get("sae", 0.0))
     if len(every) <= EXAMPLES:
         return tuple(every)
@@ -123,13 +121,13 @@ def _spread_examples(parts: Sequence[tuple[Example, ...]]) -> tuple[Example, ...
 class SingleMeasurement(Measurement):
     """One SAE's sums with one token of each sequence substituted; positions are offsets from it.
 
-    Sums of offset 0 and of offset 1 are also kept apart, as bins.
+    Offsets 0 and 1 have sums of their own too, as bins.
 
     Attributes:
         position: of the substituted token.
-        cut: offsets asked for that lie beyond the context.
-        left_out: sequences not measured, since a special token stands there.
-        examples: what the model says after a few of the tokens.
+        cut: number of requested offsets that lie beyond the context.
+        left_out: number of sequences not measured, because a special token is at the position.
+        examples: the model's predictions after a few of the tokens.
     """
 
     position: int = state()
@@ -140,18 +138,18 @@ class SingleMeasurement(Measurement):
     def table(self) -> Mapping[str, np.ndarray]:
         """Return the per-sequence sums of every channel, without the sequences left out."""
         sums = self.sums.by_sequence
-        kept = sums[in_bin(SCORED, 0)] > 0
-        return {channel: values[kept] for channel, values in sums.items()}
+        measured = sums[in_bin(SCORED, 0)] > 0
+        return {channel: values[measured] for channel, values in sums.items()}
 
     @property
     def offsets(self) -> range:
-        """The positions read out, counted from the substituted one."""
+        """The positions that are read out, relative to the substituted one."""
         return range(self.sums.context)
 
 
 @dataclass
-class _Subject:
-    """A subject with its place, and the sums it gathers."""
+class _SubjectSums:
+    """An SAE at its site, and its sums so far."""
 
     at: Placed
     interventions: list[str]
@@ -163,8 +161,8 @@ class SingleEngine:
     """Measures SAEs with one token of each sequence substituted.
 
     Args:
-        places: where the SAEs are, and with it the run's model, tokens and seed.
-        batch_size: sequences at once; chosen from the model's size where None.
+        places: the SAEs at their sites, with the run's model, tokens and seed.
+        batch_size: sequences in a batch; if None, chosen from the model's size.
     """
 
     def __init__(self, places: Places, *, batch_size: int | None = None) -> None:
@@ -181,23 +179,23 @@ class SingleEngine:
         offsets: int,
         progress: Progress,
     ) -> dict[str, SingleMeasurement | MeasurementError]:
-        """Return each SAE's measurement by its id, or why it cannot be measured.
+        """Return each SAE's measurement by its id, or the error that prevented it.
 
         Args:
             subjects: the SAEs, each with the interventions it needs.
             position: of the token to substitute.
-            offsets: how many positions after it are read out too, as far as the context goes.
+            offsets: number of positions after it that are read out too, within the context.
             progress: called with the number of positions just read out.
 
         Raises:
-            NotApplicable: where there is no such position, or nothing may be substituted there.
+            NotApplicable: if there is no such position, or no token there may be substituted.
 
         Source:
-            METRICS.md 3 (single_token); seed 002.
+            docs/metrics.md (single_token); Gurnee 2024, "Single Token Intervention Results".
         """
         where = stretch(self._engine.tokens, position, offsets=offsets)
         failed: dict[str, SingleMeasurement | MeasurementError] = {}
-        gathering: list[_Subject] = []
+        gathering: list[_SubjectSums] = []
         for subject, names in subjects:
             try:
                 gathering.append(self._prepared(subject, list(names), where))
@@ -213,28 +211,28 @@ class SingleEngine:
             progress(batch.scored.counted.numel())
         return failed | {g.at.subject.id: self._finished(windows, g) for g in gathering}
 
-    def _prepared(self, subject: Subject, names: list[str], where: Stretch) -> _Subject:
-        apart = tuple(range(min(where.width, 2) + 1))
-        sums = TokenSums(len(where.kept), where.width, apart)
+    def _prepared(self, subject: Subject, names: list[str], where: Stretch) -> _SubjectSums:
+        edges = tuple(range(min(where.width, 2) + 1))
+        sums = TokenSums(len(where.kept), where.width, edges)
         with_clusters(sums, self._engine.tokens)
-        return _Subject(self._places.of(subject), names, sums)
+        return _SubjectSums(self._places.of(subject), names, sums)
 
     def _measure_batch(
-        self, windows: Windows, batch: WindowBatch, gathering: list[_Subject]
+        self, windows: Windows, batch: WindowBatch, gathering: list[_SubjectSums]
     ) -> None:
         hidden: dict[str, Tensor] = {}
         for g in gathering:
             missing = [name for name in g.interventions if _key(g, name) not in hidden]
-            made = _substitutions(g, batch, missing, stages=windows.stages)
-            hidden |= windows.resume(batch, g.at.site, made)
+            changed = _substitutions(g, batch, missing, stages=windows.stages)
+            hidden |= windows.resume(batch, g.at.site, changed)
         with windows.stages(READOUT):
             ce, readouts = read_out(windows.host, batch.final, hidden, targets=batch.targets)
         with windows.stages(FOLD):
             for g in gathering:
-                mine = {name: readouts[_key(g, name)] for name in g.interventions}
-                fold(g.sums, ce, mine, at=batch.scored)
+                own = {name: readouts[_key(g, name)] for name in g.interventions}
+                fold(g.sums, ce, own, at=batch.scored)
 
-    def _finished(self, windows: Windows, g: _Subject) -> SingleMeasurement:
+    def _finished(self, windows: Windows, g: _SubjectSums) -> SingleMeasurement:
         return SingleMeasurement(
             sums=g.sums.fetch(),
             interventions=tuple(g.interventions),
@@ -247,18 +245,18 @@ class SingleEngine:
             examples=self._examples(windows, g),
         )
 
-    def _examples(self, windows: Windows, g: _Subject) -> tuple[Example, ...]:
-        """Return tokens spread over the quantiles of their KL under the SAE."""
-        kept = windows.where.kept.numpy()
-        kl = g.sums.by_sequence.get(in_bin("sae.kl", 0), np.zeros(len(kept)))
-        chosen = spread_over(kl, kept, quantiles=QUANTILES)
+    def _examples(self, windows: Windows, g: _SubjectSums) -> tuple[Example, ...]:
+        """Return examples at quantiles of the tokens' KL under the SAE."""
+        substituted = windows.where.kept.numpy()
+        kl = g.sums.by_sequence.get(in_bin("sae.kl", 0), np.zeros(len(substituted)))
+        chosen = spread_over(kl, substituted, quantiles=QUANTILES)
         return tuple(self._example(windows, g, sequence) for sequence in chosen)
 
-    def _example(self, windows: Windows, g: _Subject, sequence: int) -> Example:
+    def _example(self, windows: Windows, g: _SubjectSums, sequence: int) -> Example:
         batch = windows.batch(slice(sequence, sequence + 1))
-        shown = [name for name in SHOWN if name in g.interventions]
-        made = _substitutions(g, batch, shown, stages=windows.stages)
-        hidden = windows.resume(batch, g.at.site, {name: made[_key(g, name)] for name in shown})
+        names = [name for name in IN_EXAMPLES if name in g.interventions]
+        x = _substitutions(g, batch, names, stages=windows.stages)
+        hidden = windows.resume(batch, g.at.site, {name: x[_key(g, name)] for name in names})
         read = batch.window.whole.ids[0, : windows.where.position + 1].tolist()
         changed = {name: rows[0] for name, rows in hidden.items()}
         place = self._engine.tokens.first + sequence
@@ -266,9 +264,9 @@ class SingleEngine:
 
 
 def _substitutions(
-    g: _Subject, batch: WindowBatch, names: Sequence[str], *, stages: Stages
+    g: _SubjectSums, batch: WindowBatch, names: Sequence[str], *, stages: Stages
 ) -> dict[str, Tensor]:
-    """Return x′ of the substituted tokens for each intervention that can be made."""
+    """Return x′ of the substituted tokens for each intervention that can be computed."""
     tokens = g.at.tokens(batch, stages=stages)
     changed: dict[str, Tensor] = {}
     for name in names:
@@ -281,8 +279,8 @@ def _substitutions(
     return changed
 
 
-def _key(g: _Subject, name: str) -> str:
-    """Name a substitution; those that do not depend on the SAE are shared at their site."""
+def _key(g: _SubjectSums, name: str) -> str:
+    """Name a substitution; SAEs at one site share those that do not depend on the SAE."""
     owner = str(g.at.site) if name in INDEPENDENT_OF_SAE else g.at.subject.id
     return f"{owner}/{name}"
 
@@ -293,7 +291,7 @@ class OneTokenMeasurer(SingleTokenMeasurer):
     experiment: OneToken
 
     def run(self, targets: Targets, *, progress: ProgressBar) -> tuple[Mapping[str, Any], Stages]:
-        """Run all SAEs on the bench's sequences."""
+        """Measure all SAEs on the bench's sequences."""
         tokens, wanted = self.experiment, [(t.subject, t.interventions) for t in targets]
         engine = SingleEngine(self.bench.places, batch_size=self.bench.settings.batch_size)
         count = len(self.bench.part(self.bench.tokens).ids) * (1 + tokens.offsets)

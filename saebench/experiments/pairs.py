@@ -1,4 +1,4 @@
-"""Two SAEs in one model: what the first one's errors do to the second, and both together."""
+"""Pairs of SAEs in one model: the first one's effect on the second, and both together."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, sequences_at_once, write_rows
-from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.engine import Progress
+from saebench.substitution.gathering import site_of
 from saebench.substitution.measurement import SCORED, PairMeasurement, with_clusters
 from saebench.substitution.noise import NoiseSource
 from saebench.substitution.passes import CleanPass, Passes
@@ -33,14 +34,14 @@ Rows = dict[str, Float[Tensor, "tokens"]]
 
 @dataclass(frozen=True)
 class _Placed:
-    """An SAE at its place in the model."""
+    """An SAE at its site in the model."""
 
     subject: Subject
     site: Site
 
     @property
     def noise_name(self) -> str:
-        """Name the noise of this place: at two places it must be independent."""
+        """The name of the noise at this site; the noise of two sites must be independent."""
         head = "" if self.site.head is None else f".{self.site.head}"
         return f"eps_random@{self.site.hook}{head}"
 
@@ -56,24 +57,24 @@ class _Batch:
 
     @cached_property
     def place(self) -> tuple[Int[Tensor, "tokens"], Int[Tensor, "tokens"]]:
-        """Sequence index in the run and position of each counted token."""
+        """The sequence index in the run and the position of each counted token."""
         sequence, position = self.counted.nonzero(as_tuple=True)
         return sequence + self.first, position
 
     def times(self, versions: int) -> Bool[Tensor, "versions*batch pos"]:
-        """Return the mask of several versions of the batch, one after another."""
+        """Return the mask of several concatenated versions of the batch."""
         return self.counted.repeat(versions, 1)
 
     def spread(self, values: Tensor) -> Float[Tensor, "batch pos"]:
-        """Put the rows' values back at their places."""
+        """Put one value for each counted token at its row and position; zero elsewhere."""
         out = torch.zeros(self.counted.shape, dtype=values.dtype, device=values.device)
         out[self.counted] = values
         return out
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Activations at an SAE's place, and what becomes of them there."""
+class _Reconstructed:
+    """An SAE's quantities for some activations, and the activations under each substitution."""
 
     quantities: Rows
     changed: dict[str, Float[Tensor, "tokens width"]]
@@ -82,14 +83,14 @@ class _Seen:
 class PairEngine:
     """Measures pairs of SAEs of one model on one set of tokens.
 
-    The clean pass serves all pairs, and the pass with the first SAE all those that it is first
-    in: each further pair costs the blocks behind its second SAE.
+    One clean pass is used for all pairs, and one pass with an SAE substituted for all pairs in
+    which it is the first: each further pair costs the blocks after its second SAE.
 
     Args:
         host: the model.
         tokens: the sequences.
         seed: root seed of all noise.
-        batch_size: sequences at once; chosen where None.
+        batch_size: sequences in a batch; if None, chosen from free memory.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class PairEngine:
         if self._batch_size is not None:
             return self._batch_size
         context = self.tokens.ids.shape[1]
-        return sequences_at_once(self.host, context=context, kept=len(VERSIONS) * saes)
+        return sequences_at_once(self.host, context=context, vectors=len(VERSIONS) * saes)
 
     def _batches(self, sites: Sequence[Site], size: int) -> Iterator[_Batch]:
         for start in range(0, len(self.tokens.ids), size):
@@ -145,73 +146,89 @@ class PairEngine:
         together: dict[Pair, Rows] = {}
         for name, first in placed.items():
             x = read_rows(first.site, batch.clean.activations[first.site], batch.counted)
-            clean[name] = self._seen(first, x, batch)
+            clean[name] = self._reconstructed(first, x, batch)
             seconds = [placed[j] for i, j in sums if i == name]
-            alone[name], behind = self._with_first(first, clean[name], seconds, batch)
-            together |= {(name, j): rows for j, rows in behind.items()}
-        for (i, j), here in sums.items():
+            alone[name], of_pairs = self._with_first(first, clean[name], seconds, batch)
+            together |= {(name, j): rows for j, rows in of_pairs.items()}
+        for (i, j), pair_sums in sums.items():
             rows = {f"clean.{what}": v for what, v in clean[j].quantities.items()}
             rows |= {f"{channel}_first": v for channel, v in alone[i].items()}
             rows |= {f"{channel}_second": v for channel, v in alone[j].items()}
             with self.stages(FOLD):
-                self._fold(here, batch, rows | together[i, j])
+                self._fold(pair_sums, batch, rows | together[i, j])
 
-    def _seen(self, placed: _Placed, x: Float[Tensor, "tokens width"], batch: _Batch) -> _Seen:
-        """Look at activations through an SAE; ``x`` may be several versions of the tokens."""
-        found = placed.subject.reconstruct(x, stages=self.stages)
-        error = (x - found.x_hat).double()
+    def _reconstructed(
+        self, placed: _Placed, x: Float[Tensor, "tokens width"], batch: _Batch
+    ) -> _Reconstructed:
+        """Reconstruct activations; ``x`` may be several concatenated versions of the tokens."""
+        reconstruction = placed.subject.reconstruct(x, stages=self.stages)
+        error = (x - reconstruction.x_hat).double()
         squared = error.square().sum(dim=-1)
         with self.stages(NOISE):
             noise = NoiseSource(self.seed, placed.noise_name).normal(*batch.place, d=x.shape[-1])
         random = (noise / noise.norm(dim=-1, keepdim=True)).repeat(len(x) // len(noise), 1)
         size = squared.sqrt()[:, None].to(x.dtype)
-        quantities = {"squared_error": squared, "l0": found.l0, "norm": x.double().norm(dim=-1)}
-        return _Seen(quantities, {"sae": found.x_hat, "eps_random": x + size * random})
+        quantities = {
+            "squared_error": squared,
+            "l0": reconstruction.l0,
+            "norm": x.double().norm(dim=-1),
+        }
+        return _Reconstructed(
+            quantities, {"sae": reconstruction.x_hat, "eps_random": x + size * random}
+        )
 
     def _with_first(
-        self, first: _Placed, seen: _Seen, seconds: Sequence[_Placed], batch: _Batch
+        self,
+        first: _Placed,
+        reconstructed: _Reconstructed,
+        seconds: Sequence[_Placed],
+        batch: _Batch,
     ) -> tuple[Rows, dict[str, Rows]]:
-        """Substitute the first SAE, and with it each of the second ones.
+        """Substitute the first SAE alone, and then together with each second one.
 
         Returns:
-            KL of the first alone, and by second SAE its quantities and the KL of both.
+            The KL of the first SAE alone; by second SAE its quantities and the KL of both.
         """
         base = batch.clean.activations[first.site]
         stacked = base.expand(len(VERSIONS), *base.shape).clone()
         for place, version in zip(stacked, VERSIONS, strict=True):
-            write_rows(first.site, place, seen.changed[version], batch.counted)
+            write_rows(first.site, place, reconstructed.changed[version], batch.counted)
         sites = list(dict.fromkeys(second.site for second in seconds))
         with self.stages(RESUME):
             after = self._passes.resume_keeping(batch.clean, first.site, stacked, sites)
         assert after.final is not None
         hidden = self._by_version(after.final, batch, "kl")
-        behind: dict[str, Rows] = {}
+        of_pairs: dict[str, Rows] = {}
         for second in seconds:
-            behind[second.subject.id], final = self._with_second(second, after, batch)
+            of_pairs[second.subject.id], final = self._with_second(second, after, batch)
             hidden |= self._by_version(final, batch, f"{second.subject.id}/kl")
         kl = self._kl(hidden, batch)
-        for name, rows in behind.items():
+        for name, rows in of_pairs.items():
             rows |= {f"{v}.kl_together": kl[f"{v}.{name}/kl"] for v in VERSIONS}
-        return {f"{v}.kl": kl[f"{v}.kl"] for v in VERSIONS}, behind
+        return {f"{v}.kl": kl[f"{v}.kl"] for v in VERSIONS}, of_pairs
 
     def _with_second(
         self, second: _Placed, after: CleanPass, batch: _Batch
     ) -> tuple[Rows, Float[Tensor, "versions*batch pos d"]]:
-        """Return the second SAE's quantities on x′, and the final states with it there too."""
+        """Return the second SAE's quantities on x′, and the final states with both substituted."""
         activation, counted = after.activations[second.site], batch.times(len(VERSIONS))
-        seen = self._seen(second, read_rows(second.site, activation, counted), batch)
+        reconstructed = self._reconstructed(
+            second, read_rows(second.site, activation, counted), batch
+        )
         tokens = len(counted.nonzero()) // len(VERSIONS)
         parts = {
             what: dict(zip(VERSIONS, values.split(tokens), strict=True))
-            for what, values in (seen.quantities | seen.changed).items()
+            for what, values in (reconstructed.quantities | reconstructed.changed).items()
         }
-        # The SAE goes where the first SAE is, the noise where the first noise is.
+        # The version with the first SAE gets the second SAE, the version with noise gets noise.
         both = torch.cat([parts[version][version] for version in VERSIONS])
         changed = activation.clone()
         write_rows(second.site, changed, both, counted)
         with self.stages(RESUME):
             final = self._passes.resume(after, second.site, changed[None])[0]
-        rows = {f"{v}.{what}": parts[what][v] for what in seen.quantities for v in VERSIONS}
+        rows = {
+            f"{v}.{what}": parts[what][v] for what in reconstructed.quantities for v in VERSIONS
+        }
         return rows, final
 
     def _by_version(self, final: Tensor, batch: _Batch, what: str) -> dict[str, Tensor]:
@@ -223,8 +240,8 @@ class PairEngine:
         targets = batch.clean.ids.roll(-1, dims=1)[batch.counted]
         clean = batch.clean.final[batch.counted]
         with self.stages(READOUT):
-            found = read_out(self.host, clean, hidden, targets=targets)[1]
-        return {name: readout.kl for name, readout in found.items()}
+            readouts = read_out(self.host, clean, hidden, targets=targets)[1]
+        return {name: readout.kl for name, readout in readouts.items()}
 
     def _fold(self, sums: TokenSums, batch: _Batch, rows: Rows) -> None:
         sums.count(SCORED, batch.counted, rows=batch.rows)
@@ -247,28 +264,28 @@ class PairsMeasurer(Measurer):
         return self.bench.extent
 
     def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
-        """Measure all pairs with one clean pass; say why where two SAEs are no pair."""
+        """Measure all pairs with one clean pass; targets that are not a pair fail."""
         bench, results = self.bench, Results()
-        fit: list[tuple[Subject, Subject]] = []
+        pairs: list[tuple[Subject, Subject]] = []
         for target in targets:
             reason = _no_pair(target.subjects)
             if reason:
                 results.failures[target.name] = NotApplicable(reason)
             else:
-                fit.append((target.subjects[0], target.subjects[1]))
-        if not fit:
+                pairs.append((target.subjects[0], target.subjects[1]))
+        if not pairs:
             return results
         tokens, settings = bench.part(bench.tokens), bench.settings
         engine = PairEngine(bench.host, tokens, seed=settings.seed, batch_size=settings.batch_size)
-        label = f"{len(fit)} pairs of SAEs on {bench.host.name}"
+        label = f"{len(pairs)} pairs of SAEs on {bench.host.name}"
         with progress(label, tokens.ids.numel()) as advance:
-            by_pair = engine.measure(fit, progress=advance)
+            by_pair = engine.measure(pairs, progress=advance)
         bench.count_cost(self.experiment, targets, engine.stages, tokens=tokens.ids)
         return results | Results.of({joined(ids): each for ids, each in by_pair.items()})
 
 
 def _no_pair(subjects: Sequence[Subject]) -> str | None:
-    """Say why these SAEs are no pair of which the first lies before the second."""
+    """Return why these SAEs are not a pair with the first before the second; None if they are."""
     if len(subjects) < 2:
         return (
             f"propagation: {subjects[0].id} is alone at its place in the model; "

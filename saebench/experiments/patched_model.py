@@ -1,4 +1,4 @@
-"""A model that was patched for its SAE, against the one it was made of, on the same tokens."""
+"""A model that was patched for its SAE, compared with the original on the same tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,26 +23,26 @@ from saebench.substitution.batches import (
     sequences_at_once,
     write_rows,
 )
-from saebench.substitution.engine import Progress, site_of
+from saebench.substitution.engine import Progress
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.measurement import with_clusters
 from saebench.substitution.passes import Passes
-from saebench.substitution.reading import reading_site
 from saebench.substitution.readout import Readout
 
 ORIGINAL, PATCHED, SAE, TAX = "original", "patched", "sae", "tax"
-KEPT = 6  # activations of a batch that are held at once, about
+VECTORS = 6  # of the residual stream's width, in memory for every token of a batch
 
 
 @dataclass(frozen=True)
 class TaxMeasurement(State):
-    """Sums of the patched model against the original.
+    """Sums that compare the patched model with the original.
 
-    Channels: ``patched`` and ``sae`` (the patched model with the SAE in it) against the original
+    Channels: ``patched`` and ``sae`` (the patched model with the SAE substituted) with the original
     as P; ``tax.kl`` is KL(patched ‖ original).
 
     Attributes:
-        sums: by channel.
-        path: how the model was run.
+        sums: the channels.
+        path: ``resumed``, or ``full`` if the model could not be resumed exactly.
     """
 
     sums: TokenSums = state(TokenSums.joined)
@@ -54,31 +54,31 @@ class TaxMeasurement(State):
 
 
 class TaxEngine:
-    """Measures SAEs of a patched model against the model as it was.
+    """Measures SAEs of a patched model against the original model.
 
     Args:
-        host: the patched model; its ``original`` is the other.
+        host: the patched model, with the original as its ``original``.
         tokens: the sequences.
-        batch_size: sequences at once; chosen from free memory where None.
+        batch_size: sequences in a batch; if None, chosen from free memory.
     """
 
     def __init__(self, host: Host, tokens: TokenSet, *, batch_size: int | None = None) -> None:
         assert host.original is not None
         self._host, self._tokens = host, tokens
         self._passes, self._before = Passes(host), Passes(host.original)
-        self._read_out, self._read_back = Readout(host.original), Readout(host)
+        self._read_out, self._read_reverse = Readout(host.original), Readout(host)
         self._batch_size = batch_size
 
     def measure(self, subject: Subject, *, progress: Progress) -> TaxMeasurement:
         """Return an SAE's measurement.
 
         Raises:
-            NonFiniteValue: where the SAE's output, or a KL, is not finite.
+            NonFiniteValue: if the SAE's output or a KL is not finite.
         """
         sequences, context = self._tokens.ids.shape
         sums = with_clusters(TokenSums(sequences, context), self._tokens)
         site = site_of(self._host, subject)
-        size = self._batch_size or sequences_at_once(self._host, context=context, kept=KEPT)
+        size = self._batch_size or sequences_at_once(self._host, context=context, vectors=VECTORS)
         for rows in cut(sequences, size):
             batch = make_batch(self._tokens, rows, device=self._host.device)
             if batch.counts:
@@ -101,8 +101,8 @@ class TaxEngine:
         with_sae = self._passes.resume(clean, site, changed[None])[0][batch.at]
         original, patched = before[batch.at], clean.final[batch.at]
         sides = {PATCHED: patched, SAE: with_sae}
-        ce, found = self._read_out(original, sides, targets=batch.targets)
-        _, back = self._read_back(patched, {TAX: original}, targets=batch.targets)
+        ce, readouts = self._read_out(original, sides, targets=batch.targets)
+        _, reverse = self._read_reverse(patched, {TAX: original}, targets=batch.targets)
 
         def add(channel: str, values: Tensor, mask: Tensor) -> None:
             sums.add(channel, batch.spread(values), mask=mask, rows=batch.rows)
@@ -111,28 +111,28 @@ class TaxEngine:
         sums.count("n.scored", counted, rows=batch.rows)
         sums.count("n.targets", has_target, rows=batch.rows)
         add("original.ce", ce, has_target)
-        for name, one in found.items():
-            add(f"{name}.kl", one.kl, counted)
-            add(f"{name}.ce", one.ce, has_target)
-        add("tax.kl", back[TAX].kl, counted)
+        for name, readout in readouts.items():
+            add(f"{name}.kl", readout.kl, counted)
+            add(f"{name}.ce", readout.ce, has_target)
+        add("tax.kl", reverse[TAX].kl, counted)
 
 
 class TaxMeasurer(Measurer):
-    """Measures what a model lost that was changed for its SAE."""
+    """Measures what a model that was patched for its SAE has lost against the original."""
 
     def extent(self, targets: Targets) -> Extent:
-        """Return the run's sequences; nothing where the model is as it came."""
+        """Return the run's sequences; undivided if the model was not patched."""
         original, own = self.bench.host.original, self.bench.extent
         if original is None:
             return super().extent(targets)
         return replace(own, fingerprint=f"{own.fingerprint} {original.record().weights_sha256}")
 
     def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
-        """Measure each SAE that brings a patched model."""
+        """Measure each SAE that comes with a patched model."""
         bench = self.bench
         tokens = bench.part(bench.tokens)
         if bench.host.original is None:
-            missing = NotApplicable(f"tax: the SAE brings no {FILE}: its model is as it came")
+            missing = NotApplicable(f"tax: the SAE comes with no {FILE}: its model was not patched")
             return Results.failed(targets, missing)
         engine = TaxEngine(bench.host, tokens, batch_size=bench.settings.batch_size)
         results, count = Results(), len(targets) * tokens.ids.numel()

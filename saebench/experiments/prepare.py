@@ -1,4 +1,4 @@
-"""From settings to what can be measured: SAEs of one model on one set of tokens."""
+"""Preparation: loads SAEs, models and texts, checks that they fit, and returns benches."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ from saebench.subjects.host_loading import host_for, load_host
 from saebench.subjects.loading import load_subject
 from saebench.subjects.references import SubjectReference
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import site_of
+from saebench.substitution.gathering import site_of
 from saebench.substitution.passes import Passes
 
 DEMO_SEED = 0
@@ -31,10 +31,10 @@ DEMO_PROMPTS = 400
 
 
 def prepare(settings: Settings, references: Iterable[SubjectReference]) -> tuple[Bench, ...]:
-    """Load everything that the references need, and check that it fits together.
+    """Load the SAEs, their models and texts, and check that they fit together.
 
     Raises:
-        UsageError: for anything that cannot be judged as given; nothing was measured.
+        UsageError: for anything that cannot be measured as given; nothing has been measured.
     """
     _share_cores()
     device = chosen_device(settings)
@@ -64,24 +64,24 @@ def prepare(settings: Settings, references: Iterable[SubjectReference]) -> tuple
 def benches_of(
     settings: Settings, placed: Iterable[tuple[Subject, Host]], texts: Texts
 ) -> tuple[Bench, ...]:
-    """Return benches: SAEs of one model, context and BOS policy share one.
+    """Return the benches: SAEs with the same model, context and BOS token share one.
 
     Args:
-        settings: the run's.
+        settings: the run's settings.
         placed: the SAEs, each with its model.
-        texts: what to measure on.
+        texts: the documents and cloze prompts to measure on.
 
     Raises:
-        UsageError: where a hook is not in the model, or the data are too short.
+        UsageError: if a hook is not in the model, or the documents are too short.
     """
-    together: dict[tuple[int, int, int | None], list[tuple[Subject, Host]]] = {}
+    groups: dict[tuple[int, int, int | None], list[tuple[Subject, Host]]] = {}
     for subject, host in placed:
         context = context_of(settings, subject, host)
         key = (id(host), context, first_token(host, subject.metadata, settings.bos_token).id)
-        together.setdefault(key, []).append((subject, host))
+        groups.setdefault(key, []).append((subject, host))
     return tuple(
         _bench(settings, some[0][1], texts, [s for s, _ in some], context=context, bos=bos)
-        for (_, context, bos), some in together.items()
+        for (_, context, bos), some in groups.items()
     )
 
 
@@ -94,7 +94,7 @@ def _bench(
     context: int,
     bos: int | None,
 ) -> Bench:
-    """Return a bench, its tokens taken and its SAEs' hooks checked."""
+    """Return a bench, with its tokens read and its SAEs' hooks checked."""
     subjects = tuple(subject.to(host.device) for subject in subjects)
     for subject in subjects:
         find_place(host, subject)
@@ -109,10 +109,10 @@ def _bench(
 
 
 def chosen_device(settings: Settings) -> str:
-    """Return the torch device that the settings mean.
+    """Return the torch device that the settings name, or the GPU if there is one.
 
     Raises:
-        OptionError: where there is no such device.
+        OptionError: if there is no such device.
     """
     if settings.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -126,10 +126,10 @@ def chosen_device(settings: Settings) -> str:
 
 
 def texts_of(settings: Settings, *, demo: bool = False) -> Texts:
-    """Return the texts that the settings name; the demo brings its own.
+    """Return the texts that the settings name, or the demo's own.
 
     Raises:
-        DataError: where they name none.
+        DataError: if there are none.
     """
     prompts = prompts_of(settings, demo=demo and settings.dataset is None)
     if demo and settings.dataset is None:
@@ -143,30 +143,30 @@ def texts_of(settings: Settings, *, demo: bool = False) -> Texts:
 
 
 def prompts_of(settings: Settings, *, demo: bool = False) -> Prompts | None:
-    """Return the cloze prompts that the settings name, read already; the demo brings its own.
+    """Return the cloze prompts that the settings name, or the demo's own, read into memory.
 
     Raises:
-        DataError: where they cannot be read.
+        DataError: if they cannot be read.
     """
     spec = settings.cloze or ("demo" if demo else None)
     if spec is None:
         return None
     if spec == "demo" or spec.startswith("demo:"):
         return _demo_prompts(spec.partition(":")[2] or "lambada", settings.prompts or DEMO_PROMPTS)
-    found = open_prompts(spec)
-    given = tuple(islice(found, settings.prompt_count))
-    return replace(found, read=lambda: iter(given))
+    source = open_prompts(spec)
+    prompts = tuple(islice(source, settings.prompt_count))
+    return replace(source, read=lambda: iter(prompts))
 
 
 def _share_cores() -> None:
-    """Give an xdist worker its share of the cores: more threads than cores only wait."""
+    """Limit the threads of an xdist worker to its share of the cores."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
 def demo_documents(split: str) -> Documents:
-    """Return the zoo's stories of a split; its SAEs were trained on ``sae``."""
+    """Return the demo model's stories of a split; its SAEs were trained on the split ``sae``."""
     from saebench.zoo import corpus
 
     def read() -> Iterator[str]:
@@ -176,7 +176,7 @@ def demo_documents(split: str) -> Documents:
 
 
 def _demo_prompts(kind: str, count: int) -> Prompts:
-    """Return the zoo's cloze prompts of a kind."""
+    """Return the demo model's cloze prompts of a kind."""
     from saebench.zoo import corpus as cloze
 
     known: dict[str, cloze.Kind] = {str(each): each for each in cloze.KINDS}
@@ -192,10 +192,10 @@ def _demo_prompts(kind: str, count: int) -> Prompts:
 
 
 def context_of(settings: Settings, subject: Subject, host: Host) -> int:
-    """Return how many tokens a sequence has for this SAE.
+    """Return the number of tokens in a sequence for this SAE.
 
     Raises:
-        OptionError: where it is not known, or beyond the model's own context.
+        OptionError: if it is not known, or exceeds the model's context.
     """
     context = settings.context or subject.metadata.training_context
     if context is None:
@@ -213,10 +213,10 @@ def context_of(settings: Settings, subject: Subject, host: Host) -> int:
 
 
 def model_of(settings: Settings, reference: SubjectReference, subject: Subject) -> tuple[str, str]:
-    """Return the model that an SAE is put into, and where that is told.
+    """Return the name or path of an SAE's model, and what named it.
 
     Raises:
-        HostError: where nothing names one.
+        HostError: if nothing names one.
     """
     if settings.model is not None:
         return settings.model, "--sae-model"
@@ -230,18 +230,18 @@ def model_of(settings: Settings, reference: SubjectReference, subject: Subject) 
     from saebench.zoo import recipe
     from saebench.zoo import shelf as zoo
 
-    told = subject.metadata.model_name
-    # What was trained on the embedded model names it so.
-    name = str(zoo.model_path()) if told == recipe.MODEL_NAME else told
+    name = subject.metadata.model_name
+    if name == recipe.MODEL_NAME:  # the embedded demo model has no path in metadata
+        name = str(zoo.model_path())
     return name, f"metadata.model_name of {subject.source}"
 
 
 def _prove(host: Host, subjects: Iterable[Subject], tokens: TokenSet) -> None:
-    """Have the model show on the run's first sequences that substituting works at each hook.
+    """Check on the run's first sequences that substituting works at each hook of the model.
 
     Raises:
-        HookError: where it does not.
-        HostError: where the model cannot be run on sequences of this length.
+        HookError: if it does not.
+        HostError: if the model cannot be run on sequences of this length.
     """
     passes, ids = Passes(host), tokens.ids.to(host.device)
     for site in dict.fromkeys(site_of(host, subject) for subject in subjects):
@@ -250,11 +250,11 @@ def _prove(host: Host, subjects: Iterable[Subject], tokens: TokenSet) -> None:
 
 @contextmanager
 def torchs_own_settings() -> Iterator[None]:
-    """Compute in fp32 on the device that is asked for, with gradients; afterwards as before.
+    """Restore torch's default dtype, device and autocast inside the context.
 
     A notebook's ``torch.set_default_dtype(torch.bfloat16)`` would round noise, logits and sums, a
-    default device would take them elsewhere, and an autocast that judge() is called in would
-    multiply in half precision.
+    default device would move them, and an autocast around the call would multiply in half
+    precision.
 
     Example:
         >>> import torch

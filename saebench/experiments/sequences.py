@@ -1,4 +1,4 @@
-"""The run's sequences with every counted token substituted, and longer ones."""
+"""All counted tokens of the run's sequences, or of longer ones, substituted."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class SequencesMeasurer(Measurer):
-    """Measures the run's sequences; their statistics come from a first pass over the corpus."""
+    """Measures SAEs on the run's sequences."""
 
     def extent(self, targets: Targets) -> Extent:  # noqa: ARG002
-        """Return the sequences."""
+        """Return the run's sequences."""
         return self.bench.extent
 
     def corpora(self, targets: Targets) -> "list[TokenSet]":  # noqa: ARG002
-        """Return the sequences."""
+        """Return the run's sequences."""
         return [self.bench.tokens]
 
     def measure(self, targets: Targets, *, progress: "ProgressBar") -> Results:
@@ -52,23 +52,23 @@ class SequencesMeasurer(Measurer):
 
 
 class LongTextsMeasurer(SequencesMeasurer):
-    """Measures each SAE beyond its own training context; those of one context together."""
+    """Measures each SAE beyond its training context; SAEs of one context share a clean pass."""
 
     experiment: LongTexts
 
     def extent(self, targets: Targets) -> Extent:
-        """Return as many sequences as the SAE with the most of them has."""
+        """Return the most sequences, and the longest, that any of the SAEs has."""
         sets = self._sets(targets)
         sizes = [each.ids.shape for each in sets] or [(0, 1)]
         fingerprint = " ".join(each.fingerprint for each in sets)
         return Extent(max(n for n, _ in sizes), max(t for _, t in sizes), fingerprint)
 
     def corpora(self, targets: Targets) -> "list[TokenSet]":
-        """Return the sequences of each training context."""
+        """Return the token sets of the SAEs' training contexts."""
         return list({each.fingerprint: each for each in self._sets(targets)}.values())
 
     def measure(self, targets: Targets, *, progress: "ProgressBar") -> Results:
-        """Measure the SAEs of one training context with one clean pass."""
+        """Measure all SAEs, with one clean pass for each training context."""
         results = Results()
         by_context: dict[int, list[Target]] = {}
         for target in targets:

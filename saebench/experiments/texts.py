@@ -1,4 +1,4 @@
-"""What benches are measured on: sequences, longer ones and prompts, each read once."""
+"""The data of benches: sequences, longer sequences and cloze prompts, each read once."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -16,16 +16,16 @@ from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 
 PROMPTS = "prompts"
-FARTHEST = 8  # times the training context
+FARTHEST = 8  # longest evaluated context, in training contexts
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What a bench's SAEs are measured on.
+    """The documents and prompts that a bench's SAEs are measured on.
 
     Attributes:
-        documents: running texts.
-        prompts: cloze prompts, or None where there are none.
+        documents: running text.
+        prompts: cloze prompts, or None.
     """
 
     documents: Documents
@@ -33,13 +33,13 @@ class Texts:
 
 
 class Readings:
-    """Reads what a bench is measured on beyond its sequences.
+    """Reads and caches a bench's longer sequences and cloze prompts.
 
     Args:
         host: the model, for its tokenizer and its context.
-        texts: where they come from.
-        settings: the run's.
-        bos: the token that sequences and prompts begin with; None for none.
+        texts: the documents and prompts.
+        settings: the run's settings.
+        bos: the token that sequences and prompts begin with, or None.
     """
 
     def __init__(self, host: Host, texts: Texts, settings: Settings, *, bos: int | None) -> None:
@@ -50,10 +50,10 @@ class Readings:
         self._read: dict[Any, Any] = {}
 
     def long(self, subject: Subject) -> TokenSet:
-        """Return the sequences beyond an SAE's training context, read once.
+        """Return the sequences longer than an SAE's training context, read once.
 
         Raises:
-            NotApplicable: where there is nothing beyond it, or no text is so long.
+            NotApplicable: if the model's context or the documents are not longer.
         """
         context = self._long_context(subject)
         key = ("long", context)
@@ -71,22 +71,22 @@ class Readings:
                 self._read[key] = NotApplicable(
                     f"context_length: {reason}; give longer texts (--sae-dataset)"
                 )
-        found = self._read[key]
-        if isinstance(found, NotApplicable):
-            raise found
-        return found
+        tokens = self._read[key]
+        if isinstance(tokens, NotApplicable):
+            raise tokens
+        return tokens
 
     def long_sets(self, subjects: Iterable[Subject]) -> Iterator[TokenSet]:
-        """Give those of each SAE that has any."""
+        """Yield the longer sequences of each SAE that has any."""
         for subject in subjects:
             with suppress(NotApplicable):
                 yield self.long(subject)
 
     def prompts(self) -> ClozeTokens:
-        """Return the cloze prompts.
+        """Return the tokenised cloze prompts, read once.
 
         Raises:
-            NotApplicable: where there are none.
+            NotApplicable: if there are none.
         """
         if self._texts.prompts is None:
             raise NotApplicable(
@@ -94,7 +94,7 @@ class Readings:
                 f"{', '.join(NAMED)} from the Hugging Face cache"
             )
         if PROMPTS not in self._read:
-            found = tokenise(
+            tokenised = tokenise(
                 self._texts.prompts,
                 self._host.tokenizer,
                 context=self._host.context or 10**6,
@@ -102,20 +102,20 @@ class Readings:
                 bos=self._bos,
                 special_ids=special_ids(self._host, self._bos),
             )
-            check_vocabulary(self._host, found.largest, of="the cloze prompts")
-            self._read[PROMPTS] = found
+            check_vocabulary(self._host, tokenised.largest, of="the cloze prompts")
+            self._read[PROMPTS] = tokenised
         return self._read[PROMPTS]
 
     def record(self, tokens: TokenSet) -> DatasetRecord:
-        """Return what the result file says of sequences."""
+        """Return the result file's record of some sequences."""
         score_bos, special = self._settings.score_bos, self._host.special_ids
         return tokens.record(self._texts.documents, score_bos=score_bos, special_ids=special)
 
     def record_of_prompts(self) -> DatasetRecord:
-        """Return what the result file says of the prompts.
+        """Return the result file's record of the prompts.
 
         Raises:
-            NotApplicable: where there are none.
+            NotApplicable: if there are none.
         """
         prompts, source = self.prompts(), self._texts.prompts
         assert source is not None
@@ -156,20 +156,20 @@ class Readings:
 def take(
     settings: Settings, host: Host, documents: Documents, *, context: int, bos: int | None
 ) -> TokenSet:
-    """Return the run's sequences of a length.
+    """Return sequences of a given length for the run.
 
     Args:
-        settings: the run's.
+        settings: the run's settings.
         host: the model.
-        documents: the texts.
+        documents: the text.
         context: tokens in each sequence.
-        bos: the token that each begins with; None for none.
+        bos: the token that each begins with, or None.
 
     Raises:
-        DataError: where no document is long enough.
-        HostError: where the tokenizer gives an id that the model does not have.
+        DataError: if no document is long enough.
+        HostError: if the tokenizer gives an id that the model does not have.
     """
-    found = take_sequences(
+    tokens = take_sequences(
         documents,
         host.tokenizer,
         sequences=settings.sequence_count,
@@ -180,25 +180,25 @@ def take(
         packing=settings.packing,
         score_bos=settings.score_bos,
     )
-    check_vocabulary(host, int(found.ids.max()), of=documents.name)
-    return found
+    check_vocabulary(host, int(tokens.ids.max()), of=documents.name)
+    return tokens
 
 
 def special_ids(host: Host, bos: int | None) -> frozenset[int]:
-    """Return the ids that are neither substituted nor scored: the tokenizer's, and the first."""
+    """Return the ids that are neither substituted nor scored: special tokens and BOS."""
     return host.special_ids | ({bos} if bos is not None else frozenset())
 
 
 def check_vocabulary(host: Host, largest: int, *, of: str) -> None:
-    """Refuse tokens that the model has no embedding for.
+    """Check that the model has an embedding for every token.
 
     Args:
         host: the model.
-        largest: the largest id.
-        of: the texts that it comes from, for messages.
+        largest: the largest token id.
+        of: the text that it comes from, for the error message.
 
     Raises:
-        HostError: naming both numbers.
+        HostError: if it has not, naming both numbers.
     """
     if largest >= host.embeddings:
         raise HostError(
@@ -209,12 +209,12 @@ def check_vocabulary(host: Host, largest: int, *, of: str) -> None:
 
 
 def bin_edges(training_context: int, context: int) -> tuple[int, ...]:
-    """Return the edges 0, C, 2C, 4C, 8C, cut at the evaluated context.
+    """Return the bin edges 0, C, 2C, 4C, 8C, the last one being the evaluated context.
 
     Example:
         >>> bin_edges(64, 256)
         (0, 64, 128, 256)
     """
     doubling = [training_context * 2**i for i in range(FARTHEST.bit_length())]
-    # A last bin of one position would have nothing to predict.
+    # In a last bin of one position there would be no next token to predict.
     return (0, *(edge for edge in doubling if edge < context - 1), context)

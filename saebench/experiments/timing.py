@@ -1,4 +1,4 @@
-"""What is timed of one SAE: encode and decode alone, and the whole core."""
+"""Timing of one SAE: encode and decode alone, and the core of an evaluation."""
 
 import time
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from saebench.progress import ProgressBar
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, tokens_a_pass
-from saebench.substitution.engine import Engine, site_of
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.passes import Passes
-from saebench.substitution.reading import reading_site
 
 RECONSTRUCT, CORE = PARTS = ("reconstruct", "core")
 ROUNDS = 3
@@ -23,18 +23,18 @@ ROUNDS = 3
 
 @dataclass
 class Workload:
-    """One batch of the run, put through one SAE as often as somebody asks.
+    """One batch of the run to be timed with one SAE.
 
-    ``core`` is the clean pass, the SAE and zero ablation, read out as KL and CE: what every
-    evaluator of the field computes.
+    ``reconstruct`` is encode and decode. ``core`` is the clean pass, the SAE and zero ablation,
+    with KL and CE, which every SAE evaluator computes.
 
     Args:
         host: the model.
-        tokens: the run's sequences; as many as one pass takes are used.
+        tokens: the run's sequences, of which as many are used as one pass takes.
         subject: the SAE.
 
     Attributes:
-        rounds: seconds of each round, by part.
+        rounds: the seconds of each round, by part.
     """
 
     host: Host
@@ -43,14 +43,14 @@ class Workload:
     rounds: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Take one pass's worth of sequences."""
+        """Keep the sequences of one pass."""
         size = max(1, tokens_a_pass(self.host) // self.tokens.ids.shape[1])
         some = {"ids": self.tokens.ids[:size], "counted": self.tokens.counted[:size]}
         self.tokens = replace(self.tokens, **some)
 
     @property
     def count(self) -> int:
-        """Tokens of a round."""
+        """Number of tokens in a round."""
         return int(self.tokens.counted.sum())
 
     @property
@@ -60,11 +60,11 @@ class Workload:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that this process has held so far."""
+        """Peak memory of this process so far."""
         return peak_bytes(self.host.device)
 
     def part(self, name: str) -> Callable[[], None]:
-        """Return the function that does one round of a part, and keeps its time."""
+        """Return a function that runs one round of a part and records its time."""
         work = self._core if name == CORE else self._reconstruction()
 
         def one_round() -> None:
@@ -77,7 +77,7 @@ class Workload:
         return one_round
 
     def seconds(self, name: str) -> float:
-        """Return the fastest round's seconds; where none was run, a few are."""
+        """Return the fastest round's seconds; if there are none, runs a few first."""
         if not self.rounds.get(name):
             one_round = self.part(name)
             for _ in range(ROUNDS):
@@ -98,7 +98,7 @@ class Workload:
 
 
 class TimingMeasurer(Measurer):
-    """Prepares what is timed; the cost cases themselves run it."""
+    """Prepares the workloads; the cost cases run and time them."""
 
     def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:  # noqa: ARG002
         """Return each SAE's workload."""

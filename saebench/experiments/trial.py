@@ -1,4 +1,4 @@
-"""Each SAE tried on a few activations before the run: it fits its hooks, and is what it says."""
+"""Checks of each SAE on a few activations before the run: hooks, reconstruction, normalisation."""
 
 import math
 from collections.abc import Iterable
@@ -16,30 +16,30 @@ from saebench.subjects.modules import is_known
 from saebench.subjects.normalisation import folded_by
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import cut, read_rows, sequences_at_once
-from saebench.substitution.engine import site_of
+from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.passes import Passes
-from saebench.substitution.reading import reading_site
 
 TRIED = 16  # activations
-# Relative, of a token's reconstruction. What is the same in exact arithmetic is within 1e-5 in
-# fp32, and within 1e-2 in half precision.
+# Relative difference of a token's reconstruction. Values that are equal in exact arithmetic agree
+# to 1e-5 in fp32, and to 1e-2 in half precision.
 CLOSE, CLOSE_HALF = 1e-3, 5e-2
-# A feature on the edge of firing may do so on one matrix kernel and not on another.
-FEW = 2  # tokens
+# Tokens that may differ: a feature near its threshold may fire with one matrix kernel and not with
+# another.
+FEW = 2
 
 
 def find_place(host: Host, subject: Subject) -> Site:
-    """Return where the SAE reads, once two made-up activations went through it.
+    """Return the site that the SAE reads at, after checking its shapes on two constant activations.
 
     Raises:
-        UsageError: where the model has no such hook, the SAE does not fit it, or gives what is no
-            features or no reconstruction.
+        UsageError: if the model has no such hook, the SAE does not fit it, or its output is not
+            features or not a reconstruction.
     """
     site = site_of(host, subject)
     reads = reading_site(host, subject, writes=site)
     x = torch.ones(2, reads.width, dtype=torch.float32, device=host.device)
     try:
-        found = subject.reconstruct(x)
+        x_hat = subject.reconstruct(x).x_hat
     except SubjectError as error:
         if error.__cause__ is None:
             raise
@@ -47,33 +47,33 @@ def find_place(host: Host, subject: Subject) -> Site:
             f"{subject.source}: cannot reconstruct activations of width {reads.width} at "
             f"{reads.hook} of {host.name}: {error.__cause__}"
         ) from error
-    if found.x_hat.shape != (2, site.width):
+    if x_hat.shape != (2, site.width):
         raise HookError(
-            f"{subject.source}: gives {found.x_hat.shape[-1]} components for {site.width} at "
+            f"{subject.source}: gives {x_hat.shape[-1]} components for {site.width} at "
             f"{site.hook} of {host.name}"
         )
     return reads
 
 
 def try_on(host: Host, subjects: Iterable[Subject], tokens: TokenSet) -> None:
-    """Hold what each SAE does against itself, on activations of the first sequence.
+    """Check each SAE's consistency on activations of the first sequence.
 
     Raises:
-        SubjectError: for one whose reconstruction is not its forward's, or not the token's own.
+        SubjectError: as :func:`hold_against_itself` does.
     """
     sites = [(s, reading_site(host, s, writes=site_of(host, s))) for s in subjects]
     ids, counted = (part[:1].to(host.device) for part in (tokens.ids, tokens.counted))
     places = list(dict.fromkeys(site for _, site in sites))
-    found = Passes(host).clean(ids, places, stop_early=True).activations
+    activations = Passes(host).clean(ids, places, stop_early=True).activations
     for subject, site in sites:
-        rows = read_rows(site, found[site], counted)[:TRIED]
+        rows = read_rows(site, activations[site], counted)[:TRIED]
         if len(rows):
             hold_against_itself(subject, rows)
 
 
 @torch.inference_mode()
 def hold_against_itself(subject: Subject, x: Float[Tensor, "tokens d"]) -> None:
-    """Refuse an SAE whose reconstruction is not its forward's, or not the token's own.
+    """Check that decode(encode(x)) is forward(x), is reproducible, and depends on each token alone.
 
     Args:
         subject: the SAE.
@@ -82,67 +82,68 @@ def hold_against_itself(subject: Subject, x: Float[Tensor, "tokens d"]) -> None:
     Raises:
         SubjectError: naming what differs, and by how much.
     """
-    once = subject.reconstruct(x)
-    if not torch.isfinite(once.x_hat).all():
-        return  # every case of it becomes an ERROR that says so
-    whole = subject.calls.forward(x, width=once.x_hat.shape[-1])
-    if whole is not None and _differ(subject, once.x_hat, whole):
+    first = subject.reconstruct(x)
+    if not torch.isfinite(first.x_hat).all():
+        return  # every case of this SAE ends with an ERROR that says so
+    forward = subject.calls.forward(x, width=first.x_hat.shape[-1])
+    if forward is not None and _differ(subject, first.x_hat, forward):
         raise SubjectError(
             f"{subject.source}: decode(encode(x)) is not what forward(x) gives: on {len(x)} "
-            f"activations they differ by {_off(once.x_hat, whole):.1%} of forward's length "
-            f"(encode: {float(once.l0.mean()):.1f} features a token); what forward does beside "
-            "them, such as keeping the k largest, belongs into encode or decode: wrap the SAE in a "
-            "module that does it there"
+            f"activations they differ by {_relative_gap(first.x_hat, forward):.1%} of forward's "
+            f"length (encode: {float(first.l0.mean()):.1f} features a token); what forward does "
+            "in addition, such as keeping the k largest, belongs into encode or decode: wrap the "
+            "SAE in a module that does it there"
         )
     if is_known(subject.sae):
         return
-    again = subject.reconstruct(x).x_hat
-    if _differ(subject, again, once.x_hat):
+    second = subject.reconstruct(x).x_hat
+    if _differ(subject, second, first.x_hat):
         raise SubjectError(
-            f"{subject.source}: reconstructs the same {len(x)} activations otherwise each time (by "
-            f"{_off(again, once.x_hat):.1%} of their length): it draws at random or keeps what it "
-            "saw before, so no number of it could be reproduced; switch that off in evaluation"
+            f"{subject.source}: reconstructs the same {len(x)} activations differently each time "
+            f"(by {_relative_gap(second, first.x_hat):.1%} of their length): it is random or "
+            "has a state, so that no metric of it is reproducible; switch that off in evaluation"
         )
     alone = torch.cat([subject.reconstruct(row).x_hat for row in x.split(1)])
-    if _differ(subject, alone, once.x_hat):
+    if _differ(subject, alone, first.x_hat):
         raise SubjectError(
-            f"{subject.source}: what it makes of an activation depends on those that it is given "
-            f"beside it: alone, {len(x)} of them are reconstructed {_off(alone, once.x_hat):.1%} "
-            "off; a BatchTopK SAE needs its threshold, or a fixed k for each token in evaluation"
+            f"{subject.source}: its reconstruction of an activation depends on the others in its "
+            f"batch: alone, {len(x)} activations are reconstructed with a difference of "
+            f"{_relative_gap(alone, first.x_hat):.1%}; a BatchTopK SAE needs its threshold, or a "
+            "fixed k for each token in evaluation"
         )
 
 
-def _differ(subject: Subject, found: Tensor, expected: Tensor) -> bool:
+def _differ(subject: Subject, actual: Tensor, expected: Tensor) -> bool:
     half = subject.calls.dtype in (torch.float16, torch.bfloat16)
     length = expected.norm(dim=-1).clamp_min(1e-12)
-    off = (found - expected).norm(dim=-1) / length
-    # Not "above": NaN differs too.
-    apart = ~(off <= (CLOSE_HALF if half else CLOSE))
-    return int(apart.sum()) > min(FEW, len(off) - 1)
+    gap = (actual - expected).norm(dim=-1) / length
+    # Not ">": NaN counts as different too.
+    different = ~(gap <= (CLOSE_HALF if half else CLOSE))
+    return int(different.sum()) > min(FEW, len(gap) - 1)
 
 
-def _off(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+def _relative_gap(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm().clamp_min(1e-12))
 
 
-DIGITS = 6  # processes that share a run out find the same factor, and a user can give it again
+DIGITS = 6  # all processes of a run round to the same factor, and a user can pass it as an option
 
 
 def with_estimated_norm(host: Host, subject: Subject, tokens: TokenSet) -> Subject:
-    """Return an SAE with the factor estimated on tokens folded into its weights.
+    """Return an SAE with a normalisation factor, estimated on the tokens, folded into its weights.
 
     Raises:
-        SubjectError: where no token is of those that it was trained on.
+        SubjectError: if none of the tokens is one that the SAE was trained on.
     """
     site = reading_site(host, subject, writes=site_of(host, subject))
-    seen = trained_on(tokens.ids, subject.metadata, host)
-    count = int(seen.sum())
+    mask = trained_on(tokens.ids, subject.metadata, host)
+    count = int(mask.sum())
     if count == 0:
         raise SubjectError(
             f"{subject.source}: --sae-norm-factor estimate: none of the texts' tokens is one that "
             "it was trained on (exclude_special_tokens, seqpos_slice); give the number"
         )
-    mean = _norms(host, site, tokens.ids, seen) / count
+    mean = _norms(host, site, tokens.ids, mask) / count
     factor = float(f"{math.sqrt(site.width) / mean:.{DIGITS}g}")
     return folded_by(
         subject,
@@ -155,29 +156,29 @@ def with_estimated_norm(host: Host, subject: Subject, tokens: TokenSet) -> Subje
 def trained_on(
     ids: Int[Tensor, "sequences context"], metadata: SubjectMetadata, host: Host
 ) -> Bool[Tensor, "sequences context"]:
-    """Return which tokens are of those that training counts."""
-    seen = torch.ones_like(ids, dtype=torch.bool)
+    """Return a mask of the tokens that the SAE's training uses, by its metadata."""
+    mask = torch.ones_like(ids, dtype=torch.bool)
     excluded = metadata.excluded_tokens
     if excluded is not False:
         left_out = sorted(host.special_ids) if excluded is True else list(excluded)
-        seen &= ~torch.isin(ids, torch.tensor(left_out, dtype=ids.dtype))
+        mask &= ~torch.isin(ids, torch.tensor(left_out, dtype=ids.dtype))
     if metadata.seqpos_slice:
         within = torch.zeros(ids.shape[1], dtype=torch.bool)
         within[list(range(ids.shape[1]))[slice(*metadata.seqpos_slice)]] = True
-        seen &= within
-    return seen
+        mask &= within
+    return mask
 
 
 def _norms(
     host: Host,
     site: Site,
     ids: Int[Tensor, "sequences context"],
-    seen: Bool[Tensor, "sequences context"],
+    mask: Bool[Tensor, "sequences context"],
 ) -> float:
-    """Return Σ‖x‖ over the tokens, summed in float64."""
+    """Return Σ‖x‖ over the masked tokens, summed in float64."""
     passes, total = Passes(host), 0.0
-    for rows in cut(len(ids), sequences_at_once(host, context=ids.shape[1], kept=2)):
+    for rows in cut(len(ids), sequences_at_once(host, context=ids.shape[1], vectors=2)):
         clean = passes.clean(ids[rows].to(host.device), [site], stop_early=True)
-        x = read_rows(site, clean.activations[site], seen[rows].to(host.device))
+        x = read_rows(site, clean.activations[site], mask[rows].to(host.device))
         total += float(x.norm(dim=-1).cpu().double().sum())
     return total

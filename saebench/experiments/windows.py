@@ -1,4 +1,4 @@
-"""Batches of windows: one substituted token of each sequence, and the positions after it."""
+"""Windows: one substituted token of each sequence and the positions after it, in batches."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,25 +17,25 @@ from saebench.progress import ProgressBar
 from saebench.subjects.hooks import Site
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, tokens_a_pass, write_rows
-from saebench.substitution.engine import Engine, site_of
-from saebench.substitution.gathering import Scored, check_first_look
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import Scored, check_first_look, site_of
 from saebench.substitution.interventions import Tokens
 from saebench.substitution.prefix import PrefixPasses, Window
 from saebench.substitution.reference import Reference
 
-KEY_BYTES = 128 << 20  # of keys and values: kept for a batch, or put together for one pass
+KEY_BYTES = 128 << 20  # of keys and values: of a batch's prefixes, or of one pass
 HIDDEN_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Which positions are run: the substituted one, and those after it.
+    """The positions that are run: the substituted one and those after it.
 
     Attributes:
         position: of the substituted token.
-        width: positions from it on that are read out, itself included.
-        cut: offsets asked for that lie beyond the context.
-        kept: the sequences in which that token counts.
+        width: number of positions that are read out, the substituted one included.
+        cut: number of requested offsets that lie beyond the context.
+        kept: mask of the sequences in which the substituted token counts.
     """
 
     position: int
@@ -45,23 +45,23 @@ class Stretch:
 
     @property
     def left_out(self) -> int:
-        """How many sequences have a special token there, which is never substituted."""
+        """Number of sequences with a special token at the position, which is not substituted."""
         return int((~self.kept).sum())
 
 
 def stretch(
     tokens: TokenSet, position: int, *, offsets: int, sequences: int | None = None
 ) -> Stretch:
-    """Return the positions to run, cut at the end of the context.
+    """Return the positions to run, within the context.
 
     Args:
-        tokens: the run's.
+        tokens: the run's sequences.
         position: of the token to substitute.
-        offsets: how many positions after it are read out too.
-        sequences: only so many of the run's first; all where None.
+        offsets: number of positions after it that are read out too.
+        sequences: use only this many of the run's first sequences; all if None.
 
     Raises:
-        NotApplicable: where there is no such position, or no sequence may be substituted there.
+        NotApplicable: if there is no such position, or no token there may be substituted.
     """
     context = tokens.ids.shape[1]
     if position >= context:
@@ -70,28 +70,28 @@ def stretch(
             "an earlier one (--sae-position N, of the draws --sae-draw-position N), or measure on "
             "longer ones (--sae-context T)"
         )
-    here = None if sequences is None else max(0, sequences - tokens.first)
-    kept = tokens.counted[:here, position]
-    if not kept.any() and not tokens.is_part:
+    first = None if sequences is None else max(0, sequences - tokens.first)
+    counted = tokens.counted[:first, position]
+    if not counted.any() and not tokens.is_part:
         raise NotApplicable(
             f"position {position} is substituted in no sequence: position 0 and special tokens "
             "never are; choose another (--sae-position N, of the draws --sae-draw-position N), or "
             "count them too (--sae-score-bos)"
         )
     width = min(offsets + 1, context - position)
-    return Stretch(position, width, offsets + 1 - width, kept)
+    return Stretch(position, width, offsets + 1 - width, counted)
 
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """A batch of windows, the clean pass run.
+    """A batch of windows after the clean pass.
 
     Attributes:
-        window: what the clean pass left.
-        at: the substituted tokens, one of each sequence kept.
+        window: the clean pass.
+        at: mask of the substituted tokens, at most one in each sequence.
         scored: the tokens whose predictions are read out.
-        targets: the next tokens of those.
-        sequence: the substituted tokens' sequences.
+        targets: the next token of each scored one.
+        sequence: the substituted tokens' sequence indices in the run.
         position: their positions.
     """
 
@@ -114,13 +114,13 @@ class Windows:
     """Runs windows of an engine's tokens, clean and with one site substituted.
 
     Args:
-        engine: for its model and its tokens.
-        where: the positions.
+        engine: provides the model and the tokens.
+        where: the positions to run.
         sites: where activations are read and substituted.
-        batch_size: sequences at once; chosen from the model's size where None.
+        batch_size: sequences in a batch; if None, chosen from the model's size.
 
     Attributes:
-        stages: where the time goes.
+        stages: the time of each stage.
     """
 
     def __init__(
@@ -139,10 +139,10 @@ class Windows:
         self._sites = list(dict.fromkeys(sites))
 
     def batches(self, *, jobs: int) -> Iterator[WindowBatch]:
-        """Give batches of sequences in order, those left out among them not substituted.
+        """Yield batches of all sequences in order, with those left out not substituted.
 
         Args:
-            jobs: how many substitutions' final hidden states will be held at once.
+            jobs: number of substitutions whose final hidden states are in memory at once.
         """
         n = len(self.where.kept)
         size = self._batch_size or self._sequences_at_once(jobs)
@@ -152,10 +152,10 @@ class Windows:
                 yield self.batch(rows)
 
     def stack(self, batch: WindowBatch) -> int:
-        """Return how many substitutions of the batch go through the model at once."""
+        """Return how many substitutions of the batch are run in one pass."""
         where, scored = self.where, batch.scored.counted
-        shown = KEY_BYTES // (2 * 4 * self.host.d_model * (where.position + where.width))
-        return max(1, min(tokens_a_pass(self.host) // scored.numel(), shown // len(scored)))
+        by_keys = KEY_BYTES // (2 * 4 * self.host.d_model * (where.position + where.width))
+        return max(1, min(tokens_a_pass(self.host) // scored.numel(), by_keys // len(scored)))
 
     def resume(
         self, batch: WindowBatch, site: Site, changed: Mapping[str, Tensor]
@@ -175,19 +175,19 @@ class Windows:
 
     @torch.inference_mode()
     def batch(self, rows: slice) -> WindowBatch:
-        """Return the windows of these sequences, the clean pass run."""
+        """Run the clean pass of these sequences, and return their windows."""
         device, start = self.host.device, self.where.position
-        here = slice(start, start + self.where.width)
-        kept = self.where.kept[rows].to(device)
+        span = slice(start, start + self.where.width)
+        substituted = self.where.kept[rows].to(device)
         ids = self._tokens.ids[rows].to(device)
         with self.stages(CLEAN):
-            window = self.passes.clean(ids[:, : here.stop], self._sites)
-        counted = self._tokens.counted[rows, here].to(device) & kept[:, None]
-        has_target = self._tokens.has_target[rows, here].to(device) & kept[:, None]
+            window = self.passes.clean(ids[:, : span.stop], self._sites)
+        counted = self._tokens.counted[rows, span].to(device) & substituted[:, None]
+        has_target = self._tokens.has_target[rows, span].to(device) & substituted[:, None]
         at = torch.zeros_like(counted)
-        at[:, 0] = kept
-        sequence = kept.nonzero()[:, 0] + rows.start + self._tokens.first
-        targets = ids.roll(-1, dims=1)[:, here][counted]
+        at[:, 0] = substituted
+        sequence = substituted.nonzero()[:, 0] + rows.start + self._tokens.first
+        targets = ids.roll(-1, dims=1)[:, span][counted]
         scored = Scored(rows, counted, has_target)
         position = torch.full_like(sequence, start)
         return WindowBatch(window, at, scored, targets, sequence, position)
@@ -203,13 +203,13 @@ class Windows:
 
 @dataclass(frozen=True)
 class Placed:
-    """An SAE at its place.
+    """An SAE at its site in the model.
 
     Attributes:
         subject: the SAE.
-        site: its place.
-        reference: corpus statistics there.
-        bank_errors: the SAE's errors at the reference's bank.
+        site: where it reads and writes.
+        reference: corpus statistics at the site.
+        bank_errors: the SAE's errors on the reference's bank.
         seed: root seed of all noise.
     """
 
@@ -220,7 +220,7 @@ class Placed:
     seed: int
 
     def tokens(self, batch: WindowBatch, *, stages: Stages) -> Tokens:
-        """Return the batch's substituted tokens, reconstructed."""
+        """Return the batch's substituted tokens with their reconstructions."""
         x = read_rows(self.site, batch.window.tail.activations[self.site], batch.at)
         x_hat = self.subject.reconstruct(x, stages=stages).x_hat
         place = (batch.sequence, batch.position, self.reference, self.bank_errors)
@@ -228,35 +228,34 @@ class Placed:
 
 
 class Places:
-    """Finds each SAE's place once, whatever is measured there.
+    """Cache of SAEs at their sites, shared by all single-token experiments.
 
     Args:
-        engine: the run's, for its model, seed and corpus statistics.
+        engine: provides the run's model, seed and corpus statistics.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._found: dict[str, Placed] = {}
+        self._placed: dict[str, Placed] = {}
 
     def of(self, subject: Subject) -> Placed:
-        """Return an SAE at its place.
+        """Return an SAE at its site.
 
         Raises:
-            MeasurementError: where a first look at its reconstructions shows that it cannot be
-                judged.
+            MeasurementError: if its reconstructions of the reference's bank cannot be measured.
         """
-        if subject.id not in self._found:
+        if subject.id not in self._placed:
             site = site_of(self.engine.host, subject)
             reference = self.engine.reference(site)
             x_hat = subject.reconstruct(reference.bank).x_hat
             check_first_look(subject, reference.bank, x_hat)
             errors = reference.bank - x_hat
-            self._found[subject.id] = Placed(subject, site, reference, errors, self.engine.seed)
-        return self._found[subject.id]
+            self._placed[subject.id] = Placed(subject, site, reference, errors, self.engine.seed)
+        return self._placed[subject.id]
 
 
 class SingleTokenMeasurer(Measurer):
-    """What measurements of single tokens share: the sequences, and that transcoders have none."""
+    """Base of the single-token measurers, which do not measure transcoders."""
 
     def extent(self, targets: Targets) -> Extent:  # noqa: ARG002
         """Return the run's sequences."""
@@ -267,7 +266,7 @@ class SingleTokenMeasurer(Measurer):
         return [self.bench.tokens]
 
     def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
-        """Measure all SAEs but transcoders."""
+        """Measure all SAEs except transcoders."""
         results = Results(failures={t.name: _transcoder(t) for t in targets if _reads_elsewhere(t)})
         plain = [target for target in targets if target.name not in results.failures]
         if not plain:
@@ -282,7 +281,7 @@ class SingleTokenMeasurer(Measurer):
 
     @abstractmethod
     def run(self, targets: Targets, *, progress: ProgressBar) -> tuple[Mapping[str, Any], Stages]:
-        """Return each SAE's measurement by its id, and where the time went."""
+        """Return each SAE's measurement by its id, and the time of each stage."""
 
 
 def _reads_elsewhere(target: Target) -> bool:
@@ -290,8 +289,8 @@ def _reads_elsewhere(target: Target) -> bool:
 
 
 def _transcoder(target: Target) -> NotApplicable:
-    """Say why a transcoder cannot be measured on single tokens."""
+    """Return why a transcoder cannot be measured on single tokens."""
     return NotApplicable(
         f"single tokens: {target.name} is a transcoder, which reads at "
-        f"{target.subject.metadata.input_hook}; only what is put where it reads is measured so"
+        f"{target.subject.metadata.input_hook}; only SAEs that read where they write can be"
     )

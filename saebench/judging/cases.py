@@ -1,4 +1,4 @@
-"""Cases: which property of which SAE, and what makes two of them comparable."""
+"""Cases, each a property of an SAE or pair: their requests, fingerprints, needs and benches."""
 
 import hashlib
 import json
@@ -26,26 +26,26 @@ def case_request(
     *,
     peers: Sequence[str] = (),
 ) -> CaseRequest:
-    """Return the request for a property of an SAE, its defaults filled in.
+    """Return the request for a property of an SAE or pair, with default parameters filled in.
 
-    However it is asked for, the same case has the same id and fingerprint.
+    Equal cases have equal ids and fingerprints, whether their parameters are given or defaults.
 
     Args:
-        sae: the SAE's id, or a pair's.
+        sae: the SAE's id, or a pair's two ids.
         name: the property.
         params: its parameters.
-        peers: the model's other SAEs, for a property that reads theirs too.
+        peers: the model's other SAEs, for a property that reads their measurements too.
 
     Raises:
-        OptionError: for an unknown property, or a pair where it is about one SAE.
+        OptionError: for an unknown property, or a pair if the property is about one SAE.
     """
     declared = find_property(name)
     subjects = (sae,) if isinstance(sae, str) else tuple(sae)
     if len(subjects) > 1 and not declared.reads(Pairs):
         raise OptionError(f"{name} is about one SAE, found the pair {joined(subjects)}")
-    settled = dict(declared.defaults) | dict(params or {})
+    filled = dict(declared.defaults) | dict(params or {})
     read = tuple(peers) if declared.peers else ()
-    return CaseRequest(subjects, declared.name, tuple(sorted(settled.items())), read)
+    return CaseRequest(subjects, declared.name, tuple(sorted(filled.items())), read)
 
 
 def fingerprint(
@@ -60,19 +60,19 @@ def fingerprint(
     experiment: Experiment,
     sequences: int | None = None,
 ) -> str:
-    """Return a hash of all that a case's numbers depend on.
+    """Return a hash of everything that a case's metrics depend on.
 
-    Equal fingerprints: equal numbers, up to floating point. It drives comparability.
+    Cases with equal fingerprints have equal metrics up to floating point, and are comparable.
 
     Args:
         declared: the property.
         params: its parameters.
-        seed: the run's.
-        sae: the SAE that the case is about; of a pair, the first.
+        seed: the run's random seed.
+        sae: the case's SAE; for a pair, the first.
         model: the model.
-        data: the tokens.
-        experiment: what is measured of those tokens.
-        sequences: how many of them, where the run ended before all were measured.
+        data: the measured tokens.
+        experiment: the experiment that the case reads.
+        sequences: number of measured sequences, if the run stopped early.
         others: the pair's second SAE, or the peers that the property reads.
     """
     parts: dict[str, Any] = {
@@ -94,7 +94,7 @@ def fingerprint(
 
 @dataclass(frozen=True)
 class Given:
-    """An SAE that was given; None for what is known only after it was loaded."""
+    """An SAE of the run; its model and hook are None if they are known only once it is loaded."""
 
     id: str
     model: str | None
@@ -102,7 +102,7 @@ class Given:
 
 
 class Requests:
-    """Makes the requests of all cases that the given SAEs can have.
+    """Returns the requests for cases of the run's SAEs and pairs of them.
 
     Example:
         >>> saes = [Given("b", None, "blocks.2.hook_mlp_out"), Given("a", None, "blocks.0.hook_z")]
@@ -118,9 +118,9 @@ class Requests:
         self._by_name = {joined(subjects): subjects for subjects in self._pairs}
 
     def subjects(self, property_name: str) -> list[tuple[str, ...]]:
-        """Return what a property has cases of: SAEs, or pairs and those that are in none.
+        """Return the SAEs that a property has cases of, or the pairs and the SAEs without one.
 
-        An unknown property has those of one that is about single SAEs.
+        An unknown property is treated as one about single SAEs.
         """
         declared = properties().get(property_name)
         if declared is not None and declared.reads(Pairs):
@@ -133,13 +133,13 @@ class Requests:
         """Return the request for a property of an SAE, or of a pair by its joined name.
 
         Raises:
-            OptionError: for an unknown property, or a pair where it is about one SAE.
+            OptionError: for an unknown property, or a pair if the property is about one SAE.
         """
         subjects = self._by_name.get(sae, (sae,))
         return case_request(subjects, property_name, params, peers=self._peers(sae))
 
     def every(self, property_names: Sequence[str]) -> Iterator[CaseRequest]:
-        """Give the requests for all cases of the properties, SAE by SAE, pairs last."""
+        """Yield the requests for all cases of the properties, SAE by SAE, pairs last."""
         for each in self._given:
             for name in property_names:
                 if (each.id,) in self.subjects(name):
@@ -150,19 +150,19 @@ class Requests:
                 yield from (self.request(joined(pair), name) for pair in self._pairs)
 
     def _peers(self, sae: str) -> tuple[str, ...]:
-        """Return the SAEs at other places of the same model."""
+        """Return the SAEs of the same model at other hooks."""
         own = next((each for each in self._given if each.id == sae), None)
         if own is None:
             return ()
         return tuple(g.id for g in self._given if g is not own and _are_apart(g, own))
 
 
-def _pairs(given: Sequence[Given]) -> Iterator[tuple[str, ...]]:
-    """Give the pairs of SAEs of one model, the first before the second.
+def _pairs(saes: Sequence[Given]) -> Iterator[tuple[str, ...]]:
+    """Yield the pairs of SAEs of one model, the first before the second.
 
-    Where the order cannot be told from the hooks' names, it is the order they were given in.
+    If the hooks' names do not tell the order, it is that of ``saes``.
     """
-    for one, two in combinations(given, 2):
+    for one, two in combinations(saes, 2):
         if not _of_one_model(one, two):
             continue
         depths = [None if g.hook is None else depth(g.hook) for g in (one, two)]
@@ -173,7 +173,7 @@ def _pairs(given: Sequence[Given]) -> Iterator[tuple[str, ...]]:
 
 
 def _are_apart(one: Given, two: Given) -> bool:
-    """True for SAEs of one model at different places, as far as that is known."""
+    """True for SAEs of one model at different hooks, as far as hooks are known."""
     known = one.hook is not None and two.hook is not None
     return _of_one_model(one, two) and not (known and same_place(one.hook or "", two.hook or ""))
 
@@ -183,17 +183,17 @@ def _of_one_model(one: Given, two: Given) -> bool:
 
 
 class Needs:
-    """Says what cases need in a run.
+    """The parameters, experiment and interventions of cases in a run.
 
     Args:
-        settings: the run's.
+        settings: the run's settings.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     def params(self, request: CaseRequest) -> dict[str, Any]:
-        """Return a case's parameters, the run's chosen interventions among them."""
+        """Return a case's parameters, including the run's choice of interventions."""
         chosen = self.settings.interventions
         return dict(request.params) | ({"interventions": chosen} if chosen else {})
 
@@ -206,7 +206,7 @@ class Needs:
         """Return the interventions that a case's own metrics need.
 
         Raises:
-            OptionError: for parameters that the property does not take.
+            OptionError: for parameters that the property does not accept.
         """
         declared = find_property(request.property_name)
         own = declared.interventions(self.params(request))
@@ -218,16 +218,16 @@ def bench_of(benches: "Sequence[Bench]", request: CaseRequest) -> "Bench":
     """Return the bench of the case's SAEs.
 
     Raises:
-        NotApplicable: where a pair's SAEs are not measured on the same tokens.
+        NotApplicable: if a pair's SAEs are not measured on the same tokens.
     """
     for bench in benches:
         if bench.has(request.subjects):
             return bench
     where = [next(b for b in benches if b.has([sae])) for sae in request.subjects]
-    told = " and ".join(
+    both = " and ".join(
         f"{sae} on {bench.about}" for sae, bench in zip(request.subjects, where, strict=True)
     )
     raise NotApplicable(
-        f"{request.property_name}: the two are not measured on the same tokens: {told}; "
+        f"{request.property_name}: the two are not measured on the same tokens: {both}; "
         "--sae-context N, --sae-prepend-bos and --sae-model make them so"
     )

@@ -1,4 +1,4 @@
-"""Decides cases: measures each group of SAEs once, for all cases that were announced."""
+"""The judge: measures what announced cases need, once, and decides each case."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from saebench.judging.deciding import Baselines, MeasuredCase, gates_of, verdict
 from saebench.judging.measuring import Measurements, Runner
 from saebench.judging.record import About, record_of
 from saebench.judging.rules_of_run import RunRules
-from saebench.judging.run_baselines import Keeping
+from saebench.judging.run_baselines import RunBaselines
 from saebench.options import OnInconclusive, Settings
 from saebench.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 
 class Judge:
-    """Judges SAEs.
+    """Decides the cases of a run.
 
     Args:
-        settings: what was asked for.
+        settings: the run's settings.
         argv: the command line, for the result file.
 
     Raises:
-        ThresholdError: for rules that cannot be understood.
+        ThresholdError: for rules that cannot be parsed.
     """
 
     def __init__(self, settings: Settings, *, argv: Sequence[str] = ()) -> None:
@@ -62,7 +62,7 @@ class Judge:
 
     @property
     def benches(self) -> "tuple[Bench, ...]":
-        """What is judged together."""
+        """The run's benches."""
         return self._benches
 
     @property
@@ -72,14 +72,14 @@ class Judge:
 
     @property
     def is_done(self) -> bool:
-        """True once every announced case was decided."""
+        """True once every announced case is decided."""
         return len(self.cases) == len(self._requests)
 
     def announce(self, requests: Iterable[CaseRequest]) -> None:
-        """Say which cases will be asked for, so that one measurement serves them all.
+        """Announce all cases that will be decided, so that one measurement serves all of them.
 
         Raises:
-            OptionError: for an unknown property, or parameters that it does not take.
+            OptionError: for an unknown property, or parameters that it does not accept.
         """
         self._requests = tuple(requests)
         for request in self._requests:
@@ -88,7 +88,7 @@ class Judge:
         self._measurements.announce(self._requests + self._hidden())
 
     def check_rules_are_asked(self) -> None:
-        """Refuse a rule of --sae-fail-on that no announced case can decide.
+        """Check that an announced case can decide each rule of --sae-fail-on.
 
         Raises:
             OptionError: naming the rule and the property that would decide it.
@@ -102,15 +102,15 @@ class Judge:
         runner: Runner | None = None,
         project: Path | None = None,
     ) -> None:
-        """Take the prepared benches, and the baselines of their SAEs.
+        """Set the prepared benches, and read the baselines of their SAEs.
 
         Args:
-            benches: with everything loaded.
-            runner: runs the experiments; in this process and in one go where None.
-            project: where baselines are looked for too, after the current directory.
+            benches: the run's benches, with everything loaded.
+            runner: runs the experiments; if None, in this process and without rounds.
+            project: a directory to search for baselines after the current one.
 
         Raises:
-            OptionError: where a baseline that was asked for is missing or damaged.
+            OptionError: if a requested baseline is missing or damaged.
         """
         self._benches = tuple(benches)
         if self.settings.stop_early:
@@ -119,19 +119,19 @@ class Judge:
             self._rounds = runner = Rounds(self._is_settled, self._reads_several)
         if runner is not None:
             self._measurements.runner = runner
-        given = self.settings.baseline
-        if given is None:
+        spec = self.settings.baseline
+        if spec is None:
             return
         self._baselines = Baselines()
-        # A pair's baseline is its second SAE's: one that is only first in pairs needs none.
-        held = {request.subjects[-1] for request in self._requests}
-        with open_baselines(given, directory=Path.cwd(), project=project) as source:
+        # A pair's baseline is its second SAE's: an SAE that is only first in pairs needs none.
+        needed = {request.subjects[-1] for request in self._requests}
+        with open_baselines(spec, directory=Path.cwd(), project=project) as source:
             for bench in self._benches:
-                for subject in (s for s in bench.subjects if s.id in held or not held):
+                for subject in (s for s in bench.subjects if s.id in needed or not needed):
                     self._baselines.read(source, bench.describe(subject, path=""), bench.model)
 
     def share_out(self, shares: Mapping[str, int]) -> None:
-        """Measure only SAEs of one share together: the others are another process's.
+        """Measure together only the SAEs of one share; the others are left to other processes.
 
         Args:
             shares: the share of each SAE, by id.
@@ -139,55 +139,56 @@ class Judge:
         self._measurements.shares = dict(shares)
 
     def case(self, request: CaseRequest, *, progress: ProgressBar) -> CaseResult:
-        """Measure, where that is still to be done, and decide one case."""
+        """Decide one case, measuring what it needs unless that is done already."""
         started = time.perf_counter()
-        found = self._decided(request, progress)
+        outcome = self._decided(request, progress)
         result = CaseResult(
             id=request.id,
             sae=request.sae,
             property=request.property_name,
             params=request.recorded_params,
             duration_s=time.perf_counter() - started,
-            **found,
+            **outcome,
         )
         self.cases.append(result)
         return result
 
     def fails(self, case: CaseResult) -> bool:
-        """True where a case fails the run."""
+        """True if a case fails the run."""
         tolerated = {Verdict.PASS, Verdict.NEW, Verdict.SKIPPED}
         if self.settings.inconclusive is OnInconclusive.WARN:
             tolerated.add(Verdict.INCONCLUSIVE)
         return case.verdict not in tolerated
 
     def reads(self, request: CaseRequest) -> Iterator[tuple[str, Experiment]]:
-        """Give the measurements that a case is read from: whose, and on what."""
+        """Yield the measurements that a case reads: names of SAEs or pairs, and experiments."""
         experiment = self._needs.experiment(request)
         yield from ((name, experiment) for name in (request.sae, *request.peers))
         if self.rules.needs_controls(request):
             yield request.sae, CONTROLS
 
-    def measured(self, *, again: bool = False) -> Iterator[Measured]:
-        """Give what was found of each SAE, with the per-sequence sums, for its baseline.
+    def measured(self, *, remeasure: bool = False) -> Iterator[Measured]:
+        """Yield each SAE's cases and per-sequence sums, for its baseline.
 
         A pair belongs to its second SAE.
 
         Args:
-            again: measure some sequences again, to say what that changes; it takes a while.
+            remeasure: measure some sequences again to estimate re-measurement noise; this takes
+                time.
         """
-        keeping = Keeping(self._measurements, self._needs, self._requests, tuple(self.cases))
+        baselines = RunBaselines(self._measurements, self._needs, self._requests, tuple(self.cases))
         for bench in self._benches:
             for subject in bench.subjects:
-                yield keeping.of(subject, bench, again=again)
+                yield baselines.of(subject, bench, remeasure=remeasure)
 
     def run(self, *, complete: bool) -> Run:
-        """Return the run's record as it stands."""
+        """Return the run's record of the cases decided so far."""
         about = About(self._argv, self._started, self.settings)
         paths = self._measurements.path
         return record_of(about, self._benches, self.cases, path=paths, complete=complete)
 
     def workload(self, sae: str) -> "Workload":
-        """Return what is timed of an SAE; its cost cases read the times that it keeps."""
+        """Return the workload of an SAE, which records the times that its cost cases read."""
         timed = (r for r in self._requests if self._needs.experiment(r).is_timed and r.sae == sae)
         request = next(timed)
         return self._measurements.of(
@@ -230,7 +231,7 @@ class Judge:
             "fingerprint": identity,
             "metrics": findings.metrics,
             "gates": gates,
-            "series": findings.series | _told(look, findings.series),
+            "series": findings.series | _look_series(look, findings.series),
             "basis": basis,
         }
 
@@ -240,8 +241,8 @@ class Judge:
         """Return a case's metrics and gates, with intervals of the current level.
 
         Raises:
-            NotApplicable: where the property says nothing about this SAE.
-            MeasurementError: where a metric has no number.
+            NotApplicable: if the property does not apply to this SAE.
+            MeasurementError: if a metric cannot be computed.
         """
         declared = find_property(request.property_name)
         table = measurement.table() if hasattr(measurement, "table") else None
@@ -255,14 +256,14 @@ class Judge:
             kind=kind_of(request.id, request.subjects),
             now=SideCase(basis, metrics, table),
             metrics=metrics,
-            controls=lambda: self._among_controls(request, bench, progress),
+            controls=lambda: self._with_controls(request, bench, progress),
         )
         return findings, gates_of(self.rules.of(request, bench), case, self._baselines)
 
     def _is_settled(
         self, bench: "Bench", sae: str, experiment: Experiment, measurement: Any, look: Look
     ) -> bool:
-        """Return whether every gate that decides about an SAE's measurement is decided."""
+        """Return whether all gates of the cases that read an SAE's measurement are decided."""
         about = (
             r for r in self._requests if r.sae == sae and self._needs.experiment(r) == experiment
         )
@@ -274,7 +275,7 @@ class Judge:
         if all(rule.role is Role.SECONDARY for rule in self.rules.of(request, bench)):
             return True
         if find_property(request.property_name).peers:
-            return False  # its numbers are known once all SAEs are measured
+            return False  # it reads other SAEs too, whose measurements may be missing
         try:
             with at_level(look.level):
                 _, gates = self._gated(request, bench, measurement, no_progress)
@@ -290,13 +291,13 @@ class Judge:
         )
 
     def _hidden(self) -> tuple[CaseRequest, ...]:
-        """Return requests for controls that a rule needs and no announced case measures."""
+        """Return requests for controls that rules need and no announced case measures."""
         needing = (r.sae for r in self._requests if self.rules.needs_controls(r))
-        wanted = [case_request(sae, str(CONTROLS)) for sae in dict.fromkeys(needing)]
+        needed = [case_request(sae, str(CONTROLS)) for sae in dict.fromkeys(needing)]
         announced = {(r.sae, r.property_name) for r in self._requests}
-        return tuple(r for r in wanted if (r.sae, r.property_name) not in announced)
+        return tuple(r for r in needed if (r.sae, r.property_name) not in announced)
 
-    def _among_controls(
+    def _with_controls(
         self, request: CaseRequest, bench: "Bench", progress: ProgressBar
     ) -> "WithPeers | Exception":
         controls = case_request(request.sae, str(CONTROLS))
@@ -329,17 +330,17 @@ class Judge:
         return Basis(model.weights_sha256, model.dtype, data.fingerprint, self.settings.seed)
 
     def _interventions(self, request: CaseRequest) -> tuple[str, ...]:
-        """Return what a case needs; of controls also what rules need that read them."""
+        """Return a case's interventions; for controls also those of rules that read them."""
         names = [*self._needs.interventions(request)]
         if self._needs.experiment(request) == CONTROLS:
-            held = (r for r in self._requests if r.sae == request.sae)
-            for other in (r for r in held if self.rules.needs_controls(r)):
+            same_sae = (r for r in self._requests if r.sae == request.sae)
+            for other in (r for r in same_sae if self.rules.needs_controls(r)):
                 names += self._needs.interventions(other)
         return tuple(dict.fromkeys(names))
 
 
-def _told(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a case's series say of when it was decided."""
+def _look_series(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the series that say at which look a case was decided."""
     if look is None:
         return {}
     sentence = (

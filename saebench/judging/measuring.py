@@ -1,4 +1,4 @@
-"""The measurement cache: each SAE or pair is measured once for each experiment."""
+"""Measurement cache: each SAE or pair is measured once for each experiment."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from saebench.judging.cases import Needs
 
 Key = tuple[str, Experiment]
-"""Whose measurement it is, an SAE's or a pair's, and of which experiment."""
+"""A measurement's key: the name of the SAE or pair, and the experiment."""
 
-BATCH_SIZES = (3, 8)  # for measuring again: matrix products then sum in other orders
+BATCH_SIZES = (3, 8)  # of the two re-measurements: their matrix products sum in different orders
 
 
 class Runner(Protocol):
@@ -35,17 +35,17 @@ class Runner(Protocol):
     def run(
         self, bench: "Bench", experiment: Experiment, targets: Targets, *, progress: ProgressBar
     ) -> Results:
-        """Return each target's measurement, or why there is none."""
+        """Return each target's measurement or failure."""
         ...
 
 
 class InProcess:
-    """Runs experiments in this process, in one go."""
+    """Runs experiments in this process, on all sequences at once."""
 
     def run(
         self, bench: "Bench", experiment: Experiment, targets: Targets, *, progress: ProgressBar
     ) -> Results:
-        """Return each target's measurement, or why there is none."""
+        """Return each target's measurement or failure."""
         return experiment.on(bench).measure(targets, progress=progress)
 
 
@@ -53,8 +53,8 @@ class Measurements:
     """Runs each experiment when a case first reads it, for all announced cases at once.
 
     Args:
-        needs: which experiment and interventions a case needs.
-        interventions: those that a case needs, with what rules add to them.
+        needs: the experiment and parameters of each case.
+        interventions: returns a case's interventions, including those that rules need.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Measurements:
         self._remeasured: dict[Key, tuple[Any, Any]] = {}
 
     def announce(self, requests: tuple[CaseRequest, ...]) -> None:
-        """Take the cases that will be asked for: what they need is measured together."""
+        """Set the cases whose needs are measured together."""
         self._requests = requests
 
     def of(self, request: CaseRequest, bench: "Bench", *, progress: ProgressBar) -> Any:
-        """Return the measurement that a case reads, or why there is none."""
+        """Return the measurement that a case reads, or its failure."""
         experiment = self._needs.experiment(request)
         if (request.sae, experiment) not in self._results:
             targets = list(self._targets(bench, request))
@@ -87,13 +87,15 @@ class Measurements:
         others = {s.id: self._results[s.id, experiment] for s in bench.read_by(request)[1:]}
         left_out = {n: str(each) for n, each in others.items() if isinstance(each, Failure)}
         measured = {n: each for n, each in others.items() if n not in left_out}
-        apart = [peer for peer in request.peers if not bench.has([peer])]
-        return WithPeers(own, measured, left_out | dict.fromkeys(apart, "measured on other tokens"))
+        absent = [peer for peer in request.peers if not bench.has([peer])]
+        left_out |= dict.fromkeys(absent, "measured on other tokens")
+        return WithPeers(own, measured, left_out)
 
     def remeasure(self, request: CaseRequest, bench: "Bench") -> tuple[Any, Any] | None:
-        """Return what a case reads of its first sequences, measured in batches of two sizes.
+        """Measure a case's first sequences again, in batches of two different sizes.
 
-        None where there is no measurement.
+        Returns:
+            Both measurements; None if the case has none.
         """
         both = self._remeasured_of(request, bench, request.sae)
         if both is None or not find_property(request.property_name).peers:
@@ -108,13 +110,13 @@ class Measurements:
         return one, two
 
     def belonging_to(self, sae: str) -> Iterator[tuple[Key, Any]]:
-        """Give the measurements with per-sequence sums of an SAE; a pair's are its second's."""
+        """Yield an SAE's measurements that have sums; a pair's belong to its second SAE."""
         for key, each in self._results.items():
             if hasattr(each, "table") and getattr(each, "ids", key[:1])[-1] == sae:
                 yield key, each
 
     def path(self, sae: str) -> str:
-        """Return how the model was run with an SAE: on whole sequences, where it was."""
+        """Return how the model was run with an SAE, on the run's sequences if possible."""
         paths: dict[Experiment, str] = {}
         for (name, experiment), each in self._results.items():
             path = getattr(each, "path", None)
@@ -125,7 +127,7 @@ class Measurements:
     def _remeasured_of(
         self, request: CaseRequest, bench: "Bench", name: str
     ) -> tuple[Any, Any] | None:
-        """Return both measurements of an SAE or a pair, made once for all cases that read them."""
+        """Return both re-measurements of an SAE or pair, made once for all cases."""
         key = (name, self._needs.experiment(request))
         if key not in self._remeasured:
             if isinstance(self._results.get(key), Exception):
@@ -143,25 +145,25 @@ class Measurements:
         return experiment.on(part).measure(targets, progress=no_progress).finished()[name]
 
     def _targets(self, bench: "Bench", request: CaseRequest) -> Iterator[Target]:
-        """Give everything on the bench that announced cases need of a case's experiment."""
-        alike = list(self._alike(request))
+        """Yield all targets on the bench of the experiment that a case reads."""
+        cases = list(self._same_experiment(request))
         if self._needs.experiment(request).of_pairs:
             by_id = {subject.id: subject for subject in bench.subjects}
-            for pair in dict.fromkeys(r.subjects for r in alike if bench.has(r.subjects)):
+            for pair in dict.fromkeys(r.subjects for r in cases if bench.has(r.subjects)):
                 yield Target(tuple(by_id[sae] for sae in pair))
             return
-        needed = {sae for each in alike for sae in each.needs}
+        needed = {sae for each in cases for sae in each.needs}
         for subject in bench.subjects:
             if subject.id in needed:
-                mine = [each for each in alike if subject.id in each.needs]
-                names = dict.fromkeys(n for each in mine for n in self._interventions(each))
-                declared = [find_property(each.property_name) for each in mine]
+                own = [each for each in cases if subject.id in each.needs]
+                names = dict.fromkeys(n for each in own for n in self._interventions(each))
+                declared = [find_property(each.property_name) for each in own]
                 keep = dict.fromkeys(channel for each in declared for channel in each.keeps)
                 probes = dict.fromkeys(probe for each in declared for probe in each.probes)
                 yield Target((subject,), tuple(names), tuple(keep), tuple(probes))
 
-    def _alike(self, request: CaseRequest) -> Iterator[CaseRequest]:
-        """Give the cases of this process that read the same experiment."""
+    def _same_experiment(self, request: CaseRequest) -> Iterator[CaseRequest]:
+        """Yield the cases of this process that read the same experiment as a case."""
         experiment, share = self._needs.experiment(request), self._share(request)
         for other in self._requests:
             if self._needs.experiment(other) == experiment and self._share(other) == share:
@@ -175,15 +177,15 @@ IsDecided = Callable[["Bench", str, Experiment, Any, Look], bool]
 
 
 class Rounds:
-    """Runs experiments in rounds: 32 sequences, then as many again as there are.
+    """Runs experiments in rounds: 32 sequences, then each time as many as before.
 
-    An SAE is done when all gates about it, of what is being measured, are decided; where some
-    case reads several SAEs side by side, they go on together. What is measured is the first part
-    of the whole run: its numbers are those that the whole run has there.
+    An SAE is finished when all gates that read its measurement are decided. If a case reads several
+    SAEs side by side, all of them continue until each is. The sequences that are measured are the
+    first ones of the run, with the same values as in a run that does not stop early.
 
     Args:
-        is_decided: whether a measurement decides all gates about an SAE, at a look.
-        reads_several: whether some case reads several SAEs' results of an experiment.
+        is_decided: returns whether a measurement decides all gates about an SAE, at a look.
+        reads_several: returns whether a case reads several SAEs' results of an experiment.
     """
 
     def __init__(self, is_decided: IsDecided, reads_several: Callable[[Experiment], bool]) -> None:
@@ -192,31 +194,31 @@ class Rounds:
         self._ended: dict[Key, Look] = {}
 
     def look(self, name: str, experiment: Experiment) -> Look | None:
-        """Return the look at which a measurement ended; None where it was made in one go."""
+        """Return the look at which a measurement stopped; None if it was not made in rounds."""
         return self._ended.get((name, experiment))
 
     def run(
         self, bench: "Bench", experiment: Experiment, targets: Targets, *, progress: ProgressBar
     ) -> Results:
-        """Return each target's measurement, as of a run of fewer sequences."""
+        """Return each target's measurement or failure, of as many sequences as were needed."""
         extent = experiment.on(bench).extent(targets)
         if not (extent.is_divided and experiment.stops_early):
             return experiment.on(bench).measure(targets, progress=progress)
         parts: dict[str, list[Results]] = {target.name: [] for target in targets}
-        whole, start, left = Results(), 0, list(targets)
+        merged, start, left = Results(), 0, list(targets)
         for look in looks(extent.count):
             part = bench.within(slice(start, look.sequences))
             new = experiment.on(part).measure(left, progress=progress)
             bench.costs += part.costs
             for target in left:
                 parts[target.name].append(new.only(target.name))
-                whole |= InOrder(parts[target.name]).whole()
+                merged |= InOrder(parts[target.name]).whole()
                 self._ended[target.name, experiment] = look
             start = look.sequences
-            left = self._undecided(bench, experiment, left, whole, look)
+            left = self._undecided(bench, experiment, left, merged, look)
             if not left:
                 break
-        return whole
+        return merged
 
     def _undecided(
         self,
@@ -226,7 +228,7 @@ class Rounds:
         results: Results,
         look: Look,
     ) -> list[Target]:
-        """Return what has to be measured further."""
+        """Return the targets that need more sequences."""
         measured = [t for t in targets if t.name in results.measurements]
         undecided = [
             t

@@ -1,4 +1,4 @@
-"""What a run leaves of each SAE for its baseline: cases, per-sequence sums, and their noise."""
+"""Baselines from a run: each SAE's cases, per-sequence sums and re-measurement noise."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """What was asked and found, of which each SAE's part is kept.
+class RunBaselines:
+    """What a run measured, for the baseline of each of its SAEs.
 
     Attributes:
-        measurements: of the run.
-        needs: says what cases are measured on.
+        measurements: the run's measurement cache.
+        needs: the experiment and parameters of each case.
         requests: the announced cases.
-        cases: those that were decided.
+        cases: the decided cases.
     """
 
     measurements: Measurements
@@ -40,40 +40,40 @@ class Keeping:
     requests: tuple[CaseRequest, ...]
     cases: tuple[CaseResult, ...]
 
-    def of(self, subject: "Subject", bench: "Bench", *, again: bool) -> Measured:
-        """Return one SAE's part; a pair belongs to its second SAE.
+    def of(self, subject: "Subject", bench: "Bench", *, remeasure: bool) -> Measured:
+        """Return what an SAE's baseline stores; a pair belongs to its second SAE.
 
         Args:
             subject: the SAE.
-            bench: that it is on.
-            again: measure some sequences again, to say what that changes.
+            bench: its bench.
+            remeasure: measure some sequences again to estimate re-measurement noise.
         """
-        made = {
-            key: (self._table_key(bench, key[1], found), self._sums(found))
-            for key, found in self.measurements.belonging_to(subject.id)
+        tables = {
+            key: (self._table_key(bench, key[1], measurement), self._sums(measurement))
+            for key, measurement in self.measurements.belonging_to(subject.id)
         }
-        mine = [r for r in self.requests if r.subjects[-1] == subject.id]
-        measured_on = {r.id: (r.sae, self.needs.experiment(r)) for r in mine}
+        own = [r for r in self.requests if r.subjects[-1] == subject.id]
+        measured_on = {r.id: (r.sae, self.needs.experiment(r)) for r in own}
         stored = {id for id, (_, experiment) in measured_on.items() if experiment.is_stored}
-        noisy = [r for r in mine if r.id in stored] if again else []
+        noisy = [r for r in own if r.id in stored] if remeasure else []
         return Measured(
             sae=bench.describe(subject, path=self.measurements.path(subject.id)),
             model=bench.model,
             datasets=tuple(bench.data.values()),
             cases=tuple(case for case in self.cases if case.id in stored),
-            tables=dict(made.values()),
-            table_of={c: made[key][0] for c, key in measured_on.items() if key in made},
+            tables=dict(tables.values()),
+            table_of={c: tables[key][0] for c, key in measured_on.items() if key in tables},
             noise={r.id: self._noise(r, bench) for r in noisy},
         )
 
     def _noise(self, request: CaseRequest, bench: "Bench") -> Mapping[str, float]:
-        """Return how much each of a case's metrics changes where it is measured again."""
+        """Return how much each of a case's metrics changes when it is measured again."""
         both = self.measurements.remeasure(request, bench)
         declared = find_property(request.property_name)
         return rerun_noise(declared, self.needs.params(request), *both) if both else {}
 
     def _sums(self, measurement: Any) -> dict[str, Any]:
-        """Return the per-sequence sums that the judged metrics are formulas of."""
+        """Return the per-sequence sums that the cases' metrics are formulas of."""
         names = {case.property for case in self.cases}
         specs = [s for name in names for s in find_property(name).metrics]
         used = {CLUSTER} | {c for s in specs for c in (*s.channels, s.counts)}
@@ -86,30 +86,31 @@ class Keeping:
 
 
 def rerun_noise(declared: Property, params: Params, one: Any, two: Any) -> Mapping[str, float]:
-    """Return by how much each metric differs between two measurements of the same sequences.
+    """Return re-measurement noise: how much each metric differs between two measurements.
 
-    The two take batches of other sizes, and so other matrix kernels: sums differ in their last
-    bits, and a comparison of two nearly equal numbers may turn over. Differences of sequences may
-    cancel by luck; what is returned is the larger of the metric's difference and of its standard
-    deviation over sequences. Of fewer sequences than a run has it is rather too large. Of a metric
-    that is no formula of sums, a median or a rank correlation, it is the difference alone.
+    Both are of the same sequences in batches of different sizes, and therefore use different matrix
+    kernels: sums differ in their last bits, and comparisons of nearly equal numbers may change. As
+    the differences of sequences may cancel by chance, the noise is the larger of the metric's
+    difference and its standard deviation over sequences. With fewer sequences than the run has, it
+    is an overestimate. For a metric that is not a formula of sums, such as a median or a rank
+    correlation, it is the difference alone.
 
     Args:
         declared: the property.
         params: the case's parameters.
-        one: a measurement, among those of its peers where the property reads them too.
-        two: another.
+        one: a measurement, with those of its peers if the property reads them.
+        two: the other measurement.
     """
     tables = [getattr(each, "own", each).table() for each in (one, two)]
-    found = dict(_of_values(declared, params, one, two))
+    noise = dict(_of_values(declared, params, one, two))
     for spec in declared.metrics:
         used = (*spec.channels, spec.counts)
         if spec.formula is None or any(c not in table for c in used for table in tables):
             continue
-        noise = _noise(spec, *({c: table[c] for c in used} for table in tables))
-        if np.isfinite(noise):
-            found[spec.name] = noise
-    return found
+        of_metric = _noise(spec, *({c: table[c] for c in used} for table in tables))
+        if np.isfinite(of_metric):
+            noise[spec.name] = of_metric
+    return noise
 
 
 def _noise(spec: MetricSpec, one: Table, two: Table) -> float:
@@ -119,12 +120,12 @@ def _noise(spec: MetricSpec, one: Table, two: Table) -> float:
             float(spec.formula({c: np.asarray(v.sum()) for c, v in table.items()}))
             for table in (one, two)
         )
-        apart = influences(spec.formula, two) - influences(spec.formula, one)
-    return max(abs(after - before), float(np.sqrt(np.sum(np.square(apart)))))
+        difference = influences(spec.formula, two) - influences(spec.formula, one)
+    return max(abs(after - before), float(np.sqrt(np.sum(np.square(difference)))))
 
 
 def _of_values(declared: Property, params: Params, one: Any, two: Any) -> Mapping[str, float]:
-    """Return how far apart the metrics are that are no formula of sums."""
+    """Return the differences of the metrics that are not formulas of sums."""
     names = {spec.name for spec in declared.metrics if spec.formula is None}
     if not names:
         return {}
@@ -133,7 +134,7 @@ def _of_values(declared: Property, params: Params, one: Any, two: Any) -> Mappin
             {m.name: m.value for m in declared.findings(each, params).metrics if m.name in names}
             for each in (one, two)
         )
-    except (NotApplicable, MeasurementError):  # of so few sequences there is nothing to say
+    except (NotApplicable, MeasurementError):  # undefined on so few sequences
         return {}
     pairs = ((name, value, after.get(name)) for name, value in before.items())
     return {n: abs(b - a) for n, a, b in pairs if a is not None and b is not None}
@@ -141,27 +142,27 @@ def _of_values(declared: Property, params: Params, one: Any, two: Any) -> Mappin
 
 @dataclass
 class Updates:
-    """What became of an update.
+    """The outcome of updating baselines.
 
     Attributes:
-        lines: for people.
-        refused: some SAE's was refused.
+        lines: the report, for people.
+        refused: True if the baseline of some SAE was refused.
     """
 
     lines: list[str] = field(default_factory=list)
     refused: bool = False
 
 
-def update_all(root: Path, found: Iterable[Measured], *, only_new: bool) -> Updates:
-    """Store each SAE's baseline, and say what changed; one that is refused stops no other.
+def update_all(root: Path, saes: Iterable[Measured], *, only_new: bool) -> Updates:
+    """Store each SAE's baseline, and report what changed; if one is refused, the others are stored.
 
     Args:
         root: the baselines directory.
-        found: what was measured, by SAE.
-        only_new: leave cases that are stored already.
+        saes: what each SAE's baseline stores.
+        only_new: do not change cases that are stored already.
     """
     updates = Updates([f"baselines in {root}:"])
-    for measured in found:
+    for measured in saes:
         try:
             changes = update_baseline(root, measured, only_new=only_new)
         except StoreError as error:
@@ -169,10 +170,10 @@ def update_all(root: Path, found: Iterable[Measured], *, only_new: bool) -> Upda
             updates.refused = True
             continue
         gated = {gate.metric for case in measured.cases for gate in case.gates}
-        shown = [c for c in changes if c.metric in gated]
+        reported = [c for c in changes if c.metric in gated]
         updates.lines += [f"{measured.sae.id}: {len(changes)} metrics stored"]
         updates.lines += [
-            f"  {c.metric}: {_number_of(c.before)} → {_number_of(c.after)}" for c in shown
+            f"  {c.metric}: {_number_of(c.before)} → {_number_of(c.after)}" for c in reported
         ]
     return updates
 

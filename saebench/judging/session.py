@@ -254,7 +254,7 @@ class BenchmarkSession:
 
         root = baselines_root(rootdir)
         with torchs_own_settings():
-            measured = self.judge.measured(again=True)
+            measured = self.judge.measured(remeasure=True)
             update = update_all(root, measured, only_new=not options.update_baselines)
         self.updates, self.refused = update.lines, update.refused
 

@@ -1,4 +1,4 @@
-"""KL, cross-entropy, total variation and top-1 agreement of logits, one row a token."""
+"""KL, cross-entropy, total variation and top-1 agreement of logits, one row for each token."""
 
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,7 @@ class CleanRows:
 
 @dataclass(frozen=True)
 class RowReadout:
-    """What one intervention did to each row's next-token distribution."""
+    """How one intervention changed each row's next-token distribution."""
 
     kl: Float[Tensor, "rows"]
     ce: Float[Tensor, "rows"]
@@ -30,15 +30,15 @@ class RowReadout:
 
     @property
     def overflowed(self) -> Bool[Tensor, "rows"]:
-        """Rows whose logits moved by more than exp can hold."""
+        """Rows whose logits changed by more than exp can represent in fp32."""
         return ~(torch.isfinite(self.kl) & torch.isfinite(self.tv))
 
 
 def clean_rows(logits: Float[Tensor, "rows vocab"]) -> CleanRows:
-    """Return what of the clean distribution P every intervention needs.
+    """Return the quantities of the clean distribution P that every intervention is compared with.
 
     Args:
-        logits: fp32 logits, one row a token.
+        logits: fp32 logits, one row for each token.
     """
     most, where = maximum(logits)
     probabilities = (logits - most[:, None]).exp_()
@@ -62,19 +62,20 @@ def compare(
     """Return KL(P‖Q), -ln Q(target), ½Σ|p - q| and argmax agreement of each row.
 
     With d = z_Q - z_P, d̄ = Σ p d and u = d - d̄, KL(P‖Q) = ln(1 + Σ p (e^u - 1 - u)): Σ p u is
-    zero, and leaving it in would add its rounding. The terms are as small as the divergence
-    itself, so fp32 keeps the relative precision that the difference of two log-sum-exps of
-    size 10 loses below KL ≈ 1e-5.
+    zero in exact arithmetic, and including it would add its rounding. The terms are as small as
+    the divergence itself, so that fp32 keeps the relative precision that the difference of two
+    log-sum-exps of size 10 loses below KL ≈ 1e-5.
 
     Args:
         clean: the clean side, from :func:`clean_rows`.
-        logits: fp32 logits of the changed model; one row where they are the same in all.
+        logits: fp32 logits of the changed model; one row if they are the same for all.
         targets: the true next tokens.
-        settle: compute rows whose divergence fp32 cannot hold again, in float64. To know whether
-            there are any, a GPU must be waited for: False leaves it to the caller.
+        settle: compute rows that overflow fp32 again in float64. Finding out whether there are
+            any needs a GPU sync: False leaves that to the caller.
 
     Source:
-        METRICS.md 3 (fidelity); seed 002.
+        docs/metrics.md (fidelity); Gurnee 2024, "SAE reconstruction errors are (empirically)
+        pathological".
 
     Example:
         >>> z = torch.tensor([[1.0, 2.0, 3.0]])
@@ -92,19 +93,19 @@ def compare(
     ce = mean_shift + kl - target_score
     # q/p = (ratio + 1)/e^kl, hence q - p = p·(ratio - expm1(kl))/e^kl.
     tv = 0.5 * torch.linalg.vecdot(p, ratio.sub_(kl.expm1()[:, None]).abs_()) / kl.exp()
-    found = RowReadout(kl, ce, tv, maximum(logits)[1] == clean.top1)
-    if settle and found.overflowed.any():
-        return replace(found, **in_float64(clean.logits, every, targets=targets))
-    return found
+    readout = RowReadout(kl, ce, tv, maximum(logits)[1] == clean.top1)
+    if settle and readout.overflowed.any():
+        return replace(readout, **in_float64(clean.logits, every, targets=targets))
+    return readout
 
 
 def maximum(
     logits: Float[Tensor, "rows vocab"],
 ) -> tuple[Float[Tensor, "rows"], Int[Tensor, "rows"]]:
-    """Return each row's maximum, and where it is, the first of several.
+    """Return each row's maximum and its index, the first if there are several.
 
-    Finding a maximum is ten times faster on a CPU than finding where it is: the maximum of each
-    part of the row comes first, and then one part is looked at.
+    On a CPU a maximum is ten times faster than an argmax: the maximum of each part of the row is
+    computed first, and then the argmax of one part.
 
     Example:
         >>> maximum(torch.tensor([[1.0, 3.0, 3.0]]))
@@ -112,10 +113,10 @@ def maximum(
     """
     vocab = logits.shape[1]
     width = min(PART, vocab)
-    whole = vocab // width * width
-    parts = [logits[:, :whole].unflatten(1, (-1, width)).amax(dim=-1)]
-    if whole < vocab:
-        parts.append(logits[:, whole:].amax(dim=-1, keepdim=True))
+    full = vocab // width * width
+    parts = [logits[:, :full].unflatten(1, (-1, width)).amax(dim=-1)]
+    if full < vocab:
+        parts.append(logits[:, full:].amax(dim=-1, keepdim=True))
     most, part = torch.cat(parts, dim=1).max(dim=-1, keepdim=True)
     start = width * part
     places = (start + torch.arange(width, device=logits.device)).clamp_max_(vocab - 1)
@@ -128,7 +129,7 @@ def in_float64(
     *,
     targets: Int[Tensor, "rows"],
 ) -> dict[str, Float[Tensor, "rows"]]:
-    """Return kl, ce, tv by log-softmax: for logits that moved by more than exp can hold.
+    """Return kl, ce and tv by float64 log-softmax, for logits whose difference overflows fp32.
 
     Example:
         >>> z = torch.tensor([[0.0, 1000.0]])

@@ -1,4 +1,4 @@
-"""Histograms with logarithmic bins: they merge, and quantiles are read from them."""
+"""Mergeable histograms with logarithmic bins, from which quantiles are read."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ BINS = (HIGHEST_EXPONENT - LOWEST_EXPONENT) * BINS_PER_DECADE
 
 
 def binned(values: Tensor) -> Int[Tensor, "bins"]:
-    """Return how many values lie in each bin, where the values are; nothing is waited for.
+    """Return how many values lie in each bin, on the values' device, without a GPU sync.
 
     Example:
         >>> int(binned(torch.tensor([0.1, 0.2, 0.3])).sum())
@@ -44,7 +44,7 @@ class LogHistogram:
 
     @classmethod
     def empty(cls) -> "LogHistogram":
-        """Return a histogram of nothing."""
+        """Return a histogram without any counts."""
         return cls(np.zeros(BINS, dtype=np.int64))
 
     def update(self, values: Tensor) -> None:
@@ -56,20 +56,20 @@ class LogHistogram:
         self.counts += other.counts
 
     def quantile(self, q: float) -> float:
-        """Return the geometric middle of the bin that holds the q-quantile.
+        """Return the geometric middle of the bin that contains the q-quantile.
 
         Raises:
-            ValueError: where nothing was counted.
+            ValueError: if the histogram is empty.
         """
         total = int(self.counts.sum())
         if total == 0:
             raise ValueError("the quantile of an empty histogram is undefined")
-        # The first bin that brings the count to q·total, and to one at least: it holds something.
+        # The first bin whose cumulative count reaches q·total, and at least one: it is not empty.
         index = int(np.searchsorted(np.cumsum(self.counts), max(q * total, 1)))
         return float(10 ** (LOWEST_EXPONENT + (min(index, BINS - 1) + 0.5) / BINS_PER_DECADE))
 
     def coarse(self, *, per_decade: int = 10) -> tuple[list[float], list[int]]:
-        """Return bin edges and counts at a coarser grain, without the empty ends, for plots."""
+        """Return edges and counts of wider bins, without the empty ones at both ends, for plots."""
         width = BINS_PER_DECADE // per_decade
         counts = self.counts.reshape(-1, width).sum(axis=1)
         filled = np.flatnonzero(counts)

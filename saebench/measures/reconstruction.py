@@ -1,4 +1,4 @@
-"""How an SAE's output compares with its input, one value a token."""
+"""How an SAE's output compares with its input, one value for each token."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenReconstruction:
-    """Per-token quantities of x and x̂ that fidelity and shrinkage are summed from."""
+    """Per-token quantities of x and x̂ whose sums fidelity and shrinkage are computed from."""
 
     squared_error: Float[Tensor, "*tokens"]
     squared_deviation: Float[Tensor, "*tokens"]
@@ -27,10 +27,10 @@ def reconstruction(
     Args:
         x: activations.
         x_hat: their reconstructions.
-        centre: a vector near the mean of x; explained variance corrects for what it is off by.
+        centre: a vector near the mean of x; explained variance corrects for its distance from it.
 
     Source:
-        METRICS.md 3 (fidelity, shrinkage); arXiv 2404.16014, eq. 10.
+        docs/metrics.md (fidelity, shrinkage); arXiv 2404.16014, eq. 10.
 
     Example:
         >>> x = torch.tensor([[3.0, 4.0]])
@@ -40,8 +40,8 @@ def reconstruction(
     x, x_hat = x.double(), x_hat.double()
     norm, norm_hat = x.norm(dim=-1), x_hat.norm(dim=-1)
     inner = torch.linalg.vecdot(x, x_hat)
-    # A token whose x̂ is zero has no cosine; it is counted as 0, the worst an SAE can do by
-    # saying nothing. x itself is zero in no trained model, and NaN there is an error later.
+    # The cosine of x̂ = 0 is undefined and counted as 0, as for an output that is unrelated to x.
+    # x = 0 does not occur in a trained model; its NaN is an error later.
     cosine = torch.where(norm_hat > 0, inner / (norm * norm_hat).clamp_min(1e-300), 0.0)
     return TokenReconstruction(
         squared_error=(x - x_hat).square().sum(dim=-1),

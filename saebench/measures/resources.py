@@ -1,4 +1,4 @@
-"""Seconds spent in each stage of a run: where the time goes."""
+"""Seconds of each stage of a run, and peak memory."""
 
 import resource
 import sys
@@ -14,12 +14,12 @@ CLEAN, ENCODE, DECODE, NOISE, RESUME, READOUT, FOLD = STAGES = (
 
 
 class Stages:
-    """Adds up the time of each stage; what no stage claims is overhead.
+    """Adds up the time of each stage; time outside of all stages is overhead.
 
-    On a GPU, events are recorded and read at the end: the run is never held up to be timed.
+    On a GPU, events are recorded and read at the end, so that timing needs no sync.
 
     Args:
-        device: where the work is done.
+        device: the device that does the work.
 
     Example:
         >>> stages = Stages(torch.device("cpu"))
@@ -37,7 +37,7 @@ class Stages:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count what is done inside to a stage; stages do not nest."""
+        """Add the time spent inside the context to a stage; stages do not nest."""
         if self._on_gpu:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
@@ -64,7 +64,7 @@ class Stages:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the high-water mark: of a GPU's allocator, or of this process's resident memory."""
+    """Return the peak memory of the GPU's allocator, or this process's peak resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -72,7 +72,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True where an error says that memory ran out, on a GPU or here."""
+    """True if an error says that memory ran out, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     # torch's CPU allocator has no error class of its own.

@@ -1,7 +1,7 @@
-"""States that merge: each field of a measurement declares how the values of its parts become one.
+"""Mergeable states: each field of a measurement declares how the values of its parts are merged.
 
-As torchmetrics' ``add_state(..., dist_reduce_fx=…)`` does, so that a run that was cut into shards,
-or stopped early, is put together by what the measurement itself declares.
+This follows torchmetrics' ``add_state(..., dist_reduce_fx=…)``: shards, and the rounds of a run
+that may stop early, are merged as the measurement's own fields declare.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,40 +16,40 @@ MERGE, SENT = "merge", "sent"
 
 
 def first(values: Sequence[Any]) -> Any:
-    """Keep the first part's value: it is the same in all of them."""
+    """Return the first part's value: it is the same in all parts."""
     return values[0]
 
 
 def total(values: Sequence[Any]) -> Any:
-    """Add numbers, or arrays, in the parts' order."""
+    """Return the sum of numbers or arrays, added in the parts' order."""
     return sum(values[1:], values[0])
 
 
 def concatenated(values: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Put arrays of rows one behind the other; None where a part has none."""
+    """Concatenate arrays of rows; None if any part has none."""
     arrays = [each for each in values if each is not None]
     return np.concatenate(arrays) if len(arrays) == len(values) else None
 
 
 def concatenated_if_any(values: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Put the arrays that there are one behind the other; None where no part has one."""
+    """Concatenate the arrays of the parts that have one; None if no part does."""
     arrays = [each for each in values if each is not None]
     return np.concatenate(arrays) if arrays else None
 
 
 def stacked(values: Sequence[csr_array | None]) -> csr_array | None:
-    """Stack sparse rows; None where there are none."""
+    """Stack sparse rows; None if the parts have none."""
     return None if values[0] is None else csr_array(vstack(values))
 
 
 def one_path(values: Sequence[str]) -> str:
-    """Say how the model was run: ``full`` where the parts differ."""
+    """Return how the model was run; ``full`` if the parts differ."""
     paths = set(values)
     return paths.pop() if len(paths) == 1 else "full"
 
 
 def merged(values: Sequence[Any]) -> Any:
-    """Merge the states that there are; None where no part has one."""
+    """Merge the states of the parts that have one; None if no part does."""
     states = [each for each in values if each is not None]
     return type(states[0]).merged(states) if states else None
 
@@ -64,10 +64,10 @@ def state(
     """Declare a field of a :class:`State`.
 
     Args:
-        merge: makes one value of those of consecutive parts, given in their order.
-        default: of the field.
-        factory: makes its default.
-        sent: False for what cannot leave the process; there it has its default again.
+        merge: merges the values of consecutive parts, given in their order.
+        default: the field's default.
+        factory: a function that returns the field's default.
+        sent: False for a value that cannot be sent to another process, which gets the default.
     """
     metadata = {MERGE: merge, SENT: sent}
     if factory is not MISSING:
@@ -76,7 +76,7 @@ def state(
 
 
 class State:
-    """A measurement, or a part of one: it merges with those of other parts of the same run.
+    """A measurement, or a part of one that can be merged with the other parts of the same run.
 
     Example:
         >>> from dataclasses import dataclass
@@ -90,29 +90,29 @@ class State:
     CLASSES: ClassVar[dict[str, type["State"]]] = {}
 
     def __init_subclass__(cls) -> None:
-        """Enter the class among those that may be read from bytes."""
+        """Register the class as one that may be decoded from bytes."""
         State.CLASSES[cls.__name__] = cls
 
     @classmethod
     def merged(cls, parts: Sequence[Any]) -> Self:
-        """Return the state of consecutive parts together, given in their order."""
-        whole: Any = parts[0]
+        """Return the merged state of consecutive parts, given in their order."""
+        first_part: Any = parts[0]
         values = {
             each.name: each.metadata.get(MERGE, first)([getattr(p, each.name) for p in parts])
-            for each in fields(whole)
+            for each in fields(first_part)
         }
-        return replace(whole, **values)
+        return replace(first_part, **values)
 
     def finished(self) -> Self:
-        """Return the state once all parts are in it: what needs the whole run is computed."""
+        """Compute what needs the whole run; called once all parts are merged."""
         return self
 
 
 def finished(measurement: Any) -> Any:
-    """Return a measurement once all parts are in it; what is no state is so from the start."""
+    """Finish a measurement once all parts are merged; anything but a state is returned as it is."""
     return measurement.finished() if isinstance(measurement, State) else measurement
 
 
 def sent_fields(value: Any) -> Mapping[str, Any]:
-    """Return the fields of a dataclass that leave the process, with their values."""
+    """Return the fields of a dataclass that are sent to other processes, with their values."""
     return {f.name: getattr(value, f.name) for f in fields(value) if f.metadata.get(SENT, True)}

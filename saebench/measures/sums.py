@@ -1,4 +1,4 @@
-"""Sums of per-token values that join: by sequence and by position, in float64."""
+"""Mergeable sums of per-token values, by sequence and by position, in float64."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,24 +15,24 @@ from saebench.measures.names import in_bin
 BY_SEQUENCE, BY_POSITION, BY_TOKEN, HISTOGRAMS = (
     "by_sequence", "by_position", "by_token", "histograms"
 )  # fmt: skip
-KEPT_TOKENS = 2_000_000  # of one channel: 8 MB
+KEPT_TOKENS = 2_000_000  # values stored token by token of one channel: 8 MB
 
 
 @dataclass
 class TokenSums:
     """For each named channel: its sum over every sequence and at every position.
 
-    A sequence's sum never depends on the batch it came in, and averages are divided once, at
-    the end, over all tokens: the sums of a run's parts therefore join to those of the whole.
+    A sequence's sum does not depend on the batch that it was measured in, and means are divided
+    once, at the end, over all tokens: merging the sums of a run's parts gives the run's sums.
 
-    With ``edges``, a channel's sums over the positions from one edge up to the next are kept
-    too, by sequence, under :func:`saebench.measures.names.in_bin`'s name.
+    With ``edges``, each bin of positions from one edge to the next has sums by sequence too, under
+    the name that :func:`saebench.measures.names.in_bin` gives.
 
-    Of the channels in ``keep`` the values themselves are kept too, in ``by_token``, for what no
-    sum can tell: those of the run's first sequences, up to ``KEPT_TOKENS`` tokens. ``first`` is
-    the place in the run of the first sequence here.
+    For the channels in ``keep`` the values themselves are stored too, in ``by_token``, for metrics
+    that are not functions of sums: those of the run's first sequences, up to ``KEPT_TOKENS``
+    tokens. ``first`` is the index in the run of the first sequence.
 
-    What is added on a GPU stays there until :meth:`fetch`, so that the GPU is never waited for.
+    Sums on a GPU stay there until :meth:`fetch`, so that adding needs no sync.
 
     Example:
         >>> sums = TokenSums(sequences=2, context=3)
@@ -53,8 +53,8 @@ class TokenSums:
     histograms: dict[str, LogHistogram] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Have nothing on a GPU yet."""
-        self._there: dict[tuple[str, str], Tensor] = {}
+        """Start without any sums on a GPU."""
+        self._on_gpu: dict[tuple[str, str], Tensor] = {}
 
     def add(
         self,
@@ -64,26 +64,26 @@ class TokenSums:
         mask: Bool[Tensor, "batch pos"],
         rows: slice,
     ) -> None:
-        """Add a batch's values where the mask holds; ``rows`` are the sequences' indices."""
-        kept = torch.where(mask, values.double(), 0.0)
-        device = kept.device
-        self._table(BY_SEQUENCE, channel, device)[rows] += kept.sum(dim=1)
+        """Add a batch's values where the mask is True; ``rows`` are the sequences' indices."""
+        masked = torch.where(mask, values.double(), 0.0)
+        device = masked.device
+        self._table(BY_SEQUENCE, channel, device)[rows] += masked.sum(dim=1)
         for i, (start, stop) in enumerate(pairwise(self.edges)):
-            in_this = self._table(BY_SEQUENCE, in_bin(channel, i), device)
-            in_this[rows] += kept[:, start:stop].sum(dim=1)
-        self._table(BY_POSITION, channel, device).add_(kept.sum(dim=0))
+            bin_sums = self._table(BY_SEQUENCE, in_bin(channel, i), device)
+            bin_sums[rows] += masked[:, start:stop].sum(dim=1)
+        self._table(BY_POSITION, channel, device).add_(masked.sum(dim=0))
         if channel in self.keep:
-            place = self._table(BY_TOKEN, channel, device)[rows]
-            place += kept[: len(place)].float()
+            by_token = self._table(BY_TOKEN, channel, device)[rows]
+            by_token += masked[: len(by_token)].float()
 
     @property
     def kept_sequences(self) -> int:
-        """How many sequences' values are kept of the channels in ``keep``."""
-        kept = max(1, KEPT_TOKENS // self.context) - self.first
-        return max(0, min(self.sequences, kept))
+        """How many sequences have values in ``by_token``."""
+        within_limit = max(1, KEPT_TOKENS // self.context) - self.first
+        return max(0, min(self.sequences, within_limit))
 
     def count(self, channel: str, mask: Bool[Tensor, "batch pos"], *, rows: slice) -> None:
-        """Add one wherever the mask holds."""
+        """Add one wherever the mask is True."""
         self.add(channel, torch.ones_like(mask, dtype=torch.float64), mask=mask, rows=rows)
 
     def tally(self, channel: str, values: Float[Tensor, "tokens"]) -> None:
@@ -91,18 +91,18 @@ class TokenSums:
         self._table(HISTOGRAMS, channel, values.device).add_(binned(values))
 
     def fetch(self) -> "TokenSums":
-        """Add what lies on a GPU to what is here, and return these sums."""
-        for (kind, channel), there in self._there.items():
-            found = there.cpu()
-            self._table(kind, channel, found.device).add_(found)
-        self._there.clear()
+        """Move the sums on a GPU to host memory, and return these sums."""
+        for (kind, channel), on_gpu in self._on_gpu.items():
+            table = on_gpu.cpu()
+            self._table(kind, channel, table.device).add_(table)
+        self._on_gpu.clear()
         return self
 
     @classmethod
     def joined(cls, parts: "Sequence[TokenSums]") -> "TokenSums":
-        """Return the sums of a run's consecutive parts, put together in their order.
+        """Return the merged sums of a run's consecutive parts, given in their order.
 
-        A channel that a part lacks is zero there. The parts are left as they are.
+        A channel that a part lacks counts as zero there. The parts are not changed.
 
         Example:
             >>> parts = [TokenSums(sequences=n, context=3) for n in (1, 2)]
@@ -113,41 +113,41 @@ class TokenSums:
         """
         first = parts[0]
         n = sum(part.sequences for part in parts)
-        whole = cls(n, first.context, first.edges, first.keep, first.first)
+        run = cls(n, first.context, first.edges, first.keep, first.first)
         starts = np.cumsum([0, *(part.sequences for part in parts)])
         for start, part in zip(starts, parts, strict=False):
             rows = slice(start, start + part.sequences)
             for channel, values in part.by_sequence.items():
-                whole._here(BY_SEQUENCE, channel)[rows] = values
+                run._on_host(BY_SEQUENCE, channel)[rows] = values
             for channel, values in part.by_position.items():
-                whole._here(BY_POSITION, channel)[:] += values
+                run._on_host(BY_POSITION, channel)[:] += values
             for channel, values in part.by_token.items():
-                whole._here(BY_TOKEN, channel)[rows] = values
+                run._on_host(BY_TOKEN, channel)[rows] = values
             for channel, histogram in part.histograms.items():
-                whole._histogram(channel).merge(histogram)
-        return whole
+                run._histogram(channel).merge(histogram)
+        return run
 
     def total(self, channel: str) -> float:
-        """Return the sum over everything."""
+        """Return the channel's sum over all sequences."""
         return float(self.by_sequence[channel].sum())
 
     def curve(self, channel: str, *, per: str) -> list[float | None]:
-        """Return the channel's mean at each position; None where nothing was counted."""
+        """Return the channel's mean at each position; None at positions without any count."""
         counts = self.by_position[per]
         with np.errstate(invalid="ignore", divide="ignore"):
             means = self.by_position[channel] / counts
         return [float(m) if n else None for m, n in zip(means, counts, strict=True)]
 
     def _table(self, kind: str, channel: str, device: torch.device) -> Tensor:
-        """Return a channel's table, where its values are."""
+        """Return a channel's table on a device."""
         if device.type == "cpu":
-            return torch.from_numpy(self._here(kind, channel))
-        if (kind, channel) not in self._there:
+            return torch.from_numpy(self._on_host(kind, channel))
+        if (kind, channel) not in self._on_gpu:
             new = torch.from_numpy(self._zeros(kind))
-            self._there[kind, channel] = torch.zeros_like(new, device=device)
-        return self._there[kind, channel]
+            self._on_gpu[kind, channel] = torch.zeros_like(new, device=device)
+        return self._on_gpu[kind, channel]
 
-    def _here(self, kind: str, channel: str) -> np.ndarray:
+    def _on_host(self, kind: str, channel: str) -> np.ndarray:
         if kind == HISTOGRAMS:
             return self._histogram(channel).counts
         tables: dict[str, np.ndarray] = getattr(self, kind)

@@ -1,4 +1,4 @@
-"""What a property is: named metrics of sums, with units, directions and versions."""
+"""A property: named metrics computed from sums, with units, directions and versions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import numpy as np
 from saebench.errors import NonFiniteValue, OptionError
 from saebench.experiments.base import SEQUENCES, Experiment
 from saebench.measures.names import Probe
-from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize
+from saebench.records.run import Direction, Interval, Metric, SampleSize, Fallback
 from saebench.statistics.bootstrap import Estimate, Formula, estimate
 from saebench.statistics.clusters import chosen, independent
 
@@ -20,7 +20,7 @@ Params = Mapping[str, Any]
 
 
 class HasTable(Protocol):
-    """A measurement: sums by channel and sequence."""
+    """A measurement with sums by channel and sequence."""
 
     def table(self) -> Mapping[str, np.ndarray]:
         """Return the per-sequence sums of every channel."""
@@ -29,17 +29,17 @@ class HasTable(Protocol):
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric's definition: raise the version when it changes.
+    """A metric's definition; a changed definition gets a higher version.
 
     Attributes:
         name: ``property.metric``.
         unit: nats, share, ratio, …; "" for a count.
-        direction: which way is better.
-        formula: the metric, of sums by channel; None for one that is not a formula of sums.
+        direction: whether lower, higher or a target value is better.
+        formula: the metric as a function of sums by channel; None if it is not one.
         channels: the channels that the formula reads.
         counts: the channel that counts the metric's tokens.
         version: of the definition.
-        target: the best value, where the direction is a target.
+        target: the best value, if the direction is a target.
     """
 
     name: str
@@ -54,7 +54,7 @@ class MetricSpec:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a property makes of a measurement."""
+    """A property's metrics and plot series for one measurement."""
 
     metrics: tuple[Metric, ...]
     series: dict[str, Any] = field(default_factory=dict)
@@ -67,19 +67,19 @@ class Property:
     Attributes:
         name: as in docs/metrics.md.
         summary: one line for people.
-        metrics: everything it can report.
-        interventions: what must be measured for it, given its parameters.
-        findings: its metrics and plot series, from a measurement.
-        experiment: the kind of measurement that it reads; or what says so, given a case's
+        metrics: all metrics that it can report.
+        interventions: the interventions that it needs, given its parameters.
+        findings: computes its metrics and plot series from a measurement.
+        experiment: the experiment that it reads, or a function that returns it from a case's
             parameters and the run's settings.
-        defaults: parameters that it has where none are given; they are part of a case's id.
-        keeps: what is kept beyond sums: channels token by token, or ACTIVE, the features that
-            are active on each prompt.
+        defaults: default parameters; they are part of a case's id.
+        keeps: what a measurement must store beyond sums: channels token by token, or ``ACTIVE``,
+            the features that are active on each prompt.
         probes: channels that it needs beyond those of every pass, on whole sequences.
-        peers: it reads the measurements of the model's other SAEs too: ``findings`` then takes
-            a :class:`~saebench.substitution.measurement.WithPeers`, as those of controls do.
-        cases: the parameters of each of its usual cases.
-        reported: which metrics a case with some parameters reports; all where None.
+        peers: True if it reads the measurements of the model's other SAEs too: ``findings`` then
+            takes a :class:`~saebench.substitution.measurement.WithPeers`, as for controls.
+        cases: the parameters of each of its default cases.
+        reported: returns the metrics that a case with these parameters reports; if None, all.
     """
 
     name: str
@@ -102,11 +102,11 @@ class Property:
         return self.experiment(params, settings)
 
     def reads(self, experiment: type[Experiment]) -> bool:
-        """True where every case of the property reads this kind of experiment."""
+        """True if every case of the property reads this kind of experiment."""
         return isinstance(self.experiment, experiment)
 
     def reports(self, metric: str, params: Params) -> bool:
-        """True where a case with these parameters can report the metric."""
+        """True if a case with these parameters can report the metric."""
         specs = self.metrics if self.reported is None else self.reported(params)
         return any(spec.name == metric for spec in specs)
 
@@ -118,28 +118,28 @@ def evaluate(
     note: str | None = None,
     fallback: Fallback | None = None,
 ) -> Metric:
-    """Return a metric's value with its interval over sequences.
+    """Evaluate a metric's formula with its bootstrap confidence interval over sequences.
 
     Args:
         spec: the definition.
-        measurement: the sums.
-        note: why the metric is undefined here; its value is then None.
-        fallback: what a gate reads instead of an undefined metric.
+        measurement: provides the sums.
+        note: why the metric is undefined for this measurement; its value is then None.
+        fallback: the metric and limit that a gate reads instead of an undefined metric.
 
     Raises:
-        NonFiniteValue: where the formula gives NaN or infinity and no note says why.
+        NonFiniteValue: if the formula gives NaN or infinity and no note says why.
     """
     table = measurement.table()
     if spec.formula is None:
-        raise ValueError(f"{spec.name} has no formula of sums")
+        raise ValueError(f"{spec.name} is not a formula of sums")
     used = chosen(table, (*spec.channels, spec.counts))
     n = size_of(table, spec.counts)
     if note is not None:
         return _metric(spec, n, note=note, fallback=fallback)
-    found = estimate(spec.formula, used)
-    if found.interval is None and not abs(found.value) < float("inf"):
-        raise NonFiniteValue(f"{spec.name} is {found.value} on {n.tokens} tokens")
-    return _metric(spec, n, value=found.value, ci=found.interval)
+    result = estimate(spec.formula, used)
+    if result.interval is None and not abs(result.value) < float("inf"):
+        raise NonFiniteValue(f"{spec.name} is {result.value} on {n.tokens} tokens")
+    return _metric(spec, n, value=result.value, ci=result.interval)
 
 
 def plain(
@@ -150,13 +150,13 @@ def plain(
     ci: Interval | None = None,
     note: str | None = None,
 ) -> Metric:
-    """Return a metric that is no formula of sums; with None for a value the note says why."""
+    """Return a metric that is not a formula of sums; a note says why a value is None."""
     n = size_of(measurement.table(), spec.counts)
     return _metric(spec, n, value=value, ci=ci, note=note)
 
 
 def size_of(table: Mapping[str, np.ndarray], counts: str) -> SampleSize:
-    """Return how much data a table's metrics rest on; sequences that repeat each other are one.
+    """Return a metric's sample size; sequences that repeat each other count as one.
 
     Args:
         table: per-sequence sums by channel.
@@ -166,22 +166,22 @@ def size_of(table: Mapping[str, np.ndarray], counts: str) -> SampleSize:
 
 
 def estimated(
-    spec: MetricSpec, found: Estimate, *, n: SampleSize, note: str | None = None
+    spec: MetricSpec, result: Estimate, *, n: SampleSize, note: str | None = None
 ) -> Metric:
-    """Return a metric that was estimated otherwise; where a note says why, it has no value.
+    """Return a metric from an estimate made elsewhere; with a note, the metric has no value.
 
     Raises:
-        NonFiniteValue: where the value is NaN or infinite and no note says why.
+        NonFiniteValue: if the value is NaN or infinite and no note says why.
     """
     if note is not None:
         return _metric(spec, n, note=note)
-    if not abs(found.value) < float("inf"):
-        raise NonFiniteValue(f"{spec.name} is {found.value} on {n.tokens} tokens")
-    return _metric(spec, n, value=found.value, ci=found.interval)
+    if not abs(result.value) < float("inf"):
+        raise NonFiniteValue(f"{spec.name} is {result.value} on {n.tokens} tokens")
+    return _metric(spec, n, value=result.value, ci=result.interval)
 
 
 def _metric(spec: MetricSpec, n: SampleSize, **values: Any) -> Metric:
-    given: dict[str, Any] = {"value": None} | values
+    with_value: dict[str, Any] = {"value": None} | values
     return Metric(
         name=spec.name,
         version=spec.version,
@@ -189,20 +189,20 @@ def _metric(spec: MetricSpec, n: SampleSize, **values: Any) -> Metric:
         direction=spec.direction,
         target=spec.target,
         n=n,
-        **given,
+        **with_value,
     )
 
 
 def mean_of(channel: str, *, per: str = "n.scored") -> Formula:
-    """Return the formula of a pooled mean: a sum over a count."""
+    """Return the formula of a pooled mean: a channel's sum divided by a count."""
     return lambda sums: sums[channel] / sums[per]
 
 
 def position_of(params: Params, default: int) -> int:
-    """Return the position that a case's parameters give.
+    """Return the token position in a case's parameters.
 
     Raises:
-        OptionError: where it is no position.
+        OptionError: if it is not a position.
     """
     position = params.get("position", default)
     if isinstance(position, bool) or not isinstance(position, int) or position < 0:

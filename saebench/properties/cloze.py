@@ -1,4 +1,8 @@
-"""Whether the model still finds a last word that only earlier context determines (seed 001)."""
+"""Cloze accuracy: whether the model still predicts a word that only earlier context determines.
+
+Source: docs/metrics.md (cloze); Anders & Bloom 2024, "Examining language model performance with
+reconstructed activations using sparse autoencoders".
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +21,11 @@ if TYPE_CHECKING:
 
 LOWER, HIGHER = Direction.LOWER, Direction.HIGHER
 COUNT = "n.prompts"
-# How an answer is scored, and the channel that counts the prompts that can be scored so: every
-# token of it the likeliest of the vocabulary, the first one, or the likeliest of the options.
+# When an answer is right, with the channel that counts the prompts that can be scored this way:
+# all of its tokens are the argmax, its first token is, or it is the likeliest of the options.
 SCORINGS = {"whole": COUNT, "first": COUNT, "options": "n.options"}
 LEAST_ACCURACY = 0.05
-# Whom the SAE leaves right, wrongs, rights, and leaves wrong.
+# Answers right both clean and with the SAE, right only clean, right only with the SAE, and wrong.
 CELLS = ("both", "only_clean", "only_sae", "neither")
 
 
@@ -76,32 +80,32 @@ def _findings(measurement: "ClozeMeasurement", _: Params) -> Findings:
         )
     metrics = [_evaluated(spec, table) for spec in SUMS if set(spec.channels) <= set(table)]
     for scoring in _scorings(table):
-        spec, offered = MCNEMAR[scoring], _offered(table, scoring)
-        once = {channel: values[firsts(table)] for channel, values in table.items()}
-        p = mcnemar_p(*_right(once, scoring))
-        n = SampleSize(_distinct(table, SCORINGS[scoring]), int(offered.sum()))
+        spec, scored = MCNEMAR[scoring], _scored(table, scoring)
+        distinct = {channel: values[firsts(table)] for channel, values in table.items()}
+        p = mcnemar_p(*_right(distinct, scoring))
+        n = SampleSize(_distinct(table, SCORINGS[scoring]), int(scored.sum()))
         metrics.append(Metric(spec.name, spec.version, p, spec.unit, spec.direction, n))
     return Findings(tuple(metrics), _series(measurement, table))
 
 
 def _scorings(table: Table) -> list[str]:
-    """Return the scorings that these prompts allow."""
+    """Return the scorings that are possible for these prompts."""
     return [scoring for scoring, count in SCORINGS.items() if count in table]
 
 
 def _distinct(table: Table, counts: str) -> int:
-    """Return how many prompts are scored; of those that repeat each other, one."""
+    """Return how many different prompts are scored."""
     return int((table[counts][firsts(table)] > 0).sum())
 
 
-def _offered(table: Table, scoring: str) -> np.ndarray:
+def _scored(table: Table, scoring: str) -> np.ndarray:
     return table[SCORINGS[scoring]] > 0
 
 
 def _right(table: Table, scoring: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return which answers are right, clean and with the SAE, of the prompts that are scored."""
-    offered = _offered(table, scoring)
-    clean, changed = (table[f"{side}.{scoring}"][offered] > 0 for side in ("clean", "sae"))
+    """Return which answers of the scored prompts are right, clean and with the SAE."""
+    scored = _scored(table, scoring)
+    clean, changed = (table[f"{side}.{scoring}"][scored] > 0 for side in ("clean", "sae"))
     return clean, changed
 
 
@@ -123,17 +127,17 @@ def mcnemar_p(clean: np.ndarray, changed: np.ndarray) -> float:
 def _evaluated(spec: MetricSpec, table: Table) -> Metric:
     assert spec.formula is not None
     prompts = int(table[spec.counts].sum())
-    found = estimate(spec.formula, chosen(table, (*spec.channels, spec.counts)))
-    if not np.isfinite(found.value):
-        raise NonFiniteValue(f"{spec.name} is {found.value} on {prompts} prompts")
+    result = estimate(spec.formula, chosen(table, (*spec.channels, spec.counts)))
+    if not np.isfinite(result.value):
+        raise NonFiniteValue(f"{spec.name} is {result.value} on {prompts} prompts")
     n = SampleSize(_distinct(table, spec.counts), prompts)
     return Metric(
-        spec.name, spec.version, found.value, spec.unit, spec.direction, n, ci=found.interval
+        spec.name, spec.version, result.value, spec.unit, spec.direction, n, ci=result.interval
     )
 
 
 def _series(measurement: "ClozeMeasurement", table: Table) -> dict[str, Any]:
-    """Return what plots need of every prompt, and the four cells of right and wrong."""
+    """Return values for plots prompt by prompt, and the counts of right and wrong answers."""
     by_prompt = {
         "delta_log_p": table["delta"],
         "log_p_clean": measurement.clean.log_probability,
@@ -155,14 +159,14 @@ def _cells(clean: np.ndarray, changed: np.ndarray) -> dict[str, int]:
 
 
 def _cell(clean: np.ndarray, changed: np.ndarray) -> np.ndarray:
-    """Return the name of each prompt's cell."""
+    """Return each prompt's cell: right or wrong, clean and with the SAE."""
     return np.array(CELLS)[2 * ~clean + ~changed]
 
 
 def _cell_names(table: Table, scoring: str) -> list[str | None]:
-    """Return each prompt's cell, None where the prompt is not scored so."""
+    """Return each prompt's cell; None for prompts that this scoring does not apply to."""
     names = np.full(len(table[COUNT]), None, dtype=object)
-    names[_offered(table, scoring)] = _cell(*_right(table, scoring))
+    names[_scored(table, scoring)] = _cell(*_right(table, scoring))
     return names.tolist()
 
 

@@ -1,4 +1,8 @@
-"""What happens beyond the context that the SAE was trained on (seed 001)."""
+"""How the SAE's faithfulness changes beyond the context that it was trained on.
+
+Source: docs/metrics.md (context_length); Anders & Bloom 2024, "Examining language model performance
+with reconstructed activations using sparse autoencoders".
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -94,16 +98,16 @@ def _interventions(_: Params) -> tuple[str, ...]:
 
 def _findings(measurement: "Measurement", _: Params) -> Findings:
     measurement.need("sae")
-    found = BY_BIN[: len(measurement.bins())]
+    by_bin = BY_BIN[: len(measurement.bins())]
     metrics = tuple(
         evaluate(spec, measurement, note=_undefined(spec, measurement))
-        for spec in (*OVERALL, *found)
+        for spec in (*OVERALL, *by_bin)
     )
     return Findings(metrics, _series(measurement))
 
 
 def _undefined(spec: MetricSpec, measurement: "Measurement") -> str | None:
-    """Say why a ratio to nothing is undefined: an SAE without error has no error to grow."""
+    """Return why a ratio to zero is undefined: the quantity is zero within the context."""
     within = in_bin(spec.channels[0], 0)
     if spec.unit == "×" and measurement.table()[within].sum() == 0:
         return f"undefined: {spec.channels[0]} is zero within the training context"
@@ -129,7 +133,7 @@ def _series(measurement: "Measurement") -> dict[str, Any]:
 
 PROPERTY = Property(
     "context_length",
-    "what happens beyond the context that the SAE was trained on",
+    "faithfulness beyond the context that the SAE was trained on",
     (*OVERALL, *BY_BIN),
     _interventions,
     _findings,

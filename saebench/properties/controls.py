@@ -1,4 +1,7 @@
-"""Whether the properties can tell a trained SAE from SAEs that know nothing (METRICS.md)."""
+"""Controls: whether the metrics tell a trained SAE from negative controls made of it.
+
+Source: docs/metrics.md (controls).
+"""
 
 from typing import TYPE_CHECKING
 
@@ -31,7 +34,7 @@ def _metric_of(declared: Property, name: str) -> MetricSpec:
     return next(spec for spec in declared.metrics if spec.name == name)
 
 
-# The metric that each property's gate reads, of those that are measured on the same sequences.
+# The metric that each property's gate reads, for properties measured on the same sequences.
 PRIMARY = {
     "fidelity": _metric_of(fidelity.PROPERTY, "fidelity.ce_score"),
     "kl_gap": _metric_of(kl_gap.PROPERTY, "kl_gap.ratio[eps_random]"),
@@ -63,23 +66,23 @@ def _interventions(_: Params) -> tuple[str, ...]:
     return ("sae", "zero", "eps_random")
 
 
-def _findings(among: "WithPeers", _: Params) -> Findings:
-    among.own.need("sae", "zero", "eps_random")
+def _findings(measured: "WithPeers", _: Params) -> Findings:
+    measured.own.need("sae", "zero", "eps_random")
     metrics: list[Metric] = []
     sentences = [
         f"{name} could not be measured: {why.removeprefix(name + ': ')}"
-        for name, why in among.left_out.items()
+        for name, why in measured.left_out.items()
     ]
     for about in PRIMARY:
         margins = [
-            _margin(about, control, among.own, among.others[control])
+            _margin(about, control, measured.own, measured.others[control])
             for control in NEGATIVE
-            if control in among.others
+            if control in measured.others
         ]
         metrics += [*margins, _separated(about, margins)]
         sentences += _sentences(about, margins)
-    if IDENTITY in among.others:
-        metrics += [_of_identity(spec, among.others[IDENTITY]) for spec in IDENTITY_FORMULAS]
+    if IDENTITY in measured.others:
+        metrics += [_of_identity(spec, measured.others[IDENTITY]) for spec in IDENTITY_FORMULAS]
     return Findings(tuple(metrics), {"sentences": sentences})
 
 
@@ -90,15 +93,15 @@ def _margin(about: str, control: str, own: "Measurement", other: "Measurement") 
     table = pair(*(chosen(each.table(), channels) for each in (own, other)))
     n = size_of(own.table(), declared.counts)
     assert declared.formula is not None
-    found = estimate(of_pair(declared.formula, _how_much_better(declared)), table)
+    result = estimate(of_pair(declared.formula, _how_much_better(declared)), table)
     note = next((why for m in (own, other) if (why := _undefined(about, m))), None)
-    if note is None and not np.isfinite(found.value):
+    if note is None and not np.isfinite(result.value):
         note = f"undefined: {declared.name} is not finite for the trained SAE or for {control}"
-    return estimated(spec, found, n=n, note=note)
+    return estimated(spec, result, n=n, note=note)
 
 
 def _undefined(about: str, measurement: "Measurement") -> str | None:
-    """Say why kl_gap's ratio would be noise over noise, as kl_gap itself does."""
+    """Return why kl_gap's ratio is undefined, with the same floor as kl_gap's own."""
     if about != "kl_gap":
         return None
     total = measurement.sums.total
@@ -120,40 +123,40 @@ def _how_much_better(declared: MetricSpec) -> Combine:
 
 
 def _separated(about: str, margins: list[Metric]) -> Metric:
-    """Return the share of the controls that the trained SAE is clearly better than."""
-    told = [margin for margin in margins if margin.ci is not None and margin.ci.low > 0]
+    """Return the share of controls with a margin whose interval lies above zero."""
+    separated = [margin for margin in margins if margin.ci is not None and margin.ci.low > 0]
     note = None if margins else "undefined: no control could be made of this SAE"
-    share = len(told) / len(margins) if margins else float("nan")
+    share = len(separated) / len(margins) if margins else float("nan")
     n = margins[0].n if margins else SampleSize(0, 0)
     return estimated(SEPARATED[about], Estimate(share, None), n=n, note=note)
 
 
 def _sentences(about: str, margins: list[Metric]) -> list[str]:
-    """Say which controls a property cannot tell from the trained SAE, or even prefers to it."""
-    found: dict[str, list[str]] = {}
+    """Say which controls a metric cannot tell from the trained SAE, or scores better than it."""
+    controls_by_relation: dict[str, list[str]] = {}
     for margin in margins:
         control = margin.name.rpartition(":")[2].rstrip("]")
         if margin.value is None:
-            found.setdefault("cannot be compared with that of", []).append(control)
+            controls_by_relation.setdefault("cannot be compared with that of", []).append(control)
         elif margin.ci is None or margin.ci.low <= 0 <= margin.ci.high:
-            found.setdefault("cannot tell it from", []).append(control)
+            controls_by_relation.setdefault("cannot tell it from", []).append(control)
         elif margin.ci.high < 0:
-            found.setdefault("finds it worse than", []).append(control)
+            controls_by_relation.setdefault("finds it worse than", []).append(control)
     name = PRIMARY[about].name
-    return [f"{name} {says} {', '.join(which)}" for says, which in found.items()]
+    return [f"{name} {says} {', '.join(which)}" for says, which in controls_by_relation.items()]
 
 
 def _of_identity(spec: MetricSpec, identity: "Measurement") -> Metric:
     identity.need("sae")
     table = identity.table()
     used = chosen(table, ("sae.kl", "squared_error", "squared_deviation", "n.scored"))
-    found = estimate(IDENTITY_FORMULAS[spec], used)
-    return estimated(spec, found, n=size_of(table, "n.scored"))
+    result = estimate(IDENTITY_FORMULAS[spec], used)
+    return estimated(spec, result, n=size_of(table, "n.scored"))
 
 
 PROPERTY = Property(
     "controls",
-    "the trained SAE against SAEs made of it that know nothing, and against the identity",
+    "the trained SAE against permuted and random controls made of it, and against the identity",
     (*MARGIN.values(), *SEPARATED.values(), IDENTITY_KL, IDENTITY_EV),
     _interventions,
     _findings,

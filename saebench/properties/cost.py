@@ -1,4 +1,4 @@
-"""What judging an SAE costs: tokens a second, memory, parameters."""
+"""The cost of evaluating an SAE: tokens a second, memory, parameters."""
 
 from typing import TYPE_CHECKING
 

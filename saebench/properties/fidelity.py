@@ -1,4 +1,4 @@
-"""How much the model's predictions change when the SAE's output replaces the activation."""
+"""Fidelity: how much the predictions change when the SAE's output replaces the activation."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -84,11 +84,11 @@ def _series(measurement: "Measurement") -> dict[str, Any]:
 
 
 def _means(measurement: "Measurement") -> dict[str, float]:
-    """Return the means that the scores are made of: other tools report them one by one."""
+    """Return the means that the scores are computed from, which other tools report."""
     sums = measurement.sums
     targets, scored = sums.total("n.targets"), sums.total("n.scored")
     of_ce = {f"ce_{name}": sums.total(f"{name}.ce") / targets for name in ("clean", "sae", "zero")}
-    # ‖x‖² = ‖x − x̂‖² + 2x·x̂ − ‖x̂‖², so that it needs no sum of its own.
+    # ‖x‖² = ‖x − x̂‖² + 2x·x̂ − ‖x̂‖² needs no channel of its own.
     squared = sums.total("squared_error") + 2 * sums.total("inner_product")
     squared -= sums.total("squared_output")
     means = {"kl_zero": sums.total("zero.kl"), "norm": sums.total("norm"), "squared_norm": squared}

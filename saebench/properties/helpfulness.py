@@ -1,4 +1,8 @@
-"""Features in whose company the SAE makes the answer likelier, or less likely (seed 001)."""
+"""Helpfulness: features on whose prompts the answer becomes likelier, or less likely, with the SAE.
+
+Source: docs/metrics.md (helpfulness); Anders & Bloom 2024, "Examining language model performance
+with reconstructed activations using sparse autoencoders".
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 LOWER, HIGHER = Direction.LOWER, Direction.HIGHER
 LEAST_PROMPTS = 20
 FALSE_DISCOVERIES = 0.05
-SHOWN = 10
+LISTED = 10
 BINS = 40
 
 
@@ -42,15 +46,15 @@ MEAN_SCORE = _spec("mean_score", "share", HIGHER)
 
 @dataclass(frozen=True)
 class Features:
-    """The tested features: those active on enough prompts.
+    """The tested features: those active on at least ``LEAST_PROMPTS`` prompts.
 
     Attributes:
-        index: their numbers in the SAE.
-        prompts: prompts that each is active on.
+        index: the features' indices in the SAE.
+        prompts: the number of prompts that each is active on.
         mean_delta: mean Δln p over those prompts, in nats.
         score: #(Δ ≥ 0) - #(Δ < 0) over them.
-        p: of the two-sided sign test; a prompt whose Δ is exactly zero has no sign.
-        adjusted: p after Benjamini and Hochberg.
+        p: p-value of the two-sided sign test; prompts with Δ = 0 are left out.
+        adjusted: p-value after Benjamini and Hochberg's correction.
     """
 
     index: np.ndarray
@@ -62,24 +66,24 @@ class Features:
 
     @property
     def helpful(self) -> np.ndarray:
-        """True where the answer becomes likelier more often than chance."""
+        """True for features with which the answer becomes likelier more often than by chance."""
         return (self.adjusted <= FALSE_DISCOVERIES) & (self.score > 0)
 
     @property
     def harmful(self) -> np.ndarray:
-        """True where it becomes less likely more often than chance."""
+        """True for features with which it becomes less likely more often than by chance."""
         return (self.adjusted <= FALSE_DISCOVERIES) & (self.score < 0)
 
 
 def features_of(active: "csr_array", delta: np.ndarray) -> Features:
-    """Return every tested feature's mean Δln p, score and p.
+    """Return every tested feature's mean Δln p, score and p-value.
 
     Args:
         active: which features are active on each prompt, ``[prompts, features]``.
         delta: Δln p of each prompt's answer, in nats.
 
     Source:
-        METRICS.md 3 (helpfulness); seed 001; Benjamini and Hochberg 1995.
+        docs/metrics.md (helpfulness); Anders & Bloom 2024; Benjamini and Hochberg 1995.
 
     Example:
         >>> from scipy.sparse import csr_array
@@ -105,29 +109,29 @@ def _findings(measurement: "ClozeMeasurement", _: Params) -> Findings:
     if not np.isfinite(delta).all():
         raise NonFiniteValue("helpfulness: Δln p of some answers is NaN or infinite")
     assert measurement.active is not None
-    once = firsts(measurement.table())  # of prompts that repeat each other, one
-    active, delta = measurement.active[once], delta[once]
-    found = features_of(active, delta)
+    distinct = firsts(measurement.table())  # one of the prompts that repeat each other
+    active, delta = measurement.active[distinct], delta[distinct]
+    features = features_of(active, delta)
     n = SampleSize(len(delta), len(delta))
-    if not len(found.index):
+    if not len(features.index):
         raise NotApplicable(
             f"helpfulness: no feature is active on {LEAST_PROMPTS} of the {len(delta)} prompts; "
             "give more of them: --sae-cloze FILE.jsonl"
         )
-    on = active[:, found.index].astype(float)
+    on = active[:, features.index].astype(float)
     signs = np.where(delta >= 0, 1.0, -1.0)
     metrics = (
-        *_counts(found, n),
+        *_counts(features, n),
         _mean(MEAN_DELTA, on, delta, n),
         _mean(MEAN_SCORE, on, signs, n),
     )
-    return Findings(metrics, _series(found))
+    return Findings(metrics, _series(features))
 
 
-def _counts(found: Features, n: SampleSize) -> list[Metric]:
-    """Return how many features are helpful and harmful: the test's own error rate, no interval."""
-    tested = len(found.index)
-    helpful, harmful = int(found.helpful.sum()), int(found.harmful.sum())
+def _counts(features: Features, n: SampleSize) -> list[Metric]:
+    """Return how many features are helpful and harmful; the test bounds the error, no interval."""
+    tested = len(features.index)
+    helpful, harmful = int(features.helpful.sum()), int(features.harmful.sum())
     values = {
         "helpful": helpful,
         "harmful": harmful,
@@ -142,10 +146,10 @@ def _counts(found: Features, n: SampleSize) -> list[Metric]:
 
 
 def _mean(spec: MetricSpec, on: "csr_array", values: np.ndarray, n: SampleSize) -> Metric:
-    """Return the mean over features of each one's mean over its prompts.
+    """Return the mean over features of each feature's mean over its prompts.
 
-    The interval is the bootstrap over prompts of its linear part: a prompt's influence on a
-    feature's mean is its distance from it over the feature's prompts.
+    The interval is a bootstrap over prompts of the linearised mean: a prompt's influence on a
+    feature's mean is its deviation from it, divided by the feature's number of prompts.
     """
     prompts = on.sum(axis=0)
     means = (on.T @ values) / prompts
@@ -155,13 +159,13 @@ def _mean(spec: MetricSpec, on: "csr_array", values: np.ndarray, n: SampleSize) 
     return estimated(spec, estimate(lambda s: mean + s["influence"] / s["n"], table), n=n)
 
 
-def _series(found: Features) -> dict[str, Any]:
-    order = np.argsort(found.mean_delta, kind="stable")
+def _series(features: Features) -> dict[str, Any]:
+    order = np.argsort(features.mean_delta, kind="stable")
     return {
-        "mean_delta_histogram": _histogram(found.mean_delta),
-        "score_histogram": _histogram(found.score),
-        "most_helpful": [_row(found, k) for k in order[::-1][:SHOWN]],
-        "most_harmful": [_row(found, k) for k in order[:SHOWN]],
+        "mean_delta_histogram": _histogram(features.mean_delta),
+        "score_histogram": _histogram(features.score),
+        "most_helpful": [_row(features, k) for k in order[::-1][:LISTED]],
+        "most_harmful": [_row(features, k) for k in order[:LISTED]],
     }
 
 
@@ -170,20 +174,20 @@ def _histogram(values: np.ndarray) -> dict[str, list[float]]:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def _row(found: Features, k: int) -> dict[str, float]:
+def _row(features: Features, k: int) -> dict[str, float]:
     return {
-        "feature": int(found.index[k]),
-        "prompts": int(found.prompts[k]),
-        "mean_delta": float(found.mean_delta[k]),
-        "score": int(found.score[k]),
-        "p": float(found.p[k]),
-        "p_adjusted": float(found.adjusted[k]),
+        "feature": int(features.index[k]),
+        "prompts": int(features.prompts[k]),
+        "mean_delta": float(features.mean_delta[k]),
+        "score": int(features.score[k]),
+        "p": float(features.p[k]),
+        "p_adjusted": float(features.adjusted[k]),
     }
 
 
 PROPERTY = Property(
     "helpfulness",
-    "features in whose company the answer becomes likelier, or less likely, with the SAE",
+    "features on whose prompts the answer becomes likelier, or less likely, with the SAE",
     (TESTED, *COUNTS.values(), MEAN_DELTA, MEAN_SCORE),
     _interventions,
     _findings,

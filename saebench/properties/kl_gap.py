@@ -1,4 +1,8 @@
-"""Whether the SAE's error is worse than random errors of the same size (seeds 000, 002)."""
+"""KL gap: whether the SAE's error is worse than random errors of the same size.
+
+Source: docs/metrics.md (kl_gap); Gurnee 2024, "SAE reconstruction errors are (empirically)
+pathological".
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 LOWER = Direction.LOWER
 BASELINES = tuple(name for name in INTERVENTIONS if name != "sae")
 SCOPES = ("all", "single")
-FLOOR = 1e-4  # nats; below it a ratio of KLs is noise over noise
+FLOOR = 1e-4  # nats; below it a ratio of KLs is dominated by noise
 TAIL = 0.999
 
 
@@ -84,14 +88,14 @@ EXPLAINED = MetricSpec(
 
 
 def chosen_baselines(params: Params) -> tuple[str, ...]:
-    """Return the baselines that the parameters ask for: all unless ``interventions`` says which.
+    """Return the baselines that the parameter ``interventions`` names; all without it.
 
     Raises:
-        OptionError: for a name that is no intervention.
+        OptionError: for a name that is not an intervention.
     """
-    asked = params.get("interventions") or INTERVENTIONS
-    check_names(asked)
-    return tuple(b for b in BASELINES if b in asked)
+    names = params.get("interventions") or INTERVENTIONS
+    check_names(names)
+    return tuple(b for b in BASELINES if b in names)
 
 
 def _is_single(params: Params) -> bool:
@@ -102,12 +106,12 @@ def _is_single(params: Params) -> bool:
 
 
 def _experiment(params: Params, settings: "Settings") -> Experiment:
-    """All tokens at once, or one of each sequence: it and the next ones are then scored."""
+    """All tokens substituted, or one of each sequence, with it and the next tokens scored."""
     return OneToken(position_of(params, settings.position)) if _is_single(params) else SEQUENCES
 
 
 def _interventions(params: Params) -> tuple[str, ...]:
-    _is_single(params)  # refuses an unknown scope
+    _is_single(params)  # raises for an unknown scope
     return ("sae", *chosen_baselines(params))
 
 
@@ -161,7 +165,7 @@ def _explained(measurement: "Measurement") -> Metric:
 
 
 def _series(measurement: "Measurement", names: tuple[str, ...], *, by: str) -> dict[str, Any]:
-    """Return curves of KL and of the rise in CE, and the KL histograms."""
+    """Return curves of KL and of the CE increase, and the KL histograms."""
     sums = measurement.sums
     histograms = {}
     for name in names:

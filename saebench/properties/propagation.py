@@ -1,4 +1,9 @@
-"""What an earlier SAE's errors do to a later SAE, and to the model with both (seeds 000, 001)."""
+"""Propagation: how an earlier SAE's error affects a later SAE, and the model with both.
+
+Source: docs/metrics.md (propagation); Anders & Bloom 2024, "Examining language model performance
+with reconstructed activations using sparse autoencoders", "SAE Downstream Error Propagation";
+Gurnee 2024, "SAE reconstruction errors are (empirically) pathological".
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +20,7 @@ if TYPE_CHECKING:
 
 LOWER = Direction.LOWER
 VERSIONS = ("sae", "eps_random")
-FLOOR = 1e-4  # nats; below it a ratio of KLs is noise over noise
+FLOOR = 1e-4  # nats; below it a ratio of KLs is dominated by noise
 QUANTITIES = {
     "mse_change": ("squared_error", LOWER, None),
     "l0_change": ("l0", Direction.TARGET, 0.0),
@@ -30,16 +35,16 @@ def _change(channel: str) -> "Callable[[str], Formula]":
 
 def _compounding(version: str) -> "Formula":
     def formula(sums: "Table") -> "np.ndarray":
-        apart = sums[f"{version}.kl_first"] + sums[f"{version}.kl_second"]
-        return sums[f"{version}.kl_together"] / apart
+        alone = sums[f"{version}.kl_first"] + sums[f"{version}.kl_second"]
+        return sums[f"{version}.kl_together"] / alone
 
     return formula
 
 
 def _excess(version: str) -> "Formula":
     def formula(sums: "Table") -> "np.ndarray":
-        apart = sums[f"{version}.kl_first"] + sums[f"{version}.kl_second"]
-        return (sums[f"{version}.kl_together"] - apart) / sums["n.scored"]
+        alone = sums[f"{version}.kl_first"] + sums[f"{version}.kl_second"]
+        return (sums[f"{version}.kl_together"] - alone) / sums["n.scored"]
 
     return formula
 
@@ -107,7 +112,7 @@ def _findings(measurement: "PairMeasurement", _: Params) -> Findings:
 
 
 def _no_clean(measurement: "PairMeasurement", name: str) -> str | None:
-    """Say why a change from nothing is undefined: an SAE without error has none to grow."""
+    """Return why a change relative to zero is undefined: the clean quantity is zero everywhere."""
     channel = f"clean.{QUANTITIES[name][0]}"
     zero = measurement.sums.total(channel) == 0
     return f"undefined: {channel} of {measurement.ids[1]} is zero everywhere" if zero else None
@@ -115,15 +120,15 @@ def _no_clean(measurement: "PairMeasurement", name: str) -> str | None:
 
 def _undefined(measurement: "PairMeasurement", version: str) -> str | None:
     total = measurement.sums.total
-    apart = total(f"{version}.kl_first") + total(f"{version}.kl_second")
-    mean = apart / total("n.scored")
+    alone = total(f"{version}.kl_first") + total(f"{version}.kl_second")
+    mean = alone / total("n.scored")
     if mean >= FLOOR or mean != mean:
         return None
     return f"undefined: the two alone have a mean KL of {mean:.2g} nats, below {FLOOR:g}"
 
 
 def _series(measurement: "PairMeasurement", metrics: list[Metric]) -> dict[str, Any]:
-    """Return this pair's cell of every heat map, and the changes by position."""
+    """Return this pair's cell of each heat map, and the changes by position."""
     first, second = measurement.ids
     cell = {metric.name.removeprefix("propagation."): metric.value for metric in metrics}
     curve = measurement.sums.curve
@@ -151,7 +156,7 @@ def _ratios(over: list[float | None], under: list[float | None]) -> list[float |
 
 PROPERTY = Property(
     "propagation",
-    "a later SAE on what an earlier one leaves of the activations, and both together",
+    "a later SAE on activations that an earlier one has changed, and both together",
     (
         *CHANGES.values(),
         *COMPOUNDING.values(),

@@ -1,4 +1,8 @@
-"""Whether the SAE's output is systematically too short (seed 003)."""
+"""Shrinkage: whether the SAE's output is systematically shorter than the activation.
+
+Source: docs/metrics.md (shrinkage); Wright & Sharkey 2024, "Addressing feature suppression in
+SAEs".
+"""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +21,7 @@ METRICS = (
         ("norm_ratio",),
         target=1.0,
     ),
-    # arXiv 2404.16014, eq. 10: below 1, the output would fit better if it were longer.
+    # arXiv 2404.16014, eq. 10: below 1, a longer output would fit better.
     MetricSpec(
         "shrinkage.reconstruction_bias",
         "×",

@@ -1,6 +1,7 @@
-"""Whether one substituted token alone shows the gap, and how far out among random errors it is.
+"""Single token: the KL gap of one substituted token, and its rank among many random errors.
 
-Source: seed 002, "Single Token Intervention Results" and "How pathological are the errors?".
+Source: docs/metrics.md (single_token); Gurnee 2024, "SAE reconstruction errors are (empirically)
+pathological", "Single Token Intervention Results" and "How pathological are the errors?".
 """
 
 from collections.abc import Callable, Iterable
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 
 LOWER = Direction.LOWER
 EXPERIMENTS = ("offsets", "draws")
-APART = (0, 1)  # offsets from the substituted token that have metrics of their own
-SHOWN = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)  # quantiles of z, of the tokens whose draws are shown
-SHOWN_BINS = 30
+METRIC_OFFSETS = (0, 1)  # offsets from the substituted token that have metrics of their own
+PLOTTED = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)  # quantiles of z of the tokens whose draws are plotted
+PLOTTED_BINS = 30
 DRAWN = "n.drawn"
 
 Named = dict[tuple[str, int], MetricSpec]
@@ -71,7 +72,7 @@ def _specs(
             in_bin("n.scored", offset),
         )
         for name in of
-        for offset in APART
+        for offset in METRIC_OFFSETS
     }
 
 
@@ -129,9 +130,9 @@ def _of_offsets(measurement: "SingleMeasurement", params: Params) -> Findings:
     names = _interventions(params)
     measurement.need(*names)
     metrics: list[Metric] = []
-    for offset in APART:
+    for offset in METRIC_OFFSETS:
         counts = measurement.table().get(in_bin("n.scored", offset))
-        # After the context's end there is nothing; one sequence alone has no interval.
+        # Offsets beyond the context have no counts; a single sequence has no interval.
         if counts is None or (counts > 0).sum() < min(2, len(counts)):
             continue
         for b in chosen_baselines(params):
@@ -168,12 +169,12 @@ def _offsets_series(measurement: "SingleMeasurement", names: tuple[str, ...]) ->
 
 def _of_draws(measurement: "DrawsMeasurement") -> Findings:
     measurement.need()
-    found, note = measurement.standing(), None
-    told = int(found.defined.sum())
-    if told < min(2, len(found.defined)):
-        note = f"undefined: random errors change the prediction at {told} of the tokens"
+    standing, note = measurement.standing(), None
+    defined = int(standing.defined.sum())
+    if defined < min(2, len(standing.defined)):
+        note = f"undefined: random errors change the prediction at {defined} of the tokens"
     metrics = (
-        _median(found.z, found.defined, measurement, note),
+        _median(standing.z, standing.defined, measurement, note),
         evaluate(Z_ABOVE, measurement, note=note),
         evaluate(PERCENTILE, measurement, note=note),
     )
@@ -183,28 +184,28 @@ def _of_draws(measurement: "DrawsMeasurement") -> Findings:
 def _median(
     z: np.ndarray, defined: np.ndarray, measurement: "DrawsMeasurement", note: str | None
 ) -> Metric:
-    """Return the median of z; of sequences that repeat each other one counts."""
+    """Return the median of z; sequences that repeat each other count once."""
     if note is not None:
         return plain(Z_MEDIAN, measurement, None, note=note)
-    once = firsts(measurement.table())
-    found = median(z[once][defined[once]])
-    return plain(Z_MEDIAN, measurement, found.value, ci=found.interval)
+    distinct = firsts(measurement.table())
+    result = median(z[distinct][defined[distinct]])
+    return plain(Z_MEDIAN, measurement, result.value, ci=result.interval)
 
 
 def _draws_series(measurement: "DrawsMeasurement") -> dict[str, Any]:
-    """Return every token's standing, and a few tokens' draws."""
-    found, draws = measurement.standing(), measurement.draws
-    shown = spread_over(found.z, found.defined, quantiles=SHOWN)
+    """Return every token's z and percentile, and histograms of a few tokens' draws."""
+    standing, draws = measurement.standing(), measurement.draws
+    plotted = spread_over(standing.z, standing.defined, quantiles=PLOTTED)
     return {
         "position": measurement.position,
         "draws": draws.shape[1],
         "sequence": measurement.sequence.tolist(),
-        "z": _listed(found.z),
-        "percentile": _listed(found.percentile),
+        "z": _listed(standing.z),
+        "percentile": _listed(standing.percentile),
         "kl_sae": measurement.sae.tolist(),
         "kl_draws_mean": draws.mean(axis=1).tolist(),
         "kl_draws_std": draws.std(axis=1, ddof=1).tolist(),
-        "histograms": [_histogram(measurement, i) for i in shown],
+        "histograms": [_histogram(measurement, i) for i in plotted],
         "sequences_left_out": measurement.left_out,
         "path": measurement.path,
     }
@@ -215,7 +216,7 @@ def _listed(values: np.ndarray) -> list[float | None]:
 
 
 def _histogram(measurement: "DrawsMeasurement", token: int) -> dict[str, Any]:
-    counts, edges = np.histogram(measurement.draws[token], bins=SHOWN_BINS)
+    counts, edges = np.histogram(measurement.draws[token], bins=PLOTTED_BINS)
     return {
         "sequence": int(measurement.sequence[token]),
         "kl_sae": float(measurement.sae[token]),
@@ -226,7 +227,7 @@ def _histogram(measurement: "DrawsMeasurement", token: int) -> dict[str, Any]:
 
 PROPERTY = Property(
     "single_token",
-    "one token's substitution: its KL and the next tokens', and where it stands among random ones",
+    "one token substituted: its KL and the next tokens', and its rank among random errors",
     (*OFFSETS, *DRAWS),
     _interventions,
     _findings,

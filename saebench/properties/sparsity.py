@@ -1,4 +1,4 @@
-"""How many features fire, how strongly, and how many never do."""
+"""Sparsity: how many features fire, how strongly, and how many never do."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ def _findings(measurement: "Measurement", _: Params) -> Findings:
 
 
 def _series(measurement: "Measurement") -> dict[str, Any]:
-    """Return l0 by position, and the histogram of the features' firing densities."""
+    """Return l0 by position, and a histogram of the features' firing densities."""
     density = measurement.fired[measurement.fired > 0] / measurement.sums.total("n.scored")
     bins = -LOWEST_EXPONENT * BINS_PER_DECADE
     edges = 10 ** np.linspace(LOWEST_EXPONENT, 0, bins + 1)
@@ -59,7 +59,7 @@ def _series(measurement: "Measurement") -> dict[str, Any]:
 
 
 def _above(measurement: "Measurement", limit: float) -> dict[str, float]:
-    """Return the share of features that fire on more than so many tokens, and of all firing."""
+    """Return the share of features with a density above the limit, and their share of firings."""
     density = measurement.fired / measurement.sums.total("n.scored")
     above = density > limit
     total = density.sum()

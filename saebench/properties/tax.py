@@ -1,4 +1,7 @@
-"""What it costs that a model was changed for its SAE: the alignment tax of seed 004."""
+"""Alignment tax: what a model that was changed for its SAE loses against the original.
+
+Source: docs/metrics.md (tax); "Sparse autoencoders with whole model reconstruction loss" 2024.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -47,7 +50,7 @@ def _findings(measurement: "TaxMeasurement", _: Params) -> Findings:
 
 PROPERTY = Property(
     "tax",
-    "what a model that was changed for its SAE costs: the patched model against the original",
+    "what a model patched for its SAE loses against the original",
     METRICS,
     _interventions,
     _findings,

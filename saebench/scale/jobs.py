@@ -1,4 +1,4 @@
-"""What is told to those who measure shards: what to load, and then what to do."""
+"""Messages to workers: recipe and job."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a worker needs in order to load what is measured.
+    """What a worker loads.
 
     Attributes:
-        directory: where relative paths begin.
-        settings: the run's.
+        directory: the directory that relative paths refer to.
+        settings: the run's settings.
         saes: the SPECs.
-        ids: which of the SAEs that they name.
-        threads: of matrix products.
+        ids: the ids of the SAEs to load, of those that the SPECs name.
+        threads: number of torch's threads.
     """
 
     directory: str
@@ -34,7 +34,7 @@ class Recipe:
 def recipe_of(
     scale: Scale, settings: Settings, specs: Sequence[str], chosen: "Iterable[SubjectReference]"
 ) -> Recipe:
-    """Return what workers need in order to load some of the SAEs that SPECs name."""
+    """Return the recipe for loading the chosen SAEs, of those that the SPECs name."""
     return Recipe(
         directory=os.getcwd(),
         settings=settings,
@@ -46,14 +46,15 @@ def recipe_of(
 
 @dataclass(frozen=True)
 class Job:
-    """A shard to measure; or, with no rows, the first pass over the corpus.
+    """A shard to measure; without rows, the first pass over the corpus.
 
     Attributes:
-        number: its place among the jobs of one call.
-        group: the SAEs.
-        rows: the range of sequences.
-        identity: what the one who asks takes for the same measurement.
-        corpus: names what the first pass found; None where nothing needs it.
+        number: its index among the jobs of one call.
+        group: the SAEs and what to measure of them.
+        rows: the range of sequences; None for the first pass.
+        identity: the facts that a worker must agree on, as :func:`saebench.scale.shards.identity`
+            returns them.
+        corpus: the name of the corpus statistics that it needs, if any.
     """
 
     number: int

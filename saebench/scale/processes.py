@@ -1,7 +1,7 @@
-"""How worker processes start: forked from one that has imported what they need, where that is safe.
+"""Worker pool of local processes, forked from a server with all imports done where that is safe.
 
-Torch, transformers and SAELens take several seconds to import, and loading a small model takes
-less than one. A server imports them once for all workers, while pytest's own process does too.
+Torch, transformers and SAELens take several seconds to import, and loading a small model takes less
+than one. The server imports them once for all workers, while pytest's own process imports them too.
 """
 
 import importlib
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from saebench.scale.worker import Worker
 
 
-# SAELens and the model classes are imported when an SAE and a model are loaded, else.
+# The last three would otherwise be imported when a model and an SAE are loaded.
 IMPORTED = (
     "saebench.scale.worker",
     "saebench.experiments.prepare",
@@ -37,16 +37,16 @@ IMPORTED = (
     "transformer_lens",
     "sae_lens",
 )
-PASSING = "PYTEST_"  # pytest says in the environment which test runs
+PASSING = "PYTEST_"  # pytest puts the name of the running test into the environment
 
-_server: dict[str, str] | None = None  # the environment that it was started in
+_server: dict[str, str] | None = None  # the environment that the server was started in
 
 
 def context_for(device: str) -> BaseContext:
-    """Return how to start processes that measure on a device, and import here what they import.
+    """Return the multiprocessing context for a device, and import what workers import.
 
-    A process that has touched CUDA cannot be forked, and one of macOS had better not be: there
-    each worker imports everything for itself.
+    A process that has used CUDA cannot be forked, and forking is unsafe on macOS: there each
+    worker is spawned and imports everything itself.
 
     Args:
         device: ``auto``, or a torch device.
@@ -65,16 +65,16 @@ def _start() -> None:
     global _server
     _server = _environment(os.environ)
     multiprocessing.set_forkserver_preload(list(IMPORTED))
-    forkserver.ensure_running()  # does not wait for what is imported there
+    forkserver.ensure_running()  # returns while the server still imports
 
 
 def _serves() -> bool:
-    """True where there is no server yet, or one of this environment: workers have the server's."""
+    """True if there is no server yet, or its environment, which workers inherit, is this one."""
     return _server is None or _server == _environment(os.environ)
 
 
-def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in given.items() if not name.startswith(PASSING)}
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if not name.startswith(PASSING)}
 
 
 def _has_cuda() -> bool:
@@ -83,20 +83,20 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-TRIES = 4  # a killed process takes down the jobs of all: each of them counts it
-AHEAD = 2  # jobs of each worker that wait or run: no more results than that come at once
+TRIES = 4  # a killed process ends the jobs of all workers, and each of them counts as tried
+AHEAD = 2  # jobs of each worker that wait or run, which limits the results in memory
 
 _worker: "Worker | None" = None
 
 
 class Processes:
-    """Does jobs in processes of this machine.
+    """Runs jobs in processes on this machine.
 
-    Making it takes as long as importing torch here, which is done beside.
+    Constructing it imports torch in this process, while the workers load.
 
     Args:
-        recipe: what each of them loads.
-        workers: how many.
+        recipe: what each worker loads.
+        workers: number of workers.
     """
 
     def __init__(self, recipe: Recipe, *, workers: int) -> None:
@@ -106,55 +106,55 @@ class Processes:
         self._pool = self._started()
 
     def run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
-        """Give each job with what it found, as they finish.
+        """Yield each job with its result, in the order in which they finish.
 
         Args:
-            jobs: taken as workers become free.
-            corpora: files of what first passes found, by name.
+            jobs: taken from the iterable as workers become free.
+            corpora: files of corpus statistics, by name.
 
         Raises:
-            StoreError: where a job's process died again and again.
+            StoreError: if a job's processes died repeatedly.
         """
-        waiting, again, tries = iter(jobs), deque[Job](), Counter[int]()
-        flying: dict[Future[bytes], Job] = {}
+        waiting, retry, tries = iter(jobs), deque[Job](), Counter[int]()
+        running: dict[Future[bytes], Job] = {}
         while True:
-            while len(flying) < AHEAD * self._workers:
-                job = again.popleft() if again else next(waiting, None)
+            while len(running) < AHEAD * self._workers:
+                job = retry.popleft() if retry else next(waiting, None)
                 if job is None:
                     break
-                flying[self._submitted(job, corpora)] = job
-            if not flying:
+                running[self._submitted(job, corpora)] = job
+            if not running:
                 return
-            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                job = flying.pop(future)
+                job = running.pop(future)
                 try:
                     yield job, future.result()
                 except BrokenProcessPool:
-                    again.append(job)
-            if again:
-                again.extend(flying.values())
-                flying.clear()
-                self._replace(again, tries)
+                    retry.append(job)
+            if retry:
+                retry.extend(running.values())
+                running.clear()
+                self._replace(retry, tries)
 
     def _submitted(self, job: Job, corpora: Mapping[str, Path]) -> Future[bytes]:
         path = corpora.get(job.corpus) if job.corpus else None
         try:
             return self._pool.submit(_do, self._recipe, job, path)
-        except BrokenProcessPool as error:  # a process died while nobody waited for it
+        except BrokenProcessPool as error:  # a process died between two jobs
             failed: Future[bytes] = Future()
             failed.set_exception(error)
             return failed
 
     def close(self) -> None:
-        """End the processes, whatever they are at: also those that still load."""
+        """End all processes, also those that are still loading."""
         if self._end is not None:
             self._end.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _replace(self, again: Iterable[Job], tries: Counter[int]) -> None:
+    def _replace(self, retry: Iterable[Job], tries: Counter[int]) -> None:
         self.close()
-        for job in again:
+        for job in retry:
             tries[job.number] += 1
             if tries[job.number] == TRIES:
                 raise StoreError(
@@ -173,9 +173,9 @@ class Processes:
             initializer=_watch,
             initargs=(until,),
         )
-        # A process starts with a job that finds none idle: so all load at once, and not when
-        # the first pass over the corpus is over. What goes wrong, the jobs will tell.
-        with _script_left_alone():
+        # The pool starts a process for each job while none is idle: these jobs make all workers
+        # load now, not after the first pass over the corpus. Errors recur in the jobs proper.
+        with _main_script_hidden():
             for _ in range(self._workers):
                 pool.submit(_loaded, self._recipe)
         return pool
@@ -184,7 +184,7 @@ class Processes:
 def _loaded(recipe: Recipe) -> None:
     global _worker
     if _worker is None:
-        # Late: a process must soon be able to end, and this imports torch.
+        # Imported here because it imports torch, and a process must be able to end before that.
         from saebench.scale.worker import load_worker
 
         _worker = load_worker(recipe)
@@ -197,24 +197,24 @@ def _do(recipe: Recipe, job: Job, corpus: Path | None) -> bytes:
 
 
 def _watch(until: Connection) -> None:
-    """End when the process that started this one says so, or ends, however that may be."""
-    parent = os.getppid()  # a fork server's end is an end too
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that shares out ends the run
+    """End this process when its parent closes the pipe, or ends for any reason."""
+    parent = os.getppid()  # of a forked process the fork server, whose end counts too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
 
-    def look() -> None:
-        # At the pipe's other end is nobody but the parent: it is closed when the parent ends.
+    def wait_for_end() -> None:
+        # Only the parent has the pipe's other end, which is closed when the parent ends.
         while not until.poll(1.0) and os.getppid() == parent:
             pass
         os._exit(0)
 
-    threading.Thread(target=look, daemon=True).start()
+    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 @contextmanager
-def _script_left_alone() -> Iterator[None]:
-    """Start processes that do not run the user's script again, as they else would to import it.
+def _main_script_hidden() -> Iterator[None]:
+    """Keep new processes from importing, and thereby running, the user's script.
 
-    They need nothing of it; and a script without ``if __name__ == "__main__"`` would start anew.
+    They do not need it, and a script without ``if __name__ == "__main__"`` would start again.
     """
     main = vars(sys.modules["__main__"])
     before = {name: main[name] for name in ("__spec__", "__file__") if name in main}

@@ -1,4 +1,4 @@
-"""The run directory: finished shards, each checked by its checksum; one run at a time."""
+"""The run directory: checksummed shards and outcomes of cases, locked by one run at a time."""
 
 import fcntl
 import hashlib
@@ -21,10 +21,10 @@ SHARDS = "shards"
 
 
 class RunDirectory:
-    """Where finished shards lie, each under the name of what it is a measurement of.
+    """A directory of finished shards, each named by a hash of everything that determines its bits.
 
     Args:
-        path: the directory; made where there is none.
+        path: the directory; created if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,12 +33,12 @@ class RunDirectory:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the directory: a second run is refused, and told who is first.
+        """Lock the directory; a second run gets an error that names the first.
 
-        A killed run lets go of it.
+        The lock of a killed run is released by the system.
 
         Raises:
-            OptionError: where another run holds it, or it cannot be written.
+            OptionError: if another run has locked it, or it cannot be written.
         """
         try:
             (self.path / SHARDS).mkdir(parents=True, exist_ok=True)
@@ -59,10 +59,10 @@ class RunDirectory:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OptionError(
-                f"--sae-run-dir {self.path}: in use by {_holder(os.pread(file, 4096, 0))}; wait "
+                f"--sae-run-dir {self.path}: in use by {_owner(os.pread(file, 4096, 0))}; wait "
                 "for it, or name another directory"
             ) from error
-        mine = {
+        owner = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -70,7 +70,7 @@ class RunDirectory:
         }
         try:
             os.ftruncate(file, 0)
-            os.pwrite(file, json.dumps(mine).encode(), 0)
+            os.pwrite(file, json.dumps(owner).encode(), 0)
         except OSError as error:
             raise OptionError(
                 f"--sae-run-dir {self.path}: cannot be written: {error.strerror}"
@@ -78,19 +78,19 @@ class RunDirectory:
 
     @property
     def is_empty(self) -> bool:
-        """True where no shard lies in it yet."""
+        """True if it has no shard yet."""
         return next((self.path / SHARDS).glob("*.shard"), None) is None
 
     def lies_there(self, key: str) -> bool:
-        """True where there is a shard of this key, whole or damaged: it is not opened."""
+        """True if there is a file for this key, intact or damaged: it is not opened."""
         return self.file(key).is_file()
 
     def has(self, key: str) -> bool:
-        """True where there is a whole shard of this key."""
+        """True if there is an intact shard of this key."""
         return self.read(key) is not None
 
     def read(self, key: str) -> bytes | None:
-        """Return a finished shard's bytes; None where there is none, or it is damaged."""
+        """Return a finished shard's bytes; None if it is missing or damaged."""
         path = self.file(key)
         try:
             head, data = _split(path)
@@ -98,26 +98,26 @@ class RunDirectory:
             return None
         except OSError as error:
             raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-        if _is_whole(head, data, key):
+        if _is_intact(head, data, key):
             return data
         if path.name not in self.damaged:
             self.damaged.append(path.name)
         return None
 
     def write(self, key: str, data: bytes) -> None:
-        """Keep a finished shard: whole on disk before this returns.
+        """Write a finished shard atomically; it is on disk when this returns.
 
         Raises:
-            StoreError: where it cannot be written; what was there before is kept.
+            StoreError: if it cannot be written; an earlier file of this key then stays.
         """
         head = {"saebench": "shard", "format": FORMAT, "key": key, "sha256": _sha256(data)}
         write_file(self.file(key), json.dumps(head).encode() + b"\n" + data)
 
     def discard(self, key: str) -> None:
-        """Remove a shard, so that it is measured anew.
+        """Remove a shard, so that it is measured again.
 
         Raises:
-            StoreError: where it cannot be removed.
+            StoreError: if it cannot be removed.
         """
         try:
             self.file(key).unlink(missing_ok=True)
@@ -125,21 +125,21 @@ class RunDirectory:
             raise StoreError(f"{self.file(key)}: cannot be removed: {error.strerror}") from error
 
     def file(self, key: str) -> Path:
-        """Return where a shard lies, or would."""
+        """Return the path of a shard, whether it exists or not."""
         return self.path / SHARDS / f"{key}.shard"
 
 
 def payload(path: Path) -> bytes:
-    """Return what a shard's file holds, behind its first line.
+    """Return the content of a shard's file, after its header line.
 
     Raises:
-        StoreError: where it is not what was written.
+        StoreError: if its checksum is wrong, or it cannot be read.
     """
     try:
         head, data = _split(path)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    if not _is_whole(head, data, path.stem):
+    if not _is_intact(head, data, path.stem):
         raise StoreError(f"{path}: was altered during the run; the same command measures it again")
     return data
 
@@ -149,24 +149,24 @@ def _split(path: Path) -> tuple[bytes, bytes]:
     return head, data
 
 
-def _is_whole(head: bytes, data: bytes, key: str) -> bool:
+def _is_intact(head: bytes, data: bytes, key: str) -> bool:
     try:
-        told = json.loads(head)
+        header = json.loads(head)
     except ValueError:
         return False
     expected = {"saebench": "shard", "format": FORMAT, "key": key, "sha256": _sha256(data)}
-    return told == expected
+    return header == expected
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _holder(data: bytes) -> str:
-    """Say who holds a lock."""
+def _owner(data: bytes) -> str:
+    """Describe the process that has the lock."""
     try:
-        told = json.loads(data)
-        return f"process {told['pid']} on {told['host']} since {told['since']} ({told['command']})"
+        lock = json.loads(data)
+        return f"process {lock['pid']} on {lock['host']} since {lock['since']} ({lock['command']})"
     except (ValueError, KeyError, TypeError):
         return "another run"
 
@@ -175,10 +175,10 @@ FILE = "outcomes.jsonl"
 
 
 class Outcomes:
-    """Which cases failed, by what they were measured with: a group of shards.
+    """A file of the cases that failed, by the group of shards that they were measured with.
 
-    The last line about a case counts. A line that cannot be read, such as the half of one that a
-    killed run leaves, says nothing.
+    The last line about a case counts. Lines that cannot be parsed, such as one that a killed run
+    left incomplete, are ignored.
 
     Args:
         directory: the run directory.
@@ -196,38 +196,38 @@ class Outcomes:
             raise StoreError(f"{self.path}: cannot be read: {error.strerror}") from error
         self._needs_newline = bool(lines[-1])
         for line in lines:
-            told = _parsed(line)
-            if told is not None:
-                self._take(told)
+            entry = _parsed(line)
+            if entry is not None:
+                self._apply(entry)
 
     def failed(self, group: str) -> frozenset[str]:
-        """Return the ids of the cases that failed when they were last read from these shards."""
+        """Return the ids of the cases whose last outcome with these shards was a failure."""
         return frozenset(self._failed.get(group, ()))
 
     def note(self, groups: Iterable[str], case: str, verdict: str, *, failed: bool) -> None:
-        """Write down how a case ended.
+        """Append a case's outcome.
 
         Args:
-            groups: what it was read from.
+            groups: the groups of shards that it was measured with.
             case: its id.
             verdict: for people who read the file.
             failed: whether it fails the run.
 
         Raises:
-            StoreError: where it cannot be written.
+            StoreError: if it cannot be written.
         """
         self._add({"groups": sorted(groups), "case": case, "verdict": verdict, "failed": failed})
 
     def forget(self, group: str) -> None:
-        """Write down that a group is measured anew: nothing is known of its cases.
+        """Discard the outcomes of a group, because it is measured again.
 
         Raises:
-            StoreError: where it cannot be written.
+            StoreError: if it cannot be written.
         """
         self._add({"groups": [group], "case": None, "verdict": "", "failed": False})
 
-    def _add(self, told: Mapping[str, Any]) -> None:
-        line = json.dumps(told, sort_keys=True).encode() + b"\n"
+    def _add(self, entry: Mapping[str, Any]) -> None:
+        line = json.dumps(entry, sort_keys=True).encode() + b"\n"
         try:
             with self.path.open("ab") as file:
                 file.write(b"\n" * self._needs_newline + line)
@@ -237,31 +237,31 @@ class Outcomes:
             self._needs_newline = True
             raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from error
         self._needs_newline = False
-        self._take(told)
+        self._apply(entry)
 
-    def _take(self, told: Mapping[str, Any]) -> None:
-        for group in told["groups"]:
-            if told["case"] is None:
+    def _apply(self, entry: Mapping[str, Any]) -> None:
+        for group in entry["groups"]:
+            if entry["case"] is None:
                 self._failed.pop(group, None)
-            elif told["failed"]:
-                self._failed.setdefault(group, set()).add(told["case"])
+            elif entry["failed"]:
+                self._failed.setdefault(group, set()).add(entry["case"])
             else:
-                self._failed.get(group, set()).discard(told["case"])
+                self._failed.get(group, set()).discard(entry["case"])
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """Return what a line says; None where it is none of ours."""
+    """Return a line's entry; None if it is not a valid one."""
     try:
-        told = json.loads(line)
+        entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(told, dict) or set(told) != {"groups", "case", "verdict", "failed"}:
+    if not isinstance(entry, dict) or set(entry) != {"groups", "case", "verdict", "failed"}:
         return None
-    groups, case = told["groups"], told["case"]
+    groups, case = entry["groups"], entry["case"]
     fits = (
         isinstance(groups, list)
         and all(isinstance(each, str) for each in groups)
         and (case is None or isinstance(case, str))
-        and isinstance(told["failed"], bool)
+        and isinstance(entry["failed"], bool)
     )
-    return told if fits else None
+    return entry if fits else None

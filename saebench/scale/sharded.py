@@ -1,4 +1,4 @@
-"""Measures a bench in shards, wherever they are measured, and puts them together again."""
+"""Sharded measuring: a bench's experiments in shards, resumed from the run directory and merged."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,18 +23,18 @@ from saebench.scale.shards import (
     shard_key,
 )
 from saebench.scale.worker import corpus_key, is_needed
-from saebench.scale.workplace import Crew, Workplace
+from saebench.scale.workplace import WorkerPool, Workplace
 
 if TYPE_CHECKING:
     from saebench.experiments.bench import Bench
 
 
 class Sharing:
-    """Measures benches in shards.
+    """Runs experiments in shards.
 
     Args:
-        place: where.
-        benches: the run's, loaded here.
+        place: the run directory and the workers.
+        benches: the run's benches, loaded in this process.
     """
 
     def __init__(self, place: Workplace, benches: "Sequence[Bench]") -> None:
@@ -50,9 +50,9 @@ class Sharing:
     def run(
         self, bench: "Bench", experiment: Experiment, targets: Targets, *, progress: ProgressBar
     ) -> Results:
-        """Return each target's measurement, as the bench itself would."""
+        """Return each target's measurement or failure."""
         if experiment.is_timed:
-            self._place.dismiss()  # nothing else may run while something is timed
+            self._place.stop_workers()  # nothing else may run while something is timed
         number = self._benches.index(bench)
         results = Results()
         for group in groups_of(number, experiment, targets):
@@ -62,22 +62,22 @@ class Sharing:
     def note(
         self, case: CaseResult, read: Iterable[tuple[str, Experiment]], *, failed: bool
     ) -> None:
-        """Keep in the run directory how a case ended, for ``--sae-rerun failed``.
+        """Record a case's outcome in the run directory, for ``--sae-rerun failed``.
 
         Args:
-            case: as it was decided.
-            read: the measurements that it was read from: whose, and on what.
+            case: the decided case.
+            read: the measurements that it reads: names of SAEs or pairs, and experiments.
             failed: whether it fails the run.
 
         Raises:
-            StoreError: where it cannot be written.
+            StoreError: if it cannot be written.
         """
         groups = {self._groups[each] for each in read if each in self._groups}
         if groups and self._scale.run_dir is not None:
             self._outcomes.note(groups, case.id, case.verdict.value, failed=failed)
 
     def _group(self, bench: "Bench", group: Group, progress: ProgressBar) -> Results:
-        """Return what a group's shards give together; one that is not divided is measured here."""
+        """Measure a group in shards; one that cannot be divided is measured in this process."""
         measurer, targets = group.experiment.on(bench), group.targets(bench)
         extent = measurer.extent(targets)
         if not extent.is_divided:
@@ -93,94 +93,94 @@ class Sharing:
         self._discard_failed(bench, group, keys)
         label = f"{measurer.label(targets)} ({group.experiment}), {len(jobs)} shards"
         with progress(label, sequences * width) as advance:
-            missing = [job for job, key in zip(jobs, keys, strict=True) if not self._kept(key)]
+            missing = [j for j, key in zip(jobs, keys, strict=True) if not self._is_finished(key)]
             first, last = zip(*ranges, strict=True)
             advance(width * (sequences - sum(last[j.number] - first[j.number] for j in missing)))
-            for job in self._done(bench, missing, keys):
+            for job in self._finish(bench, missing, keys):
                 advance(width * (last[job.number] - first[job.number]))
-            return self._together(bench, jobs, keys)
+            return self._merged(bench, jobs, keys)
 
-    def _kept(self, key: str) -> bool:
-        """True where a shard need not be measured; whether it is whole is seen when it is read."""
+    def _is_finished(self, key: str) -> bool:
+        """True if a shard need not be measured; its checksum is verified when it is read."""
         if self._scale.rerun is Rerun.ALWAYS:
             return False
         if self._directory.lies_there(key):
             return True
         if self._scale.rerun is Rerun.NEVER:
-            raise self._lacking(key)
+            raise self._missing_shard(key)
         return False
 
-    def _lacking(self, key: str) -> StoreError:
+    def _missing_shard(self, key: str) -> StoreError:
         return StoreError(
             f"--sae-rerun never: {self._directory.path} lacks the shard {key}; leave it out to "
             "measure what is missing"
         )
 
     def _discard_failed(self, bench: "Bench", group: Group, keys: Sequence[str]) -> None:
-        """With ``--sae-rerun failed``, remove the shards that a failed case was read from.
+        """With ``--sae-rerun failed``, remove the shards of a group that a failed case reads.
 
-        From then on they are missing: a run that is killed goes on, and does not begin anew.
+        They are then missing: if this run is killed, the next one measures only the rest of them.
         """
         name = self._groups[group.names[0], group.experiment]
         if self._scale.rerun is not Rerun.FAILED or not self._outcomes.failed(name):
             return
         if is_needed(bench, group):
             corpus = corpus_key(bench, group, threads=self._threads)
-            if corpus not in self._corpora:  # else it was made in this run
+            if corpus not in self._corpora:  # otherwise it was computed in this run
                 self._directory.discard(corpus)
         for key in keys:
             self._directory.discard(key)
         self._outcomes.forget(name)
 
-    def _done(self, bench: "Bench", jobs: list[Job], keys: Sequence[str]) -> Iterator[Job]:
-        """Do jobs, and give each when what it found is on disk."""
+    def _finish(self, bench: "Bench", jobs: list[Job], keys: Sequence[str]) -> Iterator[Job]:
+        """Run jobs, and yield each one once its shard is on disk."""
         if not jobs:
             return
-        crew = self._place.crew(self._benches)
+        workers = self._place.workers(self._benches)
         if is_needed(bench, jobs[0].group):
-            key = self._first_pass(bench, crew, jobs[0])
+            key = self._first_pass(bench, workers, jobs[0])
             jobs = [replace(job, corpus=key) for job in jobs]
-        for job, payload in crew.run(jobs, self._corpora):
+        for job, payload in workers.run(jobs, self._corpora):
             self._directory.write(keys[job.number], payload)
             yield job
 
-    def _first_pass(self, bench: "Bench", crew: Crew, job: Job) -> str:
-        """Make sure that statistics of the corpus are there; return their name."""
+    def _first_pass(self, bench: "Bench", workers: WorkerPool, job: Job) -> str:
+        """Compute the corpus statistics if they are missing; return their name."""
         key = corpus_key(bench, job.group, threads=self._threads)
         if (
             self._scale.rerun is Rerun.ALWAYS
             and key not in self._corpora
             or (not self._directory.has(key))
         ):
-            ((_, data),) = crew.run([replace(job, rows=None)], {})
+            ((_, data),) = workers.run([replace(job, rows=None)], {})
             self._directory.write(key, data)
         self._corpora[key] = self._directory.file(key)
         return key
 
-    def _together(self, bench: "Bench", jobs: Sequence[Job], keys: Sequence[str]) -> Results:
-        """Read the shards in their order, each once, and add them up."""
+    def _merged(self, bench: "Bench", jobs: Sequence[Job], keys: Sequence[str]) -> Results:
+        """Read the shards in their order, each once, and merge them."""
         parts, costs = InOrder(), list[Cost]()
         for number, key in enumerate(keys):
             payload = self._directory.read(key)
             if payload is None:
-                payload = self._again(bench, jobs[number:], keys)
+                payload = self._remeasure_damaged(bench, jobs[number:], keys)
             shard = decode(payload)
             parts.add(shard["results"])
             bench.data |= shard["data"]
             bench.parts |= shard["parts"]
             costs += shard["costs"]
         bench.costs += _added(costs)
-        whole = parts.whole()
-        with_text = {n: _with_text(each, bench) for n, each in whole.measurements.items()}
-        return replace(whole, measurements=with_text)
+        results = parts.whole()
+        with_text = {n: _with_text(each, bench) for n, each in results.measurements.items()}
+        return replace(results, measurements=with_text)
 
-    def _again(self, bench: "Bench", jobs: Sequence[Job], keys: Sequence[str]) -> bytes:
-        """Measure the damaged shards of these again, all at once; return what the first holds."""
+    def _remeasure_damaged(self, bench: "Bench", jobs: Sequence[Job], keys: Sequence[str]) -> bytes:
+        """Measure the damaged shards among these again, and return the first one's content."""
         first = keys[jobs[0].number]
         if self._scale.rerun is Rerun.NEVER:
-            raise self._lacking(first)
+            raise self._missing_shard(first)
         damaged = [job for job in jobs if not self._directory.has(keys[job.number])]
-        for _ in self._done(bench, damaged, keys):
+        for _ in self._finish(bench, damaged, keys):
             pass
         payload = self._directory.read(first)
         if payload is None:
@@ -189,11 +189,11 @@ class Sharing:
 
 
 def _added(costs: Iterable[Cost]) -> list[Cost]:
-    """Return one cost of each kind: shards' seconds and tokens added up."""
-    found: dict[tuple[str, tuple[str, ...]], Cost] = {}
+    """Return one cost for each experiment and SAEs: the sums of the shards' seconds and tokens."""
+    total: dict[tuple[str, tuple[str, ...]], Cost] = {}
     for cost in costs:
         key = (cost.measured_on, cost.saes)
-        before = found.get(key)
+        before = total.get(key)
         if before is not None:
             stages = dict.fromkeys([*before.seconds, *cost.seconds])
             seconds = {s: before.seconds.get(s, 0) + cost.seconds.get(s, 0) for s in stages}
@@ -204,14 +204,14 @@ def _added(costs: Iterable[Cost]) -> list[Cost]:
                 seconds=seconds,
                 peak_memory_bytes=max(peaks, default=cost.peak_memory_bytes),
             )
-        found[key] = cost
-    return list(found.values())
+        total[key] = cost
+    return list(total.values())
 
 
-def _with_text(found: Any, bench: "Bench") -> Any:
-    """Give the tokens that were kept one by one their texts again."""
-    tokens = getattr(found, "per_token", None)
+def _with_text(measurement: Any, bench: "Bench") -> Any:
+    """Restore the function that returns a token's text, which shards do not contain."""
+    tokens = getattr(measurement, "per_token", None)
     if tokens is None:
-        return found
+        return measurement
     text = partial(token_text, bench.host.tokenizer)
-    return replace(found, per_token=replace(tokens, text=text))
+    return replace(measurement, per_token=replace(tokens, text=text))

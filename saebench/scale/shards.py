@@ -1,4 +1,4 @@
-"""What a run is cut into: SAEs of one model × a range of sequences, each with a name of its own."""
+"""Shards: SAEs of one model × a range of sequences, named by all that determines their bits."""
 
 import hashlib
 import json
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """SAEs, or pairs of them, that are measured together; ids alone, as workers are sent it.
+    """SAEs or pairs that are measured together, by their ids, as sent to workers.
 
     Attributes:
-        bench: which of the run's benches they are on.
-        experiment: what is measured.
-        wanted: of each SAE or pair its ids, and the target's interventions, channels to keep and
+        bench: the index of their bench in the run.
+        experiment: what to measure.
+        wanted: for each SAE or pair its ids, and its target's interventions, channels to store and
             probes.
     """
 
@@ -39,13 +39,13 @@ class Group:
         return [joined(ids) for ids, _ in self.wanted]
 
     def targets(self, bench: "Bench") -> list[Target]:
-        """Return what to measure, with the SAEs of a bench."""
+        """Return the targets, with the SAEs of a bench."""
         by_id = {subject.id: subject for subject in bench.subjects}
         return [Target(tuple(by_id[sae] for sae in ids), *needs) for ids, needs in self.wanted]
 
 
 def groups_of(bench: int, experiment: Experiment, targets: Targets) -> Iterator[Group]:
-    """Give groups of at most 32 SAEs, their controls counted; all pairs are one group."""
+    """Yield groups of at most 32 SAEs, counting their controls; all pairs are one group."""
     wanted = [
         (tuple(s.id for s in t.subjects), (t.interventions, t.keep, t.probes)) for t in targets
     ]
@@ -55,12 +55,12 @@ def groups_of(bench: int, experiment: Experiment, targets: Targets) -> Iterator[
 
 
 def ranges_of(sequences: int, width: int, *, size: int | None) -> list[tuple[int, int]]:
-    """Return the ranges that sequences are cut into: the same whoever measures them.
+    """Return the ranges of sequences of the shards, which do not depend on the workers.
 
     Args:
-        sequences: how many.
+        sequences: number of sequences.
         width: tokens in each.
-        size: sequences of a shard; as many as have 8192 tokens where None.
+        size: sequences in a shard; if None, as many as have 8192 tokens.
 
     Example:
         >>> ranges_of(5, 128, size=2)
@@ -71,7 +71,7 @@ def ranges_of(sequences: int, width: int, *, size: int | None) -> list[tuple[int
 
 
 def identity(bench: "Bench", group: Group, *, threads: int) -> str:
-    """Return everything that the bits of a group's measurement depend on, as text."""
+    """Return as text everything that the bits of a group's measurement depend on."""
     settings = bench.settings
     targets = group.targets(bench)
     subjects = dict.fromkeys(subject for target in targets for subject in target.subjects)
@@ -95,5 +95,5 @@ def identity(bench: "Bench", group: Group, *, threads: int) -> str:
 
 
 def shard_key(identity: str, rows: tuple[int, int]) -> str:
-    """Name a shard by what it is a measurement of."""
+    """Return a shard's name, a hash of its identity and range."""
     return hashlib.sha256(f"{identity}{rows}".encode()).hexdigest()[:40]

@@ -1,4 +1,4 @@
-"""Statistics of the corpus, from a first pass over the run's first sequences, for all shards."""
+"""The worker, which runs jobs on benches, and the corpus statistics that all shards share."""
 
 import hashlib
 import json
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from saebench.experiments.bench import Bench
 
 
-def gathered(bench: "Bench", group: "Group") -> bytes:
-    """Run the first pass, and return what shards must know: Σ, means, a bank of activations."""
+def compute_statistics(bench: "Bench", group: "Group") -> bytes:
+    """Run the first pass over the corpus; return covariances, means and banks of activations."""
     targets = group.targets(bench)
     statistics = [
         [_arrays(each) for each in bench.statistics(tokens, targets).values()]
@@ -34,11 +34,11 @@ def gathered(bench: "Bench", group: "Group") -> bytes:
     return encode(statistics)
 
 
-def learn(bench: "Bench", group: "Group", data: bytes) -> None:
-    """Take what a first pass found.
+def load_statistics(bench: "Bench", group: "Group", data: bytes) -> None:
+    """Give a bench the corpus statistics of a first pass.
 
     Raises:
-        StoreError: where these are no such bytes.
+        StoreError: if the bytes cannot be decoded.
     """
     targets = group.targets(bench)
     sites, device = bench.sites(targets), bench.host.device
@@ -49,12 +49,12 @@ def learn(bench: "Bench", group: "Group", data: bytes) -> None:
 
 
 def is_needed(bench: "Bench", group: "Group") -> bool:
-    """True where a group's shards need a first pass."""
+    """True if a group's shards need corpus statistics."""
     return bool(group.experiment.on(bench).corpora(group.targets(bench)))
 
 
 def corpus_key(bench: "Bench", group: "Group", *, threads: int) -> str:
-    """Name a first pass: the same for all sources of the same sequences and places."""
+    """Return the name of corpus statistics, equal for equal sequences, sites and model."""
     targets = group.targets(bench)
     corpora = group.experiment.on(bench).corpora(targets)
     facts = {
@@ -78,56 +78,56 @@ def _reference(arrays: dict[str, Any], device: torch.device) -> Reference:
 
 
 class Worker:
-    """Does jobs on benches.
+    """Runs jobs on benches.
 
     Args:
-        benches: the run's, all of them.
-        threads: that its identity is told with.
+        benches: all benches of the run.
+        threads: number of torch's threads, a part of a job's identity.
     """
 
     def __init__(self, benches: "Sequence[Bench]", *, threads: int) -> None:
         self._benches = tuple(benches)
         self._threads = threads
-        self._learned: set[str] = set()
+        self._loaded_corpora: set[str] = set()
 
     def do_with(self, job: Job, corpus: Path | None) -> bytes:
-        """Return what a job finds; what the first pass found is read from a file, once."""
-        if corpus is None or job.corpus in self._learned:
+        """Run a job with corpus statistics from a file, which is read once; return its result."""
+        if corpus is None or job.corpus in self._loaded_corpora:
             return self.do(job)
         return self.do(job, payload(corpus))
 
     def do(self, job: Job, corpus: bytes | None = None) -> bytes:
-        """Return what a job finds, as bytes.
+        """Run a job, and return its encoded result.
 
         Args:
             job: the shard, or the first pass.
-            corpus: what the first pass found, where the job names one.
+            corpus: the encoded corpus statistics, if the job names some.
 
         Raises:
-            HostError: where this machine has another model, other SAEs, data or versions.
+            HostError: if this machine has a different model, SAE, text or version.
         """
         bench = self._benches[job.group.bench]
-        here = identity(bench, job.group, threads=self._threads)
-        if here != job.identity:
+        own = identity(bench, job.group, threads=self._threads)
+        if own != job.identity:
             raise HostError(
                 f"{socket.gethostname()} has another model, SAE, text or version of saebench or "
-                f"torch than the process that shares out the run: {here} there, {job.identity} "
-                "expected; install and copy the same on every node"
+                f"torch than the main process of the run: expected {job.identity}, found {own}; "
+                "install and copy the same on every node"
             )
         if job.rows is None:
-            return gathered(bench, job.group)
-        if job.corpus is not None and job.corpus not in self._learned:
+            return compute_statistics(bench, job.group)
+        if job.corpus is not None and job.corpus not in self._loaded_corpora:
             assert corpus is not None
-            learn(bench, job.group, corpus)
-            self._learned.add(job.corpus)
+            load_statistics(bench, job.group, corpus)
+            self._loaded_corpora.add(job.corpus)
         return _measured(bench, job.group, slice(*job.rows))
 
 
 def load_worker(recipe: Recipe) -> Worker:
-    """Load what a recipe names.
+    """Return a worker with everything loaded that a recipe names.
 
     Raises:
-        UsageError: where it is not to be had on this machine.
+        UsageError: if something cannot be loaded on this machine.
     """
     import torch
 
@@ -142,7 +142,7 @@ def load_worker(recipe: Recipe) -> Worker:
 
 
 def _measured(bench: "Bench", group: Group, rows: slice) -> bytes:
-    """Return what is found in a shard, what the data are and what it cost."""
+    """Measure a shard; return its encoded results, records of the data and costs."""
     part = bench.within(rows)
     results = group.experiment.on(part).measure(group.targets(part), progress=no_progress)
     return encode({"results": results, "data": part.data, "parts": part.parts, "costs": part.costs})

@@ -1,4 +1,4 @@
-"""Who does jobs: this process, others of this machine, or actors of a Ray cluster."""
+"""Worker pools: this process, processes on this machine, or actors of a Ray cluster."""
 
 import shutil
 import tempfile
@@ -17,49 +17,49 @@ if TYPE_CHECKING:
     from saebench.scale.worker import Worker
 
 
-class Crew(Protocol):
-    """Does jobs."""
+class WorkerPool(Protocol):
+    """Runs jobs."""
 
     def run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
-        """Give each job with what it found, as they finish."""
+        """Yield each job with its result, in the order in which they finish."""
         ...
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Shut down all workers."""
         ...
 
 
 @dataclass
-class Here:
-    """Does jobs in this process, one by one, on what is loaded here already."""
+class LocalPool:
+    """Runs jobs in this process, one by one, on the benches that are loaded already."""
 
     worker: "Worker"
     threads: int
 
     def run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
-        """Give each job with what it found."""
+        """Yield each job with its result."""
         for job in jobs:
             path = corpora[job.corpus] if job.corpus else None
             with _threads(self.threads):
-                found = self.worker.do_with(job, path)
-            yield job, found
+                result = self.worker.do_with(job, path)
+            yield job, result
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to shut down."""
 
 
-def here(recipe: Recipe, benches: "Sequence[Bench]") -> Here:
-    """Return who does jobs in this process."""
+def local_pool(recipe: Recipe, benches: "Sequence[Bench]") -> LocalPool:
+    """Return a pool that runs jobs in this process."""
     from saebench.scale.worker import Worker
 
-    return Here(Worker(benches, threads=recipe.threads), recipe.threads)
+    return LocalPool(Worker(benches, threads=recipe.threads), recipe.threads)
 
 
-def hired(scale: Scale, recipe: Recipe) -> Crew:
-    """Return who does jobs elsewhere; they begin to load what the recipe names.
+def start_workers(scale: Scale, recipe: Recipe) -> WorkerPool:
+    """Start worker processes or Ray actors, which load what the recipe names.
 
     Raises:
-        OptionError: where Ray is asked for and not to be had.
+        OptionError: if Ray is requested and not available.
     """
     if scale.engine is EngineKind.RAY:
         from saebench.scale.cluster import Cluster
@@ -83,23 +83,23 @@ def _threads(count: int) -> Iterator[None]:
 
 
 class Workplace:
-    """Holds the run directory, and hires workers.
+    """The locked run directory and the workers.
 
-    Those begin to load at once, while this process still has torch to import, but for a run that
-    goes on: it may need none.
+    Workers start to load at once, while this process still imports torch; in a resumed run, which
+    may need none, they start with the first missing shard.
 
     Args:
-        scale: how the run is shared out.
+        scale: the options for shards and workers.
         recipe: what workers load.
 
     Raises:
-        OptionError: where the run directory cannot be used, or Ray is not to be had.
+        OptionError: if the run directory cannot be used, or Ray is not available.
     """
 
     def __init__(self, scale: Scale, recipe: Recipe) -> None:
         self.scale = scale
         self.recipe = recipe
-        self._crew: Crew | None = None
+        self._workers: WorkerPool | None = None
         with ExitStack() as opened:
             path = scale.run_dir
             if path is None:
@@ -109,32 +109,33 @@ class Workplace:
             opened.enter_context(self.directory.held())
             self.outcomes = Outcomes(path)
             if scale.hires and (self.directory.is_empty or scale.rerun is Rerun.ALWAYS):
-                self._crew = hired(scale, recipe)
+                self._workers = start_workers(scale, recipe)
             self._open = opened.pop_all()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of the run directory."""
+        """Notes for the user about the run directory."""
         damaged = self.directory.damaged
         if not damaged:
             return ()
         count = f"{len(damaged)} damaged shard{'s' if len(damaged) > 1 else ''}"
         return (f"note: {count} in {self.directory.path} measured again: {damaged[0]}",)
 
-    def crew(self, benches: "Sequence[Bench]") -> Crew:
-        """Return who does the jobs: workers, or this process on what it has loaded."""
-        if self._crew is None:
-            hires = self.scale.hires
-            self._crew = hired(self.scale, self.recipe) if hires else here(self.recipe, benches)
-        return self._crew
+    def workers(self, benches: "Sequence[Bench]") -> WorkerPool:
+        """Return the workers, started if necessary; without workers, a pool in this process."""
+        if self._workers is None and self.scale.hires:
+            self._workers = start_workers(self.scale, self.recipe)
+        elif self._workers is None:
+            self._workers = local_pool(self.recipe, benches)
+        return self._workers
 
-    def dismiss(self) -> None:
-        """Let go of workers."""
-        if self._crew is not None:
-            self._crew.close()
-            self._crew = None
+    def stop_workers(self) -> None:
+        """Shut down the workers."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def close(self) -> None:
-        """Let go of workers and of the run directory."""
-        self.dismiss()
+        """Shut down workers and unlock the run directory."""
+        self.stop_workers()
         self._open.close()

@@ -1,4 +1,4 @@
-"""One run over the tokens: the clean pass once, every SAE and intervention resumed from it."""
+"""The substitution engine: one clean pass, every SAE and intervention resumed from it."""
 
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saebench.data.tokens import TokenSet, token_text
-from saebench.errors import HookError, MeasurementError, OptionError, UndefinedDirection
+from saebench.errors import MeasurementError, OptionError, UndefinedDirection
 from saebench.measures.divergence import RowReadout
 from saebench.measures.names import INDEPENDENT_OF_SAE, INTERVENTIONS, OF_THE_CORPUS, Probe
 from saebench.measures.resources import (
@@ -22,13 +22,13 @@ from saebench.measures.resources import (
     is_out_of_memory,
 )
 from saebench.measures.sums import TokenSums
-from saebench.subjects.hooks import Site, find_site
+from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Reconstruction, Subject
 from saebench.substitution.batches import (
-    AT_ONCE,
+    IMMEDIATE,
     Batch,
-    Doubts,
+    DeferredChecks,
     Places,
     cut,
     halves,
@@ -38,38 +38,19 @@ from saebench.substitution.batches import (
     tokens_a_pass,
     write_rows,
 )
-from saebench.substitution.gathering import Gathered, check_first_look
+from saebench.substitution.gathering import Gathered, check_first_look, reading_site, site_of
 from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement, Spread, TokenMeasurement, with_clusters
 from saebench.substitution.passes import CleanPass, Passes
-from saebench.substitution.reading import reading_site
 from saebench.substitution.readout import Changed, Readout, Repeated, every_row
 from saebench.substitution.reference import Reference, ReferenceSums
 
 REFERENCE_SEQUENCES = 512
 
 Progress = Callable[[int], object]
-Here = Sequence[tuple[Gathered, tuple[Tensor, Reconstruction]]]
+AtSite = Sequence[tuple[Gathered, tuple[Tensor, Reconstruction]]]
+"""The SAEs of one site, each with its activations and their reconstruction."""
 Probed = Mapping[str, Mapping[Probe, Tensor]]
-
-
-def site_of(host: Host, subject: Subject) -> Site:
-    """Return the SAE's place in the model: where it is substituted.
-
-    Raises:
-        HookError: where the model has no such place, or it is of another width.
-    """
-    meta = subject.metadata
-    site = find_site(
-        host, meta.hook, head=meta.head, centred=meta.centred, module_path=meta.module_path
-    )
-    if subject.d_out and subject.d_out != site.width:
-        size = "d_in" if meta.input_hook is None else "d_out"
-        raise HookError(
-            f"{subject.source}: {size} is {subject.d_out}, but {meta.hook} of {host.name} is "
-            f"{site.width} wide; is this the model that the SAE was trained on (--sae-model)?"
-        )
-    return site
 
 
 class Engine:
@@ -79,14 +60,14 @@ class Engine:
         host: the model.
         tokens: the sequences.
         seed: root seed of all noise.
-        batch_size: sequences at once; chosen from free memory where None. Where memory runs out
-            all the same, it is halved, and the batch done again.
-        corpus: where the tokens are a part of a run's, those of the whole run: its first sequences
-            are what interventions know of the corpus, whatever the part.
-        references: what is known of the corpus at a site, kept by whoever measures several parts.
+        batch_size: sequences in a batch; if None, chosen from free memory. If memory runs out all
+            the same, it is halved and the batch is measured again.
+        corpus: all sequences of the run, if ``tokens`` are a part of them: corpus statistics come
+            from the run's first sequences, whichever part is measured.
+        references: corpus statistics by site, shared by engines that measure parts of one run.
 
     Attributes:
-        stages: where the time of the last measurement went.
+        stages: the time that each stage of the last measurement took.
     """
 
     def __init__(
@@ -118,22 +99,22 @@ class Engine:
         keep: Mapping[str, Sequence[str]] | None = None,
         probes: Mapping[str, Sequence[Probe]] | None = None,
     ) -> dict[str, Measurement | MeasurementError]:
-        """Return each SAE's measurement by its id, or why it cannot be measured.
+        """Return each SAE's measurement by its id, or the error that prevented it.
 
         Args:
             subjects: the SAEs, each with the interventions it needs.
             progress: called with the number of tokens just finished.
-            edges: for SAEs by id, the positions between which sums are kept apart.
-            keep: for SAEs by id, the channels whose values are kept token by token.
-            probes: for SAEs by id, further channels to read out of each pass.
+            edges: by SAE id, the edges of the bins of positions that get sums of their own.
+            keep: by SAE id, the channels whose values are stored token by token.
+            probes: by SAE id, further channels to read out of each pass.
         """
         self.stages = Stages(self.host.device)
         sequences, context = self.tokens.ids.shape
-        apart, kept = edges or {}, keep or {}
+        bins, per_token = edges or {}, keep or {}
         gathering = []
         for subject, names in subjects:
-            also = (apart.get(subject.id, ()), tuple(kept.get(subject.id, ())))
-            sums = TokenSums(sequences, context, *also, first=self.tokens.first)
+            extras = (bins.get(subject.id, ()), tuple(per_token.get(subject.id, ())))
+            sums = TokenSums(sequences, context, *extras, first=self.tokens.first)
             with_clusters(sums, self.tokens)
             site = site_of(self.host, subject)
             reads = reading_site(self.host, subject, writes=site)
@@ -142,13 +123,13 @@ class Engine:
         needed = [g for g in gathering if self._needs_reference(g)]
         self._gather_references(site for g in needed for site in (g.site, g.reads))
         for g in gathering:
-            self._look_at_bank(g)
+            self._reconstruct_bank(g)
         failed: dict[str, Measurement | MeasurementError] = {}
         todo = deque(cut(sequences, self._sequences_at_once(gathering)))
         while todo:
             batch = make_batch(self.tokens, todo.popleft(), device=self.host.device)
             try:
-                # Tokens that do not count leave nothing to measure.
+                # A batch without counted tokens has nothing to measure.
                 if batch.counts:
                     ordered = batch.by_position() if batch.alike else batch
                     failed |= self._measure_batch(ordered, gathering)
@@ -162,11 +143,11 @@ class Engine:
         return failed | {g.subject.id: self._finished(g) for g in gathering}
 
     def reference(self, site: Site) -> Reference:
-        """Return corpus statistics at a site, from the run's first sequences."""
+        """Return the corpus statistics at a site, from the run's first sequences."""
         return self.references_at([site])[site]
 
     def references_at(self, sites: Sequence[Site]) -> dict[Site, Reference]:
-        """Return corpus statistics at sites, from the run's first sequences, in one pass."""
+        """Return the corpus statistics at sites, from one pass over the run's first sequences."""
         self._gather_references(sites)
         return {site: self._references[site] for site in sites}
 
@@ -175,59 +156,61 @@ class Engine:
         return many or self.tokens.is_part or not set(g.interventions).isdisjoint(OF_THE_CORPUS)
 
     def _gather_references(self, sites: Iterable[Site]) -> None:
-        """Gather those that are missing, in one pass for all of them."""
+        """Compute the missing corpus statistics in one pass for all sites."""
         sites = [site for site in dict.fromkeys(sites) if site not in self._references]
         if not sites:
             return
         first = self._corpus.counted[:REFERENCE_SEQUENCES]
-        gathered = {s: ReferenceSums(s.width, tokens=int(first.sum())) for s in sites}
-        at_once = sequences_at_once(self.host, context=first.shape[1], kept=2 * len(sites))
+        sums_by_site = {s: ReferenceSums(s.width, tokens=int(first.sum())) for s in sites}
+        at_once = sequences_at_once(self.host, context=first.shape[1], vectors=2 * len(sites))
         for rows in cut(len(first), self._batch_size or at_once):
             batch = make_batch(self._corpus, rows, device=self.host.device)
             with self.stages(CLEAN):
                 clean = self._passes.clean(batch.ids, sites, stop_early=True)
-            for site, sums in gathered.items():
+            for site, sums in sums_by_site.items():
                 x = read_rows(site, clean.activations[site], batch.at)
                 sums.update(x, batch.sequence, batch.position)
-        for site, sums in gathered.items():
+        for site, sums in sums_by_site.items():
             self._references[site] = sums.compute(self.host.device)
 
-    def _look_at_bank(self, g: Gathered) -> None:
+    def _reconstruct_bank(self, g: Gathered) -> None:
         if "error_shuffled" in g.interventions:
-            # Every site's bank is of the same tokens.
+            # The banks of all sites are activations of the same tokens.
             read = self._references[g.reads].bank
-            found = g.subject.reconstruct(read, stages=self.stages)
-            g.bank_errors = self._references[g.site].bank - found.x_hat
+            x_hat = g.subject.reconstruct(read, stages=self.stages).x_hat
+            g.bank_errors = self._references[g.site].bank - x_hat
 
     def _sequences_at_once(self, gathering: Sequence[Gathered]) -> int:
         if self._batch_size is not None:
             return self._batch_size
-        kept = 2 + sum(2 + len(g.interventions) for g in gathering)
-        return sequences_at_once(self.host, context=self.tokens.ids.shape[1], kept=kept)
+        vectors = 2 + sum(2 + len(g.interventions) for g in gathering)
+        return sequences_at_once(self.host, context=self.tokens.ids.shape[1], vectors=vectors)
 
     def _measure_batch(
         self, batch: Batch, gathering: list[Gathered]
     ) -> dict[str, Measurement | MeasurementError]:
-        """Add a batch to the sums; drop, and return, the SAEs that cannot be measured.
+        """Add a batch to the sums; drop the SAEs that cannot be measured and return their errors.
 
-        Everything is computed before anything is added: a batch that runs out of memory leaves
-        no trace.
+        Everything is computed before anything is added, so that a batch that runs out of memory
+        can be measured again.
         """
         sites = dict.fromkeys(site for g in gathering for site in (g.site, g.reads))
         with self.stages(CLEAN):
             clean = self._passes.clean(batch.ids, list(sites))
         assert clean.final is not None
-        made = {g.subject.id: self._reconstructed(g, batch, clean) for g in gathering}
-        failed = self._first_look(batch, made, gathering)
-        doubts = Doubts(later=self.host.device.type != "cpu")
-        ce, readouts, probed = self._substituted(batch, clean, made, gathering, doubts)
-        if doubts.any():
-            ce, readouts, probed = self._substituted(batch, clean, made, gathering, AT_ONCE)
+        reconstructed = {g.subject.id: self._reconstructed(g, batch, clean) for g in gathering}
+        failed = self._check_first_batch(batch, reconstructed, gathering)
+        checks = DeferredChecks(deferred=self.host.device.type != "cpu")
+        ce, readouts, probed = self._substituted(batch, clean, reconstructed, gathering, checks)
+        if checks.any():
+            ce, readouts, probed = self._substituted(
+                batch, clean, reconstructed, gathering, IMMEDIATE
+            )
         with self.stages(FOLD):
             for g in gathering:
-                g.fold_reconstruction(batch, *made[g.subject.id])
-                mine = {name: readouts[_key(g, name)] for name in g.interventions}
-                g.fold_readouts(batch, ce, mine)
+                g.fold_reconstruction(batch, *reconstructed[g.subject.id])
+                own = {name: readouts[_key(g, name)] for name in g.interventions}
+                g.fold_readouts(batch, ce, own)
                 g.fold_probes(batch, probed[g.subject.id])
         return failed
 
@@ -235,20 +218,22 @@ class Engine:
         self,
         batch: Batch,
         clean: CleanPass,
-        made: Mapping[str, tuple[Tensor, Reconstruction]],
+        reconstructed: Mapping[str, tuple[Tensor, Reconstruction]],
         gathering: list[Gathered],
-        doubts: Doubts,
+        checks: DeferredChecks,
     ) -> tuple[Float[Tensor, "tokens"], dict[str, RowReadout], Probed]:
-        """Return the clean cross-entropy, what every intervention does, and what probes read."""
+        """Return the clean cross-entropy, every intervention's readout, and the probes' values."""
         assert clean.final is not None
         hidden: dict[str, Changed] = {}
         for site in dict.fromkeys(g.site for g in gathering):
-            here = [(g, made[g.subject.id]) for g in gathering if g.site == site]
-            hidden |= self._resumed(site, batch, clean, here, doubts)
+            at_site = [(g, reconstructed[g.subject.id]) for g in gathering if g.site == site]
+            hidden |= self._resumed(site, batch, clean, at_site, checks)
         with self.stages(READOUT):
             final = clean.final[batch.at]
-            ce, readouts = self._read_out(final, hidden, targets=batch.targets, doubts=doubts)
-            probed = {g.subject.id: _probed(g, made, final, hidden) for g in gathering}
+            ce, readouts = self._read_out(
+                final, hidden, targets=batch.targets, deferred_checks=checks
+            )
+            probed = {g.subject.id: _probed(g, reconstructed, final, hidden) for g in gathering}
         return ce, readouts, probed
 
     def _reconstructed(
@@ -258,18 +243,18 @@ class Engine:
         read = x if g.reads == g.site else read_rows(g.reads, clean.activations[g.reads], batch.at)
         return x, g.subject.reconstruct(read, stages=self.stages)
 
-    def _first_look(
+    def _check_first_batch(
         self,
         batch: Batch,
-        made: Mapping[str, tuple[Tensor, Reconstruction]],
+        reconstructed: Mapping[str, tuple[Tensor, Reconstruction]],
         gathering: list[Gathered],
     ) -> dict[str, Measurement | MeasurementError]:
-        """Prepare the SAEs that are new, and drop those that plainly cannot be measured."""
+        """On an SAE's first batch prepare its sums, or drop it if it cannot be measured."""
         failed: dict[str, Measurement | MeasurementError] = {}
         for g in [g for g in gathering if g.spread is None]:
-            x, found = made[g.subject.id]
+            x, reconstruction = reconstructed[g.subject.id]
             try:
-                check_first_look(g.subject, x, found.x_hat)
+                check_first_look(g.subject, x, reconstruction.x_hat)
             except MeasurementError as error:
                 failed[g.subject.id] = error
                 gathering.remove(g)
@@ -282,18 +267,18 @@ class Engine:
         if self.tokens.is_part or not few:
             centre = self._references[site].mean
             return Spread(sequences, centre, by_sequence=few)
-        # Of no tokens the mean is NaN; any fixed vector will do.
+        # The mean of no tokens is NaN; any fixed vector will do instead.
         centre = first_sequence.double().mean(dim=0).nan_to_num()
         return Spread(sequences, centre, by_sequence=True)
 
     def _substitutions(
-        self, batch: Batch, here: Here, names: Container[str], doubts: Doubts
+        self, batch: Batch, at_site: AtSite, names: Container[str], checks: DeferredChecks
     ) -> Iterator[tuple[str, Float[Tensor, "tokens width"]]]:
-        """Give x′ of the counted tokens for these interventions at one site."""
+        """Yield x′ of the counted tokens for each of these interventions at one site."""
         done = set()
-        for g, (x, found) in here:
+        for g, (x, reconstruction) in at_site:
             place = (batch.sequence, batch.position, self._references.get(g.site), g.bank_errors)
-            tokens = Tokens(x, found.x_hat, *place, self.seed, doubts)
+            tokens = Tokens(x, reconstruction.x_hat, *place, self.seed, checks)
             wanted = [name for name in g.interventions if name in names]
             for name in [name for name in wanted if _key(g, name) not in done]:
                 done.add(_key(g, name))
@@ -306,25 +291,25 @@ class Engine:
                     yield _key(g, name), changed
 
     def _resumed(
-        self, site: Site, batch: Batch, clean: CleanPass, here: Here, doubts: Doubts
+        self, site: Site, batch: Batch, clean: CleanPass, at_site: AtSite, checks: DeferredChecks
     ) -> dict[str, Changed]:
         """Return the final hidden states of the counted tokens under every x′ at one site.
 
-        An x′ that is the same at every token gives the same in all sequences that are alike: it
-        is run in one of them.
+        An x′ that is the same at every token gives the same hidden states in all alike sequences:
+        it is run in the first of them only.
         """
         once = INDEPENDENT_OF_SAE if batch.alike and self._passes.is_all(site) else ()
         each = [name for name in INTERVENTIONS if name not in once]
         hidden: dict[str, Changed] = {}
-        substitutions = self._substitutions(batch, here, each, doubts)
+        substitutions = self._substitutions(batch, at_site, each, checks)
         at_once = max(1, tokens_a_pass(self.host) // batch.ids.numel())
         while some := dict(islice(substitutions, at_once)):
             hidden |= self._final(site, clean, some, batch.at)
         times = len(batch.ids)
-        alike = {key: x[::times] for key, x in self._substitutions(batch, here, once, doubts)}
-        if alike:
+        constant = {key: x[::times] for key, x in self._substitutions(batch, at_site, once, checks)}
+        if constant:
             row, position = batch.at
-            final = self._final(site, clean.first, alike, (row[::times], position[::times]))
+            final = self._final(site, clean.first, constant, (row[::times], position[::times]))
             hidden |= {key: Repeated(states, times) for key, states in final.items()}
         return hidden
 
@@ -343,8 +328,8 @@ class Engine:
         if g.spread is None:
             return MeasurementError(f"{g.subject.source}: no token of these sequences counts")
         path = "resumed" if self._passes.is_exact(g.site) else "full"
-        kept = self._per_token(g.sums) if g.sums.keep else None
-        return g.finished(path, per_token=kept, part=self.tokens.is_part)
+        per_token = self._per_token(g.sums) if g.sums.keep else None
+        return g.finished(path, per_token=per_token, part=self.tokens.is_part)
 
     def _per_token(self, sums: TokenSums) -> TokenMeasurement:
         first = slice(0, sums.kept_sequences)
@@ -355,7 +340,7 @@ class Engine:
 
 
 def _key(g: Gathered, name: str) -> str:
-    """Name a substitution; those that do not depend on the SAE are shared at their site."""
+    """Name a substitution; SAEs at one site share those that do not depend on the SAE."""
     owner = str(g.site) if name in INDEPENDENT_OF_SAE else g.subject.id
     return f"{owner}/{name}"
 

@@ -1,4 +1,4 @@
-"""From readouts of tokens to sums over sequences and positions."""
+"""Each SAE's sites in the model, and the folding of its per-token readouts into sums."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,25 +8,80 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saebench.errors import MeasurementError, NonFiniteValue, UndefinedDirection
+from saebench.errors import HookError, MeasurementError, NonFiniteValue, UndefinedDirection
 from saebench.measures.divergence import RowReadout
 from saebench.measures.names import Probe
 from saebench.measures.reconstruction import reconstruction
 from saebench.measures.sums import TokenSums
-from saebench.subjects.hooks import Site
+from saebench.subjects.hooks import Site, find_site
+from saebench.subjects.host import Host
 from saebench.subjects.sae import Reconstruction, Subject
 from saebench.substitution.batches import Batch
 from saebench.substitution.measurement import SCORED, TARGETS, Measurement, Spread, TokenMeasurement
 
 
+def site_of(host: Host, subject: Subject) -> Site:
+    """Return the site in the model at which the SAE's output is substituted.
+
+    Raises:
+        HookError: if the model has no such hook, or its width is not the SAE's.
+    """
+    meta = subject.metadata
+    site = find_site(
+        host, meta.hook, head=meta.head, centred=meta.centred, module_path=meta.module_path
+    )
+    if subject.d_out and subject.d_out != site.width:
+        size = "d_in" if meta.input_hook is None else "d_out"
+        raise HookError(
+            f"{subject.source}: {size} is {subject.d_out}, but {meta.hook} of {host.name} is "
+            f"{site.width} wide; is this the model that the SAE was trained on (--sae-model)?"
+        )
+    return site
+
+
+def reading_site(host: Host, subject: Subject, *, writes: Site) -> Site:
+    """Return the site whose activation the SAE is given: where it writes, or a transcoder's input.
+
+    Args:
+        host: the model.
+        subject: the SAE.
+        writes: the site at which its output is compared and substituted.
+
+    Raises:
+        HookError: if the model has no such hook, or its width is not the SAE's.
+    """
+    meta = subject.metadata
+    if meta.input_hook is None:
+        return writes
+    try:
+        site = find_site(
+            host,
+            meta.input_hook,
+            head=meta.input_head,
+            centred=meta.centred,
+            module_path=meta.module_path,
+        )
+    except HookError as error:
+        raise HookError(
+            f"{subject.source}, input hook: {error}; a transcoder's input can be named by "
+            "module: --sae-hook model.layers.3.mlp.input"
+        ) from error
+    if subject.d_in and subject.d_in != site.width:
+        raise HookError(
+            f"{subject.source}: d_in is {subject.d_in}, but its input hook {meta.input_hook} of "
+            f"{host.name} is {site.width} wide"
+        )
+    return site
+
+
 @dataclass(frozen=True)
 class Scored:
-    """Where a batch's readouts belong: readouts come as rows, one for each counted token.
+    """The tokens that a batch's readouts belong to: one row of a readout for each counted token.
 
     Attributes:
         rows: the sequences.
         counted: the tokens at which KL is scored.
-        has_target: those at which CE is.
+        has_target: the tokens at which CE is scored.
     """
 
     rows: slice
@@ -34,7 +89,7 @@ class Scored:
     has_target: Bool[Tensor, "batch pos"]
 
     def spread(self, values: Tensor) -> Float[Tensor, "batch pos"]:
-        """Put the rows' values back at their places."""
+        """Put one value for each counted token at its row and position; zero elsewhere."""
         out = torch.zeros(self.counted.shape, dtype=values.dtype, device=values.device)
         out[self.counted] = values
         return out
@@ -52,43 +107,43 @@ def fold(
     Args:
         sums: the channels of :class:`saebench.substitution.measurement.Measurement`.
         ce: the clean cross-entropy of each counted token.
-        readouts: those of each intervention.
-        at: where they belong.
+        readouts: by intervention.
+        at: the tokens that they belong to.
     """
     sums.count(SCORED, at.counted, rows=at.rows)
     sums.count(TARGETS, at.has_target, rows=at.rows)
     sums.add("clean.ce", at.spread(ce), mask=at.has_target, rows=at.rows)
-    for name, found in readouts.items():
+    for name, readout in readouts.items():
         for channel, values, mask in (
-            ("kl", found.kl, at.counted),
-            ("tv", found.tv, at.counted),
-            ("agrees", found.agrees.float(), at.counted),
-            ("ce", found.ce, at.has_target),
+            ("kl", readout.kl, at.counted),
+            ("tv", readout.tv, at.counted),
+            ("agrees", readout.agrees.float(), at.counted),
+            ("ce", readout.ce, at.has_target),
         ):
             sums.add(f"{name}.{channel}", at.spread(values), mask=mask, rows=at.rows)
-        sums.tally(f"{name}.kl", found.kl)
+        sums.tally(f"{name}.kl", readout.kl)
         if "sae" in readouts and name != "sae":
-            exceeded = at.spread((readouts["sae"].kl > found.kl).float())
+            exceeded = at.spread((readouts["sae"].kl > readout.kl).float())
             sums.add(f"{name}.exceeded", exceeded, mask=at.counted, rows=at.rows)
 
 
-FAR_BELOW = 0.25  # of explained variance: more than another data set takes away
+FAR_BELOW = 0.25  # of explained variance: more than it varies from one data set to another
 
 
 @dataclass
 class Gathered:
-    """One SAE with its place, and the sums it gathers.
+    """One SAE with its site, and its sums so far.
 
     Attributes:
         subject: the SAE.
-        site: where it is put.
-        reads: where it reads: a transcoder elsewhere than where it is put.
-        interventions: those still being measured.
+        site: where its output is substituted.
+        reads: where it reads its input; for a transcoder another site.
+        interventions: those that are measured; one that fails is removed.
         sums: the channels.
         spread: the activations' deviations from their mean.
-        bank_errors: the SAE's errors at the reference's bank; empty where nothing needs them.
-        fired: tokens at which each feature fired.
-        failures: interventions that could not be made, and why.
+        bank_errors: the SAE's errors on the reference's bank; empty if no intervention needs them.
+        fired: for each feature the number of tokens on which it fired.
+        failures: the error of each intervention that could not be computed.
         probes: further channels to read out of each pass.
     """
 
@@ -104,24 +159,24 @@ class Gathered:
     probes: tuple[Probe, ...] = ()
 
     def drop(self, name: str, error: UndefinedDirection) -> None:
-        """Measure an intervention no longer."""
+        """Stop measuring an intervention."""
         self.failures[name] = error
         self.interventions.remove(name)
 
-    def fold_reconstruction(self, batch: Batch, x: Tensor, found: Reconstruction) -> None:
-        """Add what the SAE made of a batch's activations."""
+    def fold_reconstruction(self, batch: Batch, x: Tensor, output: Reconstruction) -> None:
+        """Add the SAE's reconstructions of a batch's activations."""
         assert self.spread is not None
-        compared = reconstruction(x, found.x_hat, centre=self.spread.centre)
-        values = vars(compared) | {"norm": x.norm(dim=-1), "l0": found.l0, "l1": found.l1}
-        if found.l1_unit is not None:
-            values["l1_unit"] = found.l1_unit
+        compared = reconstruction(x, output.x_hat, centre=self.spread.centre)
+        values = vars(compared) | {"norm": x.norm(dim=-1), "l0": output.l0, "l1": output.l1}
+        if output.l1_unit is not None:
+            values["l1_unit"] = output.l1_unit
         for channel, value in values.items():
             self.sums.add(channel, batch.spread(value), mask=batch.counted, rows=batch.rows)
-        self.fired = found.fired if self.fired is None else self.fired + found.fired
+        self.fired = output.fired if self.fired is None else self.fired + output.fired
         self.spread.update(x, batch.at[0] + batch.rows.start)
 
     def fold_readouts(self, batch: Batch, ce: Tensor, readouts: dict[str, RowReadout]) -> None:
-        """Add what became of the model's predictions."""
+        """Add the readouts of the model's predictions."""
         fold(self.sums, ce, readouts, at=batch)
 
     def fold_probes(self, batch: Batch, values: Mapping[Probe, Tensor]) -> None:
@@ -132,10 +187,10 @@ class Gathered:
     def finished(
         self, path: str, *, per_token: TokenMeasurement | None = None, part: bool = False
     ) -> Measurement:
-        """Return the measurement; of a part of the run, what others must be added to."""
+        """Return the measurement; of a part of the run one that can be merged with others."""
         assert self.spread is not None
         assert self.fired is not None
-        found = Measurement(
+        measurement = Measurement(
             sums=self.sums.fetch(),
             interventions=tuple(self.interventions),
             fired=self.fired.cpu().numpy().astype(np.int64),
@@ -144,20 +199,20 @@ class Gathered:
             per_token=per_token,
             moves=self.spread.moves(),
         )
-        return found if part else found.finished()
+        return measurement if part else measurement.finished()
 
 
 def check_first_look(subject: Subject, x: Tensor, x_hat: Tensor) -> None:
-    """Stop early where the SAE gives no numbers, or plainly is not the one that was released.
+    """Refuse an SAE whose first reconstructions are not finite, or far worse than its release's.
 
     Args:
         subject: the SAE.
         x: the first activations.
-        x_hat: what it made of them.
+        x_hat: their reconstructions.
 
     Raises:
-        NonFiniteValue: where a reconstruction is NaN or infinite.
-        MeasurementError: where explained variance is far below the release's own figure.
+        NonFiniteValue: if a reconstruction is NaN or infinite.
+        MeasurementError: if explained variance is far below the release's own figure.
     """
     if not torch.isfinite(x_hat).all():
         bad = int((~torch.isfinite(x_hat)).any(dim=-1).sum())
@@ -169,9 +224,9 @@ def check_first_look(subject: Subject, x: Tensor, x_hat: Tensor) -> None:
     if expected is None:
         return
     spread = (x - x.mean(dim=0)).double().square().sum()
-    found = 1 - float((x - x_hat).double().square().sum() / spread)
-    if found < expected - FAR_BELOW:
+    explained = 1 - float((x - x_hat).double().square().sum() / spread)
+    if explained < expected - FAR_BELOW:
         raise MeasurementError(
-            f"{subject.source}: explains {found:.2f} of the variance, its release says "
+            f"{subject.source}: explains {explained:.2f} of the variance, its release says "
             f"{expected:.2f}: wrong weights, wrong hook, or a model processed differently"
         )

@@ -1,4 +1,4 @@
-"""The interventions x → x′ of METRICS.md 2: pure functions of activations."""
+"""The interventions x → x′, as docs/metrics.md defines them: pure functions of activations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,24 +9,25 @@ from torch import Tensor
 
 from saebench.errors import UndefinedDirection
 from saebench.measures.names import check_names
-from saebench.substitution.batches import AT_ONCE, Doubts
+from saebench.substitution.batches import IMMEDIATE, DeferredChecks
 from saebench.substitution.noise import NoiseSource, below
 from saebench.substitution.reference import Reference
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens to substitute: activations, reconstructions, and which tokens they are.
+    """The tokens to substitute: their activations, reconstructions and positions in the run.
 
     Attributes:
         x: clean activations.
         x_hat: the SAE's reconstructions.
         sequence: each token's sequence index in the run.
-        position: its position there.
-        reference: corpus statistics at this hook; None where no intervention needs them.
-        bank_errors: the SAE's errors at the reference's bank.
+        position: its position in that sequence.
+        reference: corpus statistics at this hook; None if no intervention needs them.
+        bank_errors: the SAE's errors on the reference's bank.
         seed: the run's root seed.
-        doubts: where directions that may be undefined are told; by default they are errors.
+        deferred_checks: collects the checks for undefined directions; by default an undefined
+            direction raises immediately.
     """
 
     x: Float[Tensor, "tokens d"]
@@ -36,29 +37,29 @@ class Tokens:
     reference: Reference | None
     bank_errors: Float[Tensor, "bank d"]
     seed: int
-    doubts: Doubts = AT_ONCE
+    deferred_checks: DeferredChecks = IMMEDIATE
 
     @property
     def corpus(self) -> Reference:
         """The corpus statistics.
 
         Raises:
-            ValueError: where none were gathered.
+            ValueError: if none were computed.
         """
         if self.reference is None:
-            raise ValueError("this intervention needs corpus statistics; none were gathered")
+            raise ValueError("this intervention needs corpus statistics; none were computed")
         return self.reference
 
     def noise(self, name: str) -> Float[Tensor, "tokens d"]:
-        """Return the intervention's standard normal vector at each token."""
+        """Return the intervention's standard normal vector for each token."""
         source = NoiseSource(self.seed, name)
         return source.normal(self.sequence, self.position, d=self.x.shape[-1])
 
     def others(self, name: str) -> Int[Tensor, "tokens 2"]:
-        """Return two bank entries for each token: not the token itself, of different activations.
+        """Return two bank entries for each token, of different activations and of other tokens.
 
         Before the first block of a model without absolute positions, all occurrences of one
-        token have the same activation: their difference has no direction.
+        token have the same activation, so that their difference has no direction.
         """
         bank = self.corpus
         size = len(bank.bank)
@@ -82,19 +83,24 @@ class Tokens:
         return (bank.sequence[entry] == self.sequence) & (bank.position[entry] == self.position)
 
     def unit(self, vectors: Tensor, *, of: str, needed: Bool[Tensor, "tokens"]) -> Tensor:
-        """Return the vectors at length one.
+        """Return the vectors scaled to length one.
+
+        Args:
+            vectors: one for each token.
+            of: what they are, for the error message.
+            needed: the tokens whose direction is used.
 
         Raises:
             UndefinedDirection: naming the first needed token whose vector has length zero.
         """
         norm = vectors.norm(dim=-1, keepdim=True)
         undefined = needed & ~(norm[:, 0] > 0)
-        if not self.doubts.put_off(undefined) and undefined.any():
+        if not self.deferred_checks.defer(undefined) and undefined.any():
             at = int(undefined.nonzero()[0])
             raise UndefinedDirection(
                 f"{of} has length zero at sequence {int(self.sequence[at])}, position "
                 f"{int(self.position[at])} ({int(undefined.sum())} such tokens in this batch): "
-                "its direction is undefined, so this intervention cannot be made"
+                "its direction is undefined, so this intervention cannot be computed"
             )
         return vectors / norm.clamp_min(torch.finfo(norm.dtype).tiny)
 
@@ -106,7 +112,7 @@ def _every(tokens: Tokens) -> Bool[Tensor, "tokens"]:
 def _at_error_distance(
     tokens: Tokens, direction: Float[Tensor, "tokens d"], *, of: str
 ) -> Float[Tensor, "tokens d"]:
-    """Return x + ε·direction/‖direction‖; where ε = 0 no direction is needed."""
+    """Return x + ε·direction/‖direction‖; where ε = 0, x, whatever the direction."""
     eps = (tokens.x - tokens.x_hat).norm(dim=-1, keepdim=True)
     return tokens.x + eps * tokens.unit(direction, of=of, needed=eps[:, 0] > 0)
 
@@ -130,7 +136,7 @@ def _eps_random(tokens: Tokens) -> Tensor:
 
 
 def _at_error_angle(tokens: Tokens, name: str) -> Float[Tensor, "tokens d"]:
-    """Return unit vectors at the angle between x and x̂ from x, otherwise random."""
+    """Return random unit vectors whose angle from x is that between x and x̂."""
     needed = _every(tokens)
     along = tokens.unit(tokens.x, of=f"{name}: x", needed=needed)
     reconstruction = tokens.unit(tokens.x_hat, of=f"{name}: x̂", needed=needed)
@@ -150,8 +156,8 @@ def _theta_random_sae(tokens: Tokens) -> Tensor:
 
 
 def _cov_random(tokens: Tokens) -> Tensor:
-    # z₁ - z₂ of two standard normals is √2 times one, and only the direction of L(z₁ - z₂) is
-    # used: one draw gives the same distribution.
+    # The difference of two standard normals is √2 times a standard normal, and only the direction
+    # of L(z₁ - z₂) is used: one draw gives the same distribution.
     factor = tokens.corpus.factor.to(tokens.x.dtype)
     return _at_error_distance(tokens, tokens.noise("cov_random") @ factor.T, of="cov_random: d")
 
@@ -192,7 +198,7 @@ _RULES: dict[str, Callable[[Tokens], Tensor]] = {
 
 
 def substitute(name: str, tokens: Tokens) -> Float[Tensor, "tokens d"]:
-    """Return x′ for each token; the inputs are left as they are.
+    """Return x′ for each token; the inputs are not changed.
 
     Args:
         name: one of `names.INTERVENTIONS`.
@@ -200,10 +206,11 @@ def substitute(name: str, tokens: Tokens) -> Float[Tensor, "tokens d"]:
 
     Raises:
         OptionError: for an unknown name.
-        UndefinedDirection: where a direction is needed of a vector of length zero.
+        UndefinedDirection: if the direction of a vector of length zero is needed.
 
     Source:
-        METRICS.md 2; seed 002; arXiv 2410.12555.
+        docs/metrics.md; Gurnee 2024, "SAE reconstruction errors are (empirically) pathological",
+        "Intervention Types"; arXiv 2410.12555 (``cov_random``, ``real_difference``).
     """
     check_names([name])
     return _RULES[name](tokens)

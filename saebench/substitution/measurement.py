@@ -1,4 +1,4 @@
-"""Squared deviations from the run's own mean, gathered in one pass over it."""
+"""Measurements of SAEs and of pairs as mergeable sums, and squared deviations in one pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from saebench.records.run import CLUSTER
 
 @dataclass(frozen=True)
 class Moves(State):
-    """What turns sums of ‖x - c‖² into those of ‖x - x̄‖², of some of a run's sequences.
+    """Corrections that turn sums of ‖x - c‖² into sums of ‖x - x̄‖², for some of a run's sequences.
 
     Attributes:
-        sums: Σ(x - c), of each sequence or of all of them together.
-        by_sequence: of each.
+        sums: Σ(x - c), one row for each sequence or one for all of them together.
+        by_sequence: True if there is a row for each sequence.
     """
 
     sums: Float[np.ndarray, "rows d"]
@@ -31,14 +31,14 @@ class Moves(State):
 
     @classmethod
     def merged(cls, parts: Sequence[Any]) -> Self:
-        """Return those of a run's consecutive parts together."""
+        """Return the corrections of a run's consecutive parts together."""
         tables = [part.sums for part in parts]
         if parts[0].by_sequence:
             return cls(np.concatenate(tables), by_sequence=True)
         return cls(total(tables), by_sequence=False)
 
     def moved(self, counts: Float[np.ndarray, "sequences"]) -> Float[np.ndarray, "sequences"]:
-        """Return what each sequence's sum of squared deviations changes by.
+        """Return the correction of each sequence's sum of squared deviations.
 
         Args:
             counts: tokens of each sequence.
@@ -50,16 +50,16 @@ class Moves(State):
 
 
 class Spread:
-    """Turns sums of ‖x - c‖², c fixed beforehand, into sums of ‖x - x̄‖², x̄ the run's mean.
+    """Deviations ‖x - c‖² from a fixed centre c, corrected to ‖x - x̄‖², x̄ the run's mean.
 
-    With the sums a_s = Σ(x - c) of every sequence the move is exact. For many sequences these
-    would be large, and the centre is then the mean of hundreds of sequences: only their total is
-    kept, and what moves is shared out over the sequences by their tokens.
+    With the sums a_s = Σ(x - c) of every sequence the correction is exact. For many sequences
+    these would need much memory; the centre is then the mean of hundreds of sequences, only the
+    total is stored, and the correction is distributed over the sequences by their token counts.
 
     Args:
-        sequences: of the run.
-        centre: a vector near the mean, the same whatever the batches.
-        by_sequence: keep every sequence's sum; not those of many, which would be large.
+        sequences: how many the run has.
+        centre: a vector near the mean, the same for all batches.
+        by_sequence: store a sum for every sequence; too large for a run of many.
     """
 
     def __init__(self, sequences: int, centre: Float[Tensor, "d"], *, by_sequence: bool) -> None:
@@ -77,7 +77,7 @@ class Spread:
             self._sums += deviation.sum(dim=0)
 
     def moves(self) -> Moves:
-        """Return the sums, for when all of the run's are known."""
+        """Return the corrections, to be applied when all parts of the run are merged."""
         return Moves(self._sums.cpu().numpy(), self._by_sequence)
 
 
@@ -86,11 +86,11 @@ TARGETS = "n.targets"
 
 
 def with_clusters(sums: TokenSums, tokens: TokenSet) -> TokenSums:
-    """Say in the sums which of the sequences repeat each other, where any do.
+    """Add to the sums the cluster of each sequence, if any sequences repeat each other.
 
     Args:
-        sums: of the tokens' sequences, or of their first.
-        tokens: what was measured.
+        sums: of all sequences, or of the first ones.
+        tokens: the measured sequences.
     """
     if tokens.clusters is not None:
         first = tokens.clusters[: sums.sequences]
@@ -99,7 +99,7 @@ def with_clusters(sums: TokenSums, tokens: TokenSet) -> TokenSums:
 
 
 def _by_channel(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Put each channel's rows one behind the other; a part may have none of them."""
+    """Concatenate each channel's rows; a part may lack a channel."""
     return {
         channel: np.concatenate([part[channel] for part in parts if channel in part])
         for channel in parts[0]
@@ -108,13 +108,13 @@ def _by_channel(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
 
 @dataclass(frozen=True)
 class TokenMeasurement(State):
-    """Values token by token, of the run's first sequences.
+    """Values token by token of the run's first sequences.
 
     Attributes:
-        values: float32 ``[sequences, positions]`` by channel; 0 where a token does not count.
+        values: float32 ``[sequences, positions]`` by channel; 0 for tokens that do not count.
         ids: the token ids.
         counted: which tokens count.
-        text: gives a token's text by its id, for people.
+        text: returns a token's text by its id, for people.
     """
 
     values: Mapping[str, np.ndarray] = state(_by_channel)
@@ -141,12 +141,12 @@ class Measurement(State):
     Attributes:
         sums: the channels.
         interventions: the names that were measured.
-        fired: tokens at which each feature fired.
-        failures: interventions that could not be made, and why.
-        path: ``resumed``, or ``full`` where the model could not be resumed exactly.
-        per_token: the values of channels that were asked for token by token.
-        moves: what makes squared deviations from a fixed vector those from the run's own mean;
-            None where that was done.
+        fired: for each feature the number of tokens on which it fired.
+        failures: the error of each intervention that could not be computed.
+        path: ``resumed``, or ``full`` if the model could not be resumed exactly.
+        per_token: values token by token of the channels for which they were requested.
+        moves: corrects squared deviations from a fixed vector to those from the run's mean; None
+            once that is done.
     """
 
     sums: TokenSums = state(TokenSums.joined)
@@ -159,13 +159,13 @@ class Measurement(State):
 
     @classmethod
     def merged(cls, parts: Sequence[Any]) -> Self:
-        """Return the parts together; an intervention that failed in one of them failed."""
-        whole = super().merged(parts)
-        whole.interventions = tuple(n for n in whole.interventions if n not in whole.failures)
-        return whole
+        """Return the merged parts; an intervention that failed in one part has failed."""
+        run = super().merged(parts)
+        run.interventions = tuple(n for n in run.interventions if n not in run.failures)
+        return run
 
     def finished(self) -> Self:
-        """Take the squared deviations from the run's own mean, now that all of it is known."""
+        """Correct squared deviations to those from the run's mean, once all parts are merged."""
         if self.moves is not None:
             table = self.sums.by_sequence
             table["squared_deviation"] += self.moves.moved(table[SCORED])
@@ -177,15 +177,15 @@ class Measurement(State):
         return self.sums.by_sequence
 
     def bins(self) -> tuple[tuple[int, int], ...]:
-        """Return the positions of each bin, from the first to before the last."""
+        """Return each bin's range of positions, the end excluded."""
         return tuple(pairwise(self.sums.edges))
 
     def need(self, *interventions: str) -> None:
-        """Make sure that the interventions were measured and gave numbers.
+        """Check that the interventions were measured and their KL and CE are finite.
 
         Raises:
-            MeasurementError: as it was found while measuring.
-            NonFiniteValue: where a KL or CE came out NaN or infinite.
+            MeasurementError: the one that an intervention failed with.
+            NonFiniteValue: if a KL or CE is NaN or infinite.
         """
         for name in interventions:
             if name in self.failures:
@@ -203,18 +203,18 @@ class Measurement(State):
 
 @dataclass
 class PairMeasurement(State):
-    """A pair of SAEs' sums over the run's tokens, the first SAE before the second.
+    """The sums of a pair of SAEs over the run's tokens, the first SAE before the second.
 
     Channels: ``n.scored``; for ``clean``, ``sae`` (the first SAE substituted) and ``eps_random``
-    (a random error of the same size there) the second SAE's ``squared_error``, ``l0`` and the
-    activation's ``norm``; for the two substitutions ``kl_first``, ``kl_second`` (one place
-    alone) and ``kl_together``.
+    (a random error of the same size in its place) the second SAE's ``squared_error`` and ``l0``
+    and the ``norm`` of its input; for the two substitutions ``kl_first`` and ``kl_second`` (at one
+    site alone) and ``kl_together``.
 
     Attributes:
         sums: the channels.
         ids: the first SAE's and the second's.
-        hooks: where they belong.
-        path: ``resumed``, or ``full`` where the model could not be resumed exactly.
+        hooks: the two SAEs' hooks.
+        path: ``resumed``, or ``full`` if the model could not be resumed exactly.
     """
 
     sums: TokenSums = state(TokenSums.joined)
@@ -227,29 +227,29 @@ class PairMeasurement(State):
         return self.sums.by_sequence
 
 
-def _kept_others(parts: Sequence[Mapping[str, Measurement]]) -> dict[str, Measurement]:
-    """Merge the others that every part has."""
+def _common_others(parts: Sequence[Mapping[str, Measurement]]) -> dict[str, Measurement]:
+    """Merge the other SAEs' measurements that every part has."""
     names = [name for name in parts[0] if all(name in part for part in parts)]
     return {name: merged([part[name] for part in parts]) for name in names}
 
 
 def _reasons(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the first reason of each."""
+    """Return the first reason given for each name."""
     return {name: why for part in reversed(parts) for name, why in part.items()}
 
 
 @dataclass(frozen=True)
 class WithPeers(State):
-    """An SAE's measurement with others that were made on the same tokens.
+    """An SAE's measurement with those of other SAEs on the same tokens.
 
     Attributes:
-        own: the SAE's.
-        others: the others', by name.
-        left_out: why some of them could not be made, by name.
+        own: the SAE's measurement.
+        others: the other SAEs' measurements, by name.
+        left_out: for each one without a measurement the reason, by name.
     """
 
     own: Any = state(merged)
-    others: Mapping[str, Any] = state(_kept_others, factory=dict)
+    others: Mapping[str, Any] = state(_common_others, factory=dict)
     left_out: Mapping[str, str] = state(_reasons, factory=dict)
 
     @property
@@ -258,7 +258,7 @@ class WithPeers(State):
         return self.own.path
 
     def finished(self) -> Self:
-        """Return it once all parts are in every measurement."""
+        """Finish every measurement, once all parts are merged."""
         for each in (self.own, *self.others.values()):
             each.finished()
         return self

@@ -12,14 +12,15 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _WORD = 0xFFFFFFFF
-# On a CPU four int64 arrays of this length stay in the second-level cache; a GPU wants many.
+# On a CPU four int64 arrays of this length stay in the second-level cache; a GPU needs many
+# counters to be fully used.
 _COUNTERS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 23}
 
 
 def philox(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], *, key: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the four 32-bit words of Philox4x32-10 for each counter, held in int64.
+    """Return the four 32-bit words of Philox4x32-10 for each counter, as int64.
 
     The products wrap modulo 2^64 and the shift is masked, so the high word is right although
     int64 is signed. Integers only: every device gives the same words.
@@ -42,14 +43,14 @@ class NoiseSource:
     """Random numbers for one intervention of one run.
 
     Every number is a pure function of (root seed, intervention, sequence, position, draw,
-    component): it does not depend on the batch size, the shard, or on which other cases run.
-    Between devices the integers agree exactly, the normals up to the rounding of log and cos.
+    component): it does not depend on the batch size, the shard, or the other cases of the run.
+    All devices give the same integers; their normals agree up to the rounding of log and cos.
 
     Example:
         >>> source = NoiseSource(0, "eps_random")
-        >>> here = (torch.tensor([3]), torch.tensor([7]))
+        >>> token = (torch.tensor([3]), torch.tensor([7]))
         >>> two = source.normal(torch.tensor([3, 4]), torch.tensor([7, 7]), d=5)
-        >>> bool((source.normal(*here, d=5) == two[:1]).all())
+        >>> bool((source.normal(*token, d=5) == two[:1]).all())
         True
     """
 
@@ -79,7 +80,7 @@ class NoiseSource:
     def integers(
         self, sequence: Int[Tensor, "tokens"], position: Int[Tensor, "tokens"]
     ) -> Int[Tensor, "tokens 4"]:
-        """Return four integers in ``[0, 2^32)`` for each token; :func:`below` scales them."""
+        """Return four integers in ``[0, 2^32)`` for each token; :func:`below` narrows the range."""
         words = self._words(sequence, position, torch.zeros_like(sequence), 1)
         return torch.stack([w[:, 0] for w in words], dim=1)
 
@@ -105,7 +106,7 @@ def _box_muller(words: tuple[Tensor, Tensor, Tensor, Tensor]) -> Float[Tensor, "
     w0, w1, w2, w3 = (w.float() for w in words)
     pairs = []
     for magnitude, angle in ((w0, w1), (w2, w3)):
-        # (w + 1)/2^32 lies in (0, 1]: its logarithm is finite.
+        # (w + 1)/2^32 is in (0, 1], so its logarithm is finite.
         radius = magnitude.add_(1).mul_(2.0**-32).log_().mul_(-2).sqrt_()
         angle = angle.mul_(2 * math.pi * 2.0**-32)
         pairs += [radius * angle.cos(), radius * angle.sin()]

@@ -1,4 +1,4 @@
-"""The clean pass, and passes resumed from the hooked block."""
+"""Forward passes: clean, and resumed from the hooked block with one site substituted."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,21 +23,21 @@ from saebench.substitution.patching import (
     skipped,
 )
 
-SHORTEST = 16  # tokens of a proof, where memory runs out on more
+SHORTEST = 16  # tokens to try a site on, if memory runs out on more
 NOISE = 0.1  # of an activation's standard deviation
-UNCHANGED = 1e-4  # relative, fp32: start + (x − start) is x up to a rounding, through many blocks
+UNCHANGED = 1e-4  # relative, fp32: start + (x − start) is x up to rounding, through many blocks
 
 
 @dataclass(frozen=True)
 class CleanPass:
-    """What one pass leaves behind for every intervention that is made on it.
+    """The results of one pass that every intervention resumed from it needs.
 
     Attributes:
         ids: the token ids that were run.
-        final: hidden states after the final norm; None where the pass stopped early.
+        final: hidden states after the final norm; None if the pass stopped early.
         activations: the activation at each site.
         starts: the input of each site's block.
-        written: what was substituted in it, and where; nothing in a clean pass.
+        written: by site, what was substituted in it; empty for a clean pass.
     """
 
     ids: Int[Tensor, "batch pos"]
@@ -60,7 +60,7 @@ class CleanPass:
 
 @dataclass(frozen=True)
 class _Tried:
-    """What was found out by trying about a site of a model."""
+    """The results of trying substitutions at a site of a model."""
 
     exact: bool
     all: bool
@@ -72,10 +72,9 @@ _TRIED: WeakKeyDictionary[Host, dict[Site, _Tried]] = WeakKeyDictionary()
 class Passes:
     """Runs a host model clean, or with one site substituted.
 
-    The blocks before a site do the same in every intervention: their ``forward`` is replaced by
-    one that hands the kept block input on, so that only the blocks from the site on are run.
-    Whether the resumed pass equals the full pass is tried once for each site; where it does
-    not, the blocks before are run too.
+    The blocks before a site compute the same in every intervention: their ``forward`` is replaced
+    by one that returns its input, so that only the blocks from the site on are run. Whether the
+    resumed pass equals the full pass is tried once for each site; if not, all blocks are run.
     """
 
     def __init__(self, host: Host) -> None:
@@ -85,23 +84,23 @@ class Passes:
     def clean(
         self, ids: Int[Tensor, "batch pos"], sites: Sequence[Site], *, stop_early: bool = False
     ) -> CleanPass:
-        """Run the model unchanged and keep what the sites need.
+        """Run the model unchanged and capture what substitutions at the sites need.
 
         Args:
             ids: token ids.
-            sites: where to read.
-            stop_early: leave out the blocks after the last site, and the final hidden states.
+            sites: where to read activations.
+            stop_early: skip the blocks after the last site; there are no final hidden states.
         """
         later = self._blocks_after(sites) if stop_early else range(0)
         try:
-            kept, final = self._read(ids, sites, later)
+            captured, final = self._read(ids, sites, later)
         except SaebenchError:
             if not later:
                 raise
-            # Some models cannot do without the later blocks, whatever is handed on.
-            kept, final = self._read(ids, sites, range(0))
-        starts = {site: kept[site, "start"] for site in sites}
-        activations = {site: self._activation(site, kept, ids) for site in sites}
+            # Some models cannot be run without their later blocks.
+            captured, final = self._read(ids, sites, range(0))
+        starts = {site: captured[site, "start"] for site in sites}
+        activations = {site: self._activation(site, captured, ids) for site in sites}
         return CleanPass(ids, None if stop_early else final, activations, starts)
 
     def _blocks_after(self, sites: Sequence[Site]) -> range:
@@ -110,14 +109,14 @@ class Passes:
         return range(max(_blocks_needed(site) for site in sites), len(blocks))
 
     def _read(
-        self, ids: Int[Tensor, "batch pos"], sites: Sequence[Site], leave_out: range
+        self, ids: Int[Tensor, "batch pos"], sites: Sequence[Site], skip: range
     ) -> tuple[dict[tuple[Site, str], Tensor], Tensor]:
-        kept: dict[tuple[Site, str], Tensor] = {}
+        captured: dict[tuple[Site, str], Tensor] = {}
         with ExitStack() as patches:
             for site in sites:
-                self._capture(site, kept, patches)
-            patches.enter_context(skipped(self.host, leave_out))
-            return kept, self.host.final_hidden(ids)
+                self._capture(site, captured, patches)
+            patches.enter_context(skipped(self.host, skip))
+            return captured, self.host.final_hidden(ids)
 
     @torch.inference_mode()
     def resume(
@@ -128,11 +127,11 @@ class Passes:
         Args:
             clean: the clean pass of the same tokens.
             site: the site.
-            changed: replacements for the whole activation, stacked; left as they are.
+            changed: replacements for the whole activation, stacked; they are not changed.
         """
-        found = self.resume_keeping(clean, site, changed, ())
-        assert found.final is not None
-        return found.final.unflatten(0, changed.shape[:2])
+        resumed = self.resume_keeping(clean, site, changed, ())
+        assert resumed.final is not None
+        return resumed.final.unflatten(0, changed.shape[:2])
 
     @torch.inference_mode()
     def resume_keeping(
@@ -142,14 +141,14 @@ class Passes:
         changed: Float[Tensor, "stack batch pos width"],
         sites: Sequence[Site],
     ) -> CleanPass:
-        """Resume as :meth:`resume` does, and keep what later sites need to be substituted too.
+        """Resume as :meth:`resume` does, and capture what substitutions at later sites need.
 
         Args:
             clean: a pass of the same tokens: the clean one, or one that this function returned
-                for an earlier site, whose substitution then stays.
+                for an earlier site, whose substitution stays in place.
             site: the site.
-            changed: replacements for the whole activation, stacked; left as they are.
-            sites: where to read, all of them after the site.
+            changed: replacements for the whole activation, stacked; they are not changed.
+            sites: where to read activations, all of them after the site.
 
         Returns:
             A pass whose batch is the stack's versions one after another.
@@ -167,22 +166,22 @@ class Passes:
     ) -> CleanPass:
         stack = len(flat) // len(clean.ids)
         start = clean.starts[site].repeat(stack, 1, 1)
-        kept: dict[tuple[Site, str], Tensor] = {}
+        captured: dict[tuple[Site, str], Tensor] = {}
         with ExitStack() as patches:
             for earlier, value in clean.written.items():
-                # In an earlier block it is part of the start already.
+                # A substitution in an earlier block is part of the block's input already.
                 if earlier.block == site.block:
                     self._substitute_module(earlier, start, value.repeat(stack, 1, 1), patches)
             self._substitute(site, start, flat, patches, skip=skip)
             for later in sites:
-                self._capture(later, kept, patches)
+                self._capture(later, captured, patches)
             final = self.host.final_hidden(clean.ids.repeat(stack, 1))
         ids = clean.ids.repeat(stack, 1)
         return CleanPass(
             ids,
             final,
-            {later: self._activation(later, kept, ids) for later in sites},
-            {later: kept[later, "start"] for later in sites},
+            {later: self._activation(later, captured, ids) for later in sites},
+            {later: captured[later, "start"] for later in sites},
             clean.written | {site: flat},
         )
 
@@ -190,35 +189,34 @@ class Passes:
     def substituted(
         self, clean: CleanPass, site: Site, changed: Float[Tensor, "batch pos width"]
     ) -> Iterator[None]:
-        """Have the site's activation replaced in every pass within; all blocks are run.
+        """Replace the site's activation in every pass inside the context; all blocks are run.
 
         Args:
-            clean: the clean pass of the tokens that are run within.
+            clean: the clean pass of the tokens that are run inside.
             site: the site.
-            changed: the replacement for the whole activation; left as it is.
+            changed: the replacement for the whole activation; it is not changed.
         """
         with ExitStack() as patches:
             self._substitute(site, clean.starts[site], changed, patches, skip=False)
             yield
 
     def is_exact(self, site: Site) -> bool:
-        """True where resuming at this site gives exactly what the full pass gives."""
+        """True if resuming at this site gives exactly what the full pass gives."""
         return self._tried(site).exact
 
     def is_all(self, site: Site) -> bool:
-        """True where the activation at this site is all that the later ones are made from.
+        """True if everything after this site is computed from its activation alone.
 
-        It is not where something goes around the site, nor where the model looks at its tokens
-        again further on.
+        It is not if a residual connection bypasses the site, or a later block reads the token ids.
         """
         return self._tried(site).all
 
     def prove(self, site: Site, ids: Int[Tensor, "batch pos"]) -> None:
-        """Try a site on some of a run's own tokens, as far as their context goes.
+        """Try substituting at a site on some of a run's own sequences, at their full length.
 
         Raises:
-            HookError: where substituting there does not do what it should.
-            HostError: where the model cannot be run on such tokens.
+            HookError: if substituting there does not have the effect that it should.
+            HostError: if the model cannot be run on such sequences.
         """
         rows = _two_that_differ(ids)
         while True:
@@ -238,11 +236,11 @@ class Passes:
 
     @torch.inference_mode()
     def _try(self, site: Site, ids: Int[Tensor, "2 pos"]) -> _Tried:
-        """Run two sequences that are given the same activation, with and without the start."""
+        """Give two sequences the same activation; run them from the first block and resumed."""
         clean = self.clean(ids, [site])
         x = clean.activations[site]
         self._check_unchanged(clean, site, x)
-        # Another position's activation, and noise: the same in both rows, and in neither its own.
+        # Another position's activation plus noise: the same in both rows, and neither row's own.
         other = x[:1].roll(1, dims=1) + NOISE * trial_noise(x[:1])
         same = other.repeat(len(x), 1, 1)
         full = self._resumed(clean, site, same, (), skip=False).final
@@ -259,15 +257,15 @@ class Passes:
         return _Tried(exact=self._resumes(clean, site, same, full), all=differ and alike)
 
     def _check_unchanged(self, clean: CleanPass, site: Site, x: Tensor) -> None:
-        """Put the activation back as it is: the model must give what it gave.
+        """Check that substituting the unchanged activation leaves the model's output unchanged.
 
         Raises:
-            HookError: where it does not.
+            HookError: if it does not.
         """
-        found = self._resumed(clean, site, x, (), skip=False).final
-        assert found is not None
+        final = self._resumed(clean, site, x, (), skip=False).final
+        assert final is not None
         assert clean.final is not None
-        gap = (found.float() - clean.final.float()).abs().max()
+        gap = (final.float() - clean.final.float()).abs().max()
         size = clean.final.float().abs().max()
         if not gap <= max(UNCHANGED, 8 * self.host.rounding) * size:
             raise HookError(
@@ -277,7 +275,7 @@ class Passes:
             )
 
     def _resumes(self, clean: CleanPass, site: Site, same: Tensor, full: Tensor) -> bool:
-        """True where leaving out the blocks before gives the same bits."""
+        """True if skipping the blocks before the site gives the same bits."""
         try:
             resumed = self._resumed(clean, site, same, (), skip=True).final
         except SaebenchError:
@@ -285,23 +283,23 @@ class Passes:
         return resumed is not None and torch.equal(full, resumed)
 
     def _capture(
-        self, site: Site, kept: dict[tuple[Site, str], Tensor], patches: ExitStack
+        self, site: Site, captured: dict[tuple[Site, str], Tensor], patches: ExitStack
     ) -> None:
         blocks = self.host.blocks
 
-        def keep(what: str) -> Callable[[Tensor], None]:
-            # A copy: what comes after may work in place, as Falcon does on its MLP's output.
-            return lambda value: kept.__setitem__((site, what), value.clone())
+        def store(what: str) -> Callable[[Tensor], None]:
+            # A copy: later modules may work in place, as Falcon does on its MLP's output.
+            return lambda value: captured.__setitem__((site, what), value.clone())
 
         if site.block < len(blocks):
-            patches.enter_context(input_read(blocks[site.block], keep("start")))
+            patches.enter_context(input_read(blocks[site.block], store("start")))
         else:
-            patches.enter_context(output_read(blocks[-1], keep("start")))
+            patches.enter_context(output_read(blocks[-1], store("start")))
         if site.module is not None:
             module = self.host.model.get_submodule(site.module)
             is_input = site.kind in (Kind.MODULE_INPUT, Kind.NORMALISED)
             read = input_read if is_input else output_read
-            patches.enter_context(read(module, keep("module")))
+            patches.enter_context(read(module, store("module")))
 
     def _substitute(
         self, site: Site, start: Tensor, changed: Tensor, patches: ExitStack, *, skip: bool
@@ -334,21 +332,21 @@ class Passes:
         patches.enter_context(output_written(module, changed))
 
     def _activation(
-        self, site: Site, kept: dict[tuple[Site, str], Tensor], ids: Int[Tensor, "batch pos"]
+        self, site: Site, captured: dict[tuple[Site, str], Tensor], ids: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos width"]:
         """Return a site's activation, one vector for each token."""
         if site.kind is Kind.BLOCK_INPUT:
-            return kept[site, "start"]
-        module = by_token(kept[site, "module"], ids, where=str(site.module))
+            return captured[site, "start"]
+        module = by_token(captured[site, "module"], ids, where=str(site.module))
         if site.kind is Kind.RESID_MID:
-            return kept[site, "start"] + module
+            return captured[site, "start"] + module
         if site.kind is Kind.NORMALISED:
             return self.host.unit_norm(str(site.module)).normalised(module)
         return module
 
 
 def _two_that_differ(ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "2 pos"]:
-    """Return the first two sequences that differ, else the first and its tokens in reverse."""
+    """Return the first two different sequences, or the only one and its tokens in reverse."""
     other = next((row for row in ids[1:] if not torch.equal(row, ids[0])), ids[0].flip(0))
     return torch.stack([ids[0], other])
 

@@ -1,4 +1,4 @@
-"""Changes to single modules that last as long as a context: inputs and outputs read or written."""
+"""Context managers that read or replace the inputs and outputs of single modules."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +15,7 @@ from saebench.subjects.stack import Block
 
 @contextmanager
 def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Have a module do something else within; its hooks stay."""
+    """Replace a module's ``forward`` inside the context; its hooks stay."""
     before = module.__dict__.get("forward")
     module.forward = forward
     try:
@@ -29,21 +29,21 @@ def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 @contextmanager
 def skipped(host: Host, blocks: range) -> Iterator[None]:
-    """Have blocks give their input back, in the form in which they return their output."""
+    """Make blocks return their input, in the form in which they return their output."""
     with ExitStack() as patches:
         for layer in blocks:
             module, block = host.blocks[layer], host.stack.blocks[layer]
-            patches.enter_context(forward_replaced(module, partial(_hand_on, module, block)))
+            patches.enter_context(forward_replaced(module, partial(_return_input, module, block)))
         yield
 
 
-def _hand_on(module: nn.Module, block: Block, *args: Any, **kwargs: Any) -> Any:
+def _return_input(module: nn.Module, block: Block, *args: Any, **kwargs: Any) -> Any:
     return block.handing_on(argument(module, args, kwargs))
 
 
 @contextmanager
 def input_read(module: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
-    """Have a module's input kept each time it is run."""
+    """Call ``keep`` with a module's input each time it is run."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         keep(argument(module, args, kwargs))
@@ -54,7 +54,7 @@ def input_read(module: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[No
 
 @contextmanager
 def output_read(module: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
-    """Have a module's output kept each time it is run."""
+    """Call ``keep`` with a module's output each time it is run."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> None:
         keep(result(module, output))
@@ -72,14 +72,14 @@ def input_written(module: nn.Module, value: Tensor) -> Iterator[None]:
 
 @contextmanager
 def output_written(module: nn.Module, value: Tensor) -> Iterator[None]:
-    """Replace a module's output, each time by a copy; what it returns beside that stays."""
+    """Replace a module's output, each time by a copy; its other return values stay."""
     with computed_output(module, lambda _: value.clone()):
         yield
 
 
 @contextmanager
 def computed_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Replace a module's input by what is computed from it."""
+    """Replace a module's input by a function of it."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return with_argument(module, args, kwargs, change(argument(module, args, kwargs)))
@@ -90,7 +90,7 @@ def computed_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Ite
 
 @contextmanager
 def computed_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Replace a module's output by what is computed from it."""
+    """Replace a module's output by a function of it."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
         return with_result(module, output, change(result(module, output)))
@@ -103,13 +103,13 @@ def computed_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> It
 def computed_unit(
     module: nn.Module, norm: UnitNorm, change: Callable[[Tensor], Tensor]
 ) -> Iterator[None]:
-    """Replace what a norm makes before its weights by what is computed from it."""
-    given: list[Tensor] = []
+    """Replace a norm's normalised activation, before its weights, by a function of it."""
+    inputs: list[Tensor] = []
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        entered = given.pop()
-        value = shaped_like(change(norm.normalised(entered)), entered)
-        return with_result(module, output, norm.rewritten(result(module, output), entered, value))
+        x = inputs.pop()
+        value = shaped_like(change(norm.normalised(x)), x)
+        return with_result(module, output, norm.rewritten(result(module, output), x, value))
 
-    with input_read(module, given.append), module.register_forward_hook(hook):
+    with input_read(module, inputs.append), module.register_forward_hook(hook):
         yield

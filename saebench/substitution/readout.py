@@ -1,4 +1,4 @@
-"""From final hidden states to KL, CE, TV and top-1, without ever holding all the logits."""
+"""Readout: KL, CE, TV and top-1 from final hidden states, unembedded block by block."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +15,18 @@ from saebench.measures.divergence import (
     in_float64,
 )
 from saebench.subjects.host import Host
-from saebench.substitution.batches import AT_ONCE, Doubts
+from saebench.substitution.batches import IMMEDIATE, DeferredChecks
 
-# Logits at once. A matrix product wants many rows, of the clean pass and of every intervention
-# together: each reads the whole unembedding. What is then done to them wants few: on a CPU a
-# block, and the four others like it that are read with it, stay in the cache.
+# Logits in memory at once. A matrix product should have many rows, of the clean pass and of every
+# intervention together, since each product reads all of the unembedding. The elementwise work after
+# it should have few: on a CPU a block and the four others that are read with it stay in the cache.
 PRODUCT = {"cpu": 768 * 50_257, "cuda": 4096 * 50_257}
 BLOCK = {"cpu": 8 * 50_257, "cuda": 1024 * 50_257}
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """Final hidden states that each stand for so many rows, one after another."""
+    """Final hidden states that are each the same for ``times`` consecutive rows."""
 
     hidden: Float[Tensor, "different d"]
     times: int
@@ -43,7 +43,7 @@ def every_row(changed: Changed) -> Float[Tensor, "rows d"]:
 
 
 class Readout:
-    """Reads out one batch after another, in memory that is kept in between.
+    """Reads out batches of final hidden states, reusing the memory for logits.
 
     Args:
         host: the model, for its unembedding.
@@ -60,17 +60,18 @@ class Readout:
         changed: Mapping[str, Changed],
         *,
         targets: Int[Tensor, "rows"],
-        doubts: Doubts = AT_ONCE,
+        deferred_checks: DeferredChecks = IMMEDIATE,
     ) -> tuple[Float[Tensor, "rows"], dict[str, RowReadout]]:
         """Return the clean cross-entropy of each row, and each intervention's readout.
 
-        The clean side of a block of rows serves every intervention.
+        The clean distribution of a block of rows is computed once for all interventions.
 
         Args:
             clean: final hidden states of the clean pass.
             changed: those of each intervention.
             targets: true next tokens.
-            doubts: where rows that fp32 may not hold are told; by default they are computed again.
+            deferred_checks: collects the checks for rows that overflow fp32; by default such rows
+                are computed again in float64.
         """
         ce: list[Tensor] = []
         parts: dict[str, list[RowReadout]] = {name: [] for name in changed}
@@ -82,51 +83,56 @@ class Readout:
                 side = clean_rows(base[block])
                 ce.append(cross_entropy(side, goals))
                 for (name, of), logits in zip(changed.items(), others, strict=True):
-                    here = logits[_places(of, rows, block)]
-                    parts[name].append(compare(side, here, targets=goals, settle=False))
-        found = {name: _joined(chunks) for name, chunks in parts.items()}
+                    changed_rows = logits[_places(of, rows, block)]
+                    parts[name].append(compare(side, changed_rows, targets=goals, settle=False))
+        joined = {name: _joined(chunks) for name, chunks in parts.items()}
         settled = {
-            name: self._settled(of, clean, changed[name], targets, doubts)
-            for name, of in found.items()
+            name: self._settled(readout, clean, changed[name], targets, deferred_checks)
+            for name, readout in joined.items()
         }
         return torch.cat(ce), settled
 
     def _settled(
-        self, found: RowReadout, clean: Tensor, changed: Changed, targets: Tensor, doubts: Doubts
+        self,
+        readout: RowReadout,
+        clean: Tensor,
+        changed: Changed,
+        targets: Tensor,
+        deferred_checks: DeferredChecks,
     ) -> RowReadout:
-        """Compute rows that fp32 could not hold again; one look for the whole batch."""
-        if doubts.put_off(found.overflowed):
-            return found
-        rows = found.overflowed.nonzero()[:, 0]
+        """Compute the rows that overflow fp32 again in float64."""
+        if deferred_checks.defer(readout.overflowed):
+            return readout
+        rows = readout.overflowed.nonzero()[:, 0]
         for some in rows.split(max(1, int(self._at_once(BLOCK)))) if len(rows) else ():
             place = some // changed.times if isinstance(changed, Repeated) else some
             states = changed.hidden if isinstance(changed, Repeated) else changed
             sides = (self._host.logits(clean[some]), self._host.logits(states[place]))
             for name, values in in_float64(*sides, targets=targets[some]).items():
-                # They may be beyond fp32 too: then all are kept in float64.
-                column = getattr(found, name).to(values.dtype)
+                # The values may be beyond fp32 too: the column then becomes float64.
+                column = getattr(readout, name).to(values.dtype)
                 column[some] = values
-                found = replace(found, **{name: column})
-        return found
+                readout = replace(readout, **{name: column})
+        return readout
 
     def _rows_at_once(self, changed: Iterable[Changed]) -> float:
-        """Return how many rows of the clean pass to unembed together: whole blocks of them."""
+        """Return how many rows of the clean pass to unembed together, a multiple of a block."""
         rows = int(self._at_once(PRODUCT) / _sides(changed))
         block = int(self._at_once(BLOCK))
         return rows if rows < block else rows - rows % max(1, block)
 
     def _at_once(self, logits: Mapping[str, int]) -> float:
-        """Return how many rows have about that many logits on the host's device."""
+        """Return how many rows have the number of logits given for the host's device."""
         most = logits.get(self._host.device.type, logits["cuda"])
         return most / self._host.vocab_size
 
     def _logits(self, hidden: Sequence[Tensor]) -> Sequence[Float[Tensor, "rows vocab"]]:
         """Unembed several parts' rows in one product."""
         sizes = [len(part) for part in hidden]
-        together = torch.cat(list(hidden))
-        if len(self._memory) < len(together):
-            self._memory = self._host.logits_memory(len(together))
-        return self._host.logits(together, out=self._memory[: len(together)]).split(sizes)
+        rows = torch.cat(list(hidden))
+        if len(self._memory) < len(rows):
+            self._memory = self._host.logits_memory(len(rows))
+        return self._host.logits(rows, out=self._memory[: len(rows)]).split(sizes)
 
 
 def read_out(
@@ -152,14 +158,14 @@ def _cut(rows: int, size: float) -> Iterator[slice]:
 
 
 def _hidden(side: Changed, rows: slice) -> Float[Tensor, "different d"]:
-    """Return what the rows' logits are made from, each state once."""
+    """Return the final hidden states of the rows, each repeated state once."""
     if not isinstance(side, Repeated):
         return side[rows]
     return side.hidden[rows.start // side.times : -(-rows.stop // side.times)]
 
 
 def _places(side: Changed, rows: slice, block: slice) -> slice | Int[Tensor, "rows"]:
-    """Return where the logits of a block of those rows are; one place where all are the same."""
+    """Return the index of each row's logits in a block; one index if all rows share a state."""
     if not isinstance(side, Repeated):
         return block
     before = rows.start // side.times

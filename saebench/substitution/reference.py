@@ -1,4 +1,4 @@
-"""What interventions need to know of the whole corpus: mean, covariance, sample activations."""
+"""Corpus statistics for interventions: mean, covariance and a bank of sample activations."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ BANK_SIZE = 4096
 
 @dataclass(frozen=True)
 class Reference:
-    """Activations of a fixed reference set: the run's first sequences, whatever the shards.
+    """Statistics of the activations of a reference set: the run's first sequences, in any shard.
 
     Attributes:
         mean: mean activation, float64.
         factor: L with L·Lᵀ = Σ + λI, λ = 1e-6·tr(Σ)/d, float64.
         bank: activations of tokens spread evenly over the set.
         sequence: the sequence that each bank entry comes from.
-        position: its position there.
-        by_kind: the entries' indices, those of one activation together.
-        kind_start: for each entry, where in ``by_kind`` those with its activation begin.
-        kind_size: how many there are.
+        position: its position in that sequence.
+        by_kind: the entries' indices, grouped by equal activation.
+        kind_start: for each entry the start of its group in ``by_kind``.
+        kind_size: for each entry the size of its group.
     """
 
     mean: Float[Tensor, "d"]
@@ -35,12 +35,12 @@ class Reference:
 
 
 class ReferenceSums:
-    """Gathers a reference from batches of activations."""
+    """Computes a reference from batches of activations."""
 
     def __init__(self, d: int, *, tokens: int) -> None:
         """Prepare for about ``tokens`` tokens of width ``d``."""
         self._count = 0
-        self._sum = torch.zeros(d, dtype=torch.float64)  # they go where what is added lies
+        self._sum = torch.zeros(d, dtype=torch.float64)  # update moves it to its data's device
         self._products = torch.zeros(d, d, dtype=torch.float64)
         self._stride = max(1, -(-tokens // BANK_SIZE))
         self._bank: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -63,7 +63,7 @@ class ReferenceSums:
         """Return the reference.
 
         Raises:
-            ValueError: where no token was added.
+            ValueError: if no token was added.
         """
         if self._count == 0:
             raise ValueError("a reference of no tokens is undefined")
@@ -71,8 +71,8 @@ class ReferenceSums:
         covariance = self._products.cpu() / self._count - torch.outer(mean, mean)
         d = len(mean)
         ridge = 1e-6 * covariance.trace() / d
-        # Where Σ has no factor (constant or non-finite activations) the factor is zero, and
-        # cov_random, the one that needs it, says so.
+        # Σ of constant or non-finite activations has no factor. It is then zero, and cov_random,
+        # the only intervention that needs it, raises an error.
         factor, failed = torch.linalg.cholesky_ex(
             covariance + ridge * torch.eye(d, dtype=torch.float64)
         )
@@ -92,7 +92,7 @@ class ReferenceSums:
 
 
 def kinds_of(bank: Float[Tensor, "bank d"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the ``by_kind``, ``kind_start`` and ``kind_size`` of a reference with this bank.
+    """Return ``by_kind``, ``kind_start`` and ``kind_size`` of a bank.
 
     Example:
         >>> kinds_of(torch.tensor([[1.0], [0.0], [1.0]]))[2].tolist()

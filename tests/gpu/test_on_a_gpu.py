@@ -181,7 +181,7 @@ def test_after_the_first_batch_we_look_at_the_gpu_once_a_batch():
             torch.cuda.set_sync_debug_mode("default")
     waits = [Path(w.filename) for w in caught if "synchroniz" in str(w.message)]
     own = [path.name for path in waits if ours in path.parents]
-    assert own == ["doubts.py"] * (batches - 1), [str(w) for w in waits]
+    assert own == ["batches.py"] * (batches - 1), [str(w) for w in waits]
 
 
 def _quietly(finish: Callable[..., Any], *args: Any) -> Any:

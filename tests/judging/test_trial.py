@@ -115,7 +115,7 @@ def test_an_sae_that_draws_at_random_is_refused():
 
         forward = None  # pyright: ignore[reportAssignmentType]
 
-    with pytest.raises(SubjectError, match="otherwise each time"):
+    with pytest.raises(SubjectError, match="differently each time"):
         _held(Noisy())
 
 
@@ -126,7 +126,7 @@ def test_batch_topk_without_its_threshold_is_refused():
             least = features.flatten().topk(K * len(x)).values[-1]
             return torch.where(features >= least, features, 0)
 
-    with pytest.raises(SubjectError, match="depends on those that it is given beside it"):
+    with pytest.raises(SubjectError, match="depends on the others in its batch"):
         _held(BatchTopK())
 
 

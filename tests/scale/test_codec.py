@@ -55,7 +55,7 @@ def test_a_sparse_table_and_numbers_that_json_lacks_come_back():
 
 
 def test_what_is_no_measurement_is_refused():
-    with pytest.raises(TypeError, match="object is no measurement"):
+    with pytest.raises(TypeError, match="object is not a measurement"):
         encode(object())
 
 

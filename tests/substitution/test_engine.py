@@ -31,8 +31,9 @@ from saebench.errors import MeasurementError
 from saebench.measures.names import INTERVENTIONS
 from saebench.subjects.sae import Subject
 from saebench.substitution import engine as engine_module
-from saebench.substitution.batches import Doubts
-from saebench.substitution.engine import Engine, site_of
+from saebench.substitution.batches import DeferredChecks
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import site_of
 from saebench.substitution.measurement import Measurement
 from saebench.substitution.passes import Passes
 
@@ -249,25 +250,29 @@ def test_a_failed_intervention_is_named_and_spares_the_others():
 
 
 @pytest.mark.parametrize("made", ["silent", "huge", "usual"])
-def test_doubts_put_off_to_the_end_of_a_batch_give_what_looking_at_once_gives(made, monkeypatch):
+def test_checks_deferred_to_the_end_of_a_batch_give_what_immediate_checks_give(made, monkeypatch):
     class Silent(Identity):
         def decode(self, features: Tensor) -> Tensor:
             return torch.zeros_like(features)
 
-    # On a GPU doubts are put off; here they are made to be.
+    # On a GPU checks are deferred; this makes a CPU defer them too.
     sae = Silent() if made == "silent" else make_sae()
     host = make_host("llama")
     if made == "huge":
         host.model.model.norm.weight.data.mul_(1000)  # logits that fp32 cannot compare
     runs, seen = [], []
 
-    class Noted(Doubts):
+    class Noted(DeferredChecks):
         def any(self) -> bool:
             seen.append(super().any())
             return seen[-1]
 
-    for later in (False, True):
-        monkeypatch.setattr(engine_module, "Doubts", lambda **_: Noted(later=later))  # noqa: B023
+    for deferred in (False, True):
+        monkeypatch.setattr(
+            engine_module,
+            "DeferredChecks",
+            lambda **_: Noted(deferred=deferred),  # noqa: B023
+        )
         engine = Engine(host, _tokens(), seed=SEED, batch_size=4)
         jobs = [(_subject(sae, RESID), INTERVENTIONS)]
         runs.append(engine.measure(jobs, progress=lambda _: None)["sae"])

@@ -77,7 +77,7 @@ def test_an_error_that_is_not_of_memory_is_not_swallowed():
 
 def test_little_free_memory_makes_batches_small_and_changes_nothing(monkeypatch):
     expected, _ = _measure(_Halving(), names=INTERVENTIONS)
-    monkeypatch.setattr(memory, "_to_use", lambda _: 4096)
+    monkeypatch.setattr(memory, "_usable_bytes", lambda _: 4096)
     found, heard = _measure(_Halving(), names=INTERVENTIONS)
     assert len(heard) == N
     assert_same_sums(found, expected, rtol=1e-5, atol=1e-9)
@@ -85,5 +85,5 @@ def test_little_free_memory_makes_batches_small_and_changes_nothing(monkeypatch)
 
 def test_the_chosen_batch_never_exceeds_what_a_pass_takes():
     host = make_host("llama")
-    at_once = memory.sequences_at_once(host, context=T, kept=1)
+    at_once = memory.sequences_at_once(host, context=T, vectors=1)
     assert 1 <= at_once * T <= memory.TOKENS_A_PASS["cpu"]

@@ -27,7 +27,8 @@ from torch import Tensor
 from saebench.data.tokens import TokenSet
 from saebench.experiments.pairs import PairEngine
 from saebench.subjects.sae import Subject
-from saebench.substitution.engine import Engine, site_of
+from saebench.substitution.engine import Engine
+from saebench.substitution.gathering import site_of
 from saebench.substitution.measurement import PairMeasurement
 from saebench.substitution.noise import NoiseSource
 

@@ -201,7 +201,7 @@ def test_the_input_may_be_of_another_width():
     [
         ("model.layers.1.mlp.down_proj.input", WIDTH, "d_in is 32, but .* is 48 wide"),
         ("blocks.1.attn.hook_pattern", WIDTH, "--sae-hook model.layers.3.mlp.input"),
-        ("blocks.9.mlp.hook_in", WIDTH, "where it reads: .*has 3 blocks"),
+        ("blocks.9.mlp.hook_in", WIDTH, "input hook: .*has 3 blocks"),
     ],
 )
 def test_an_input_that_does_not_fit_is_an_error(hook_in: str, d_in: int, said: str):
