@@ -7,12 +7,13 @@ from typing import Any
 from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError, SubjectError
 from saebench.experiments.base import Extent, Measurer, Results, Targets
+from saebench.measures.state import WithPeers
 from saebench.progress import ProgressBar
 from saebench.subjects.made_controls import CONTROLS, make_control
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine
 from saebench.substitution.gathering import reading_site, site_of
-from saebench.substitution.measurement import Measurement, WithPeers
+from saebench.substitution.measurement import Measurement
 
 # Five more SAEs on an eighth of the sequences cost less than one on all of them.
 DIVISOR, FEWEST, MOST = 8, 16, 64

@@ -21,6 +21,7 @@ from saebench.gates.verdicts import (
     decide_relative,
 )
 from saebench.judging.rules_of_run import spec_of
+from saebench.measures.state import WithPeers
 from saebench.properties.base import MetricSpec
 from saebench.records.run import (
     Evidence,
@@ -37,7 +38,6 @@ from saebench.statistics.levels import current_level
 from saebench.statistics.paired import sample_pair
 from saebench.store.baseline_source import BaselineSource
 from saebench.store.baselines import load_baseline
-from saebench.substitution.measurement import WithPeers
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from saebench.judging.measuring import Measurements, Runner
 from saebench.judging.record import About, record_of
 from saebench.judging.rules_of_run import RunRules
 from saebench.judging.run_baselines import RunBaselines
+from saebench.measures.state import WithPeers
 from saebench.options import OnInconclusive, Settings
 from saebench.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property
@@ -26,7 +27,6 @@ from saebench.records.run import Basis, CaseResult, GateResult, Run, Verdict
 from saebench.statistics.levels import LEVEL, Look, at_level
 from saebench.store.baseline_source import open_baselines
 from saebench.store.baselines import Measured
-from saebench.substitution.measurement import WithPeers
 from saebench.text import percent
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from saebench.experiments.base import (
     Targets,
 )
 from saebench.experiments.in_order import InOrder
+from saebench.measures.state import WithPeers
 from saebench.progress import ProgressBar, no_progress
 from saebench.properties import find_property
 from saebench.records.case import CaseRequest
 from saebench.statistics.levels import Look, looks
-from saebench.substitution.measurement import WithPeers
 
 if TYPE_CHECKING:
     from saebench.experiments.bench import Bench

@@ -5,7 +5,7 @@ that may stop early, are merged as the measurement's own fields declare.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -103,7 +103,44 @@ class State:
         }
         return replace(first_part, **values)
 
+    def _common_others(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the other SAEs' measurements that every part has."""
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: merged([part[name] for part in parts]) for name in names}
+
+
+def _reasons(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the first reason given for each name."""
+    return {name: why for part in reversed(parts) for name, why in part.items()}
+
+
+@dataclass(frozen=True)
+class WithPeers(State):
+    """An SAE's measurement with those of other SAEs on the same tokens.
+
+    Attributes:
+        own: the SAE's measurement.
+        others: the other SAEs' measurements, by name.
+        left_out: for each one without a measurement the reason, by name.
+    """
+
+    own: Any = state(merged)
+    others: Mapping[str, Any] = state(_common_others, factory=dict)
+    left_out: Mapping[str, str] = state(_reasons, factory=dict)
+
+    @property
+    def path(self) -> str:
+        """How the model was run."""
+        return self.own.path
+
     def finished(self) -> Self:
+        """Finish every measurement, once all parts are merged."""
+        for each in (self.own, *self.others.values()):
+            each.finished()
+        return self
+
+
+def finished(self) -> Self:
         """Compute what needs the whole run; called once all parts are merged."""
         return self
 
