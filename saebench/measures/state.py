@@ -103,7 +103,12 @@ class State:
         }
         return replace(first_part, **values)
 
-    def _common_others(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def finished(self) -> Self:
+        """Compute what needs the whole run; called once all parts are merged."""
+        return self
+
+
+def _common_others(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Merge the other SAEs' measurements that every part has."""
     names = [name for name in parts[0] if all(name in part for part in parts)]
     return {name: merged([part[name] for part in parts]) for name in names}
@@ -137,11 +142,6 @@ class WithPeers(State):
         """Finish every measurement, once all parts are merged."""
         for each in (self.own, *self.others.values()):
             each.finished()
-        return self
-
-
-def finished(self) -> Self:
-        """Compute what needs the whole run; called once all parts are merged."""
         return self
 
 

@@ -24,7 +24,8 @@ from saebench.statistics.clusters import chosen
 from saebench.statistics.paired import Combine, of_pair, pair
 
 if TYPE_CHECKING:
-    from saebench.substitution.measurement import Measurement, WithPeers
+    from saebench.measures.state import WithPeers
+    from saebench.substitution.measurement import Measurement
 
 NEGATIVE = ("permuted_decoder", "random_init", "l0_matched_random", "scaled")
 IDENTITY = "identity"

@@ -21,7 +21,8 @@ from saebench.statistics.rank import (
 )
 
 if TYPE_CHECKING:
-    from saebench.substitution.measurement import Measurement, TokenMeasurement, WithPeers
+    from saebench.measures.state import WithPeers
+    from saebench.substitution.measurement import Measurement, TokenMeasurement
 
 COVARIATES = ("position", "cosine", "norm", "l0", "frequency")
 KEPT = ("sae.kl", "eps_random.kl", "cosine", "norm", "l0")

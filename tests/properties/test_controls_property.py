@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from saebench.errors import UndefinedDirection
+from saebench.measures.state import WithPeers
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
 from saebench.properties.controls import NEGATIVE, PRIMARY
 from saebench.records.run import Metric
-from saebench.substitution.measurement import Measurement, WithPeers
+from saebench.substitution.measurement import Measurement
 
 N = 20
 

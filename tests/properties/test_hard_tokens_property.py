@@ -9,10 +9,11 @@ import pytest
 from scipy.stats import spearmanr
 
 from saebench.errors import NonFiniteValue, UndefinedDirection
+from saebench.measures.state import WithPeers
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
 from saebench.records.run import Metric
-from saebench.substitution.measurement import Measurement, TokenMeasurement, WithPeers
+from saebench.substitution.measurement import Measurement, TokenMeasurement
 
 N, T, KINDS = 30, 12, 25
 COVARIATES = ("position", "cosine", "norm", "l0", "frequency")

@@ -27,12 +27,13 @@ from saebench.experiments.codec import decode, encode
 from saebench.experiments.in_order import AT_ONCE, InOrder
 from saebench.experiments.prepare import prepare
 from saebench.measures.names import INTERVENTIONS
+from saebench.measures.state import WithPeers
 from saebench.options import Overrides, Settings
 from saebench.progress import no_progress
 from saebench.subjects.host_loading import FILE, patched_host, write_patch
 from saebench.subjects.made_controls import CONTROLS as MADE_CONTROLS
 from saebench.subjects.references import find_subjects
-from saebench.substitution.measurement import Measurement, WithPeers
+from saebench.substitution.measurement import Measurement
 
 if TYPE_CHECKING:
     from tiny import TinyWorld
