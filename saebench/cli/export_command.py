@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("file", metavar="RUN.json", help="what --sae-json wrote")
     parser.add_argument("--format", required=True, choices=renderer_names(), help="the layout")
-    parser.add_argument("--out", metavar="PATH", help="write here (default: standard output)")
+    parser.add_argument("-o", "--out", metavar="PATH", help="write here (default: standard output)")
     parser.add_argument("--sae", metavar="ID", action="append", help="only this one, repeatable")
 
 

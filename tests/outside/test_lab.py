@@ -1,7 +1,4 @@
-"""A distribution outside the package adds a property and an SAE format, and both are judged.
-
-A property with a probe and a table renderer belong into ``lab`` too, each with a test here.
-"""
+"""A distribution outside the package adds properties, a probe, an SAE format and a renderer."""
 
 import json
 import shutil
@@ -10,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from distributions import Site
 from safetensors.numpy import load_file
+from transformers import GPT2LMHeadModel
 
 import saebench
+from saebench.cli import main
+from saebench.errors import OptionError
+from saebench.experiments.prepare import prepare
+from saebench.options import Settings
+from saebench.store.json_files import write_run
+from saebench.subjects.references import find_subjects
 from saebench.zoo import corpus, shelf
 
 LAB = Path(__file__).parent / "lab"
@@ -85,3 +90,54 @@ def test_its_numbers_are_those_of_saebenchs_own_format_and_property(lab, sae: st
     ours = measured(str(shelf.sae_path(SAE)), "fidelity")["fidelity.explained_variance"]
     theirs = measured(sae, "unexplained")["unexplained.variance"]
     assert theirs == pytest.approx(1 - ours, rel=1e-6)
+
+
+def test_its_probe_is_the_brute_force_loop_over_the_model(lab, texts: str):
+    settings = Settings(model=str(shelf.model_path()), dataset=texts, sequences=8)
+    (bench,) = prepare(settings, find_subjects([f"demo:{SAE}"]))
+    (subject,) = bench.subjects
+    model = GPT2LMHeadModel.from_pretrained(shelf.model_path()).eval()
+    counted, moved = bench.tokens.counted, []
+
+    def replace(_, args):
+        changed = args[0].clone()
+        changed[counted] = subject.sae.decode(subject.sae.encode(args[0][counted]))
+        return (changed, *args[1:])
+
+    with torch.no_grad():
+        for hooked in (False, True):
+            handle = model.transformer.h[2].register_forward_pre_hook(replace) if hooked else None
+            moved.append(model.transformer(bench.tokens.ids).last_hidden_state[counted])
+            if handle is not None:
+                handle.remove()
+    expected = float((moved[1] - moved[0]).norm(dim=-1).double().mean())
+    assert _shift(texts) == pytest.approx(expected, rel=1e-4)
+
+
+def test_its_probe_is_measured_in_shards_too(lab, texts: str, tmp_path: Path):
+    sharded = _shift(texts, run_dir=tmp_path / "shards", shard_sequences=3)
+    assert sharded == pytest.approx(_shift(texts), rel=1e-5)
+
+
+def test_a_probe_that_gives_no_value_for_each_token_is_named(lab, texts: str, monkeypatch):
+    from saebench_lab import probes
+
+    monkeypatch.setattr(probes, "hidden_shift", probes.one_number)
+    with pytest.raises(OptionError, match=r"probe 'hidden_shift' .*expected one value for each"):
+        _shift(texts)
+
+
+def test_its_renderer_writes_a_format_of_saebench_export(lab, tmp_path: Path):
+    run = saebench.judge(f"demo:{SAE}", properties=["sparsity"], sequences=4)
+    write_run(run, tmp_path / "run.json")
+    out = tmp_path / "lines.txt"
+    assert (
+        main(["export", str(tmp_path / "run.json"), "--format", "lab-lines", "-o", str(out)]) == 0
+    )
+    assert out.read_text().startswith(f"sparsity@{SAE}: ")
+
+
+def _shift(texts: str, **options: object) -> float | None:
+    run = saebench.judge(f"demo:{SAE}", None, texts, properties=["shift"], sequences=8, **options)
+    (metric,) = run.cases[0].metrics
+    return metric.value
