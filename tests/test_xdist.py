@@ -49,14 +49,14 @@ def pytest_runtest_logreport(report):
         with open(Path(__file__).with_name("workers.jsonl"), "a") as file:
             file.write(line + "\\n")
 def pytest_sessionstart(session):
-    from saebench.experiments.bench import Bench
-    measure = Bench.measure
-    def counted(self, source, wanted, **more):
-        line = json.dumps([os.environ.get("PYTEST_XDIST_WORKER"), [s.id for s, _ in wanted]])
+    from saebench.judging.measuring import InProcess
+    run = InProcess.run
+    def counted(self, bench, experiment, targets, **more):
+        line = json.dumps([os.environ.get("PYTEST_XDIST_WORKER"), [t.name for t in targets]])
         with open(Path(__file__).with_name("measured.jsonl"), "a") as file:
             file.write(line + "\\n")
-        return measure(self, source, wanted, **more)
-    Bench.measure = counted
+        return run(self, bench, experiment, targets, **more)
+    InProcess.run = counted
 """
 
 

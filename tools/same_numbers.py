@@ -1,9 +1,10 @@
-"""Compare every number of the result file between two checkouts: a rebuild may change none.
+"""Compare every number and verdict of two checkouts' result files: a rebuild may change none.
 
     python -m tools.same_numbers ../before . -- --sae demo --sae-sequences 48
 
 runs ``pytest benchmarks`` with the options after ``--`` in both directories, and compares what the
-two result files say of each case: metrics, intervals, gates, series, and the sums beside them.
+two result files say of each case: metrics, intervals, gates, series, and the sums next to them. Words
+may differ.
 """
 
 import argparse
@@ -26,11 +27,11 @@ Path_ = tuple[str, ...]
 
 
 def numbers_of(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, float | str]]:
-    """Give every number and text in a JSON value, with where it is.
+    """Give every number and verdict in a JSON value, with where it is.
 
     Example:
-        >>> list(numbers_of({"a": [1, {"name": "b", "value": 2.5}]}))
-        [(('a', '0'), 1), (('a', 'b', 'name'), 'b'), (('a', 'b', 'value'), 2.5)]
+        >>> list(numbers_of({"a": [1, {"name": "b", "value": 2.5, "verdict": "PASS"}]}))
+        [(('a', '0'), 1), (('a', 'b', 'value'), 2.5), (('a', 'b', 'verdict'), 'PASS')]
     """
     if isinstance(value, Mapping):
         for key, each in value.items():
@@ -39,7 +40,9 @@ def numbers_of(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, float | st
         for i, each in enumerate(value):
             named = each.get("id") or each.get("name") if isinstance(each, Mapping) else None
             yield from numbers_of(each, (*path, str(named or i)))
-    elif isinstance(value, int | float | str) and not isinstance(value, bool):
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value
+    elif isinstance(value, str) and path[-1:] == ("verdict",):
         yield path, value
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saebench.errors import OptionError
+from saebench.experiments.base import SEQUENCES
 from saebench.judging.cases import Given, Requests, case_request, fingerprint
 from saebench.properties import find_property
 from saebench.records.run import DatasetRecord, ModelRecord, SubjectRecord
@@ -97,7 +98,7 @@ def _fingerprint(*others: SubjectRecord, name: str = "fidelity") -> str:
         model=MODEL,
         data=DATA,
         others=others,
-        source="sequences",
+        experiment=SEQUENCES,
     )
 
 

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 from runs import make_case, make_run
 
-from saebench.records.run import Verdict
+from saebench.records.run import Interval, Verdict
 from saebench.report.exports.measurements import to_html
 from saebench.report.exports.model_card import to_model_card
 from saebench.report.markdown import to_markdown
@@ -30,8 +30,9 @@ COLUMNS = (
     Column("verdict", Kind.VERDICT),
     Column("reason", optional=True),
 )
+CI = Interval(1, 2, 0.95, "bootstrap")
 ROWS = (
-    row("kl_gap.ratio[eps_random] ↓", number(1.23456, unit="×"), interval((1, 2)),
+    row("kl_gap.ratio[eps_random] ↓", number(1.23456, unit="×"), interval(CI),
         number(0.5, "+.3g"), verdict_cell(Verdict.PASS), ""),
     row("=1+1", number(None), interval(None), number(None), verdict_cell(Verdict.NEW), ""),
 )  # fmt: skip

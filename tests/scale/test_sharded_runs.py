@@ -187,19 +187,19 @@ def test_failed_where_nothing_failed_measures_nothing(gate_run: "Gate", in_shard
 
 
 def test_controls_are_shared_out_too(gate_run: "Gate", monkeypatch: pytest.MonkeyPatch):
-    from saebench.experiments.bench import Bench
+    from saebench.experiments.control_saes import ControlsMeasurer
 
     benchmarks = Path(__file__).resolve().parents[2] / "benchmarks"
     shutil.copy(benchmarks / "test_controls.py", gate_run.pytester.path / "benchmarks")
     assert gate_run.judge("--sae", gate_run.tiny.good, "-k", "controls").ret == 0
     whole = _metrics(_numbers(gate_run.result()))
-    measured = Bench.measure
+    measure = ControlsMeasurer.measure
 
-    def in_parts_alone(self: Bench, *args: Any, **given: Any) -> Any:
-        assert self.rows is not None, args
-        return measured(self, *args, **given)
+    def in_parts_alone(self: ControlsMeasurer, *args: Any, **options: Any) -> Any:
+        assert self.bench.rows is not None, args
+        return measure(self, *args, **options)
 
-    monkeypatch.setattr(Bench, "measure", in_parts_alone)
+    monkeypatch.setattr(ControlsMeasurer, "measure", in_parts_alone)
     parts = _metrics(_judged(gate_run, "-k", "controls"))
     assert set(parts) == set(whole) != set()
     for name, value in whole.items():

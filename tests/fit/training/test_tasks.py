@@ -204,7 +204,7 @@ def test_intrusive_training_changes_only_the_named_half_layers(host, ids):
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
 @pytest.mark.parametrize("at_once", [1, 7, 1 << 20])
 def test_the_chunked_gradient_is_autograds(host, at_once, soft_cap, monkeypatch):
-    monkeypatch.setattr(host, "_last_step", LastStep(cap=soft_cap))
+    monkeypatch.setattr(host._unembedding, "last_step", LastStep(cap=soft_cap))
     monkeypatch.setattr(divergence, "ROWS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     clean, changed = (torch.randn(20, host.d_model, generator=generator) for _ in range(2))
