@@ -3,8 +3,8 @@
     python -m tools.same_numbers ../before . -- --sae demo --sae-sequences 48
 
 runs ``pytest benchmarks`` with the options after ``--`` in both directories, and compares what the
-two result files say of each case: metrics, intervals, gates, series, and the sums next to them. Words
-may differ.
+two result files say of each case: metrics, intervals, gates, series, and the sums next to them.
+Words may differ.
 """
 
 import argparse
@@ -40,10 +40,12 @@ def numbers_of(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, float | st
         for i, each in enumerate(value):
             named = each.get("id") or each.get("name") if isinstance(each, Mapping) else None
             yield from numbers_of(each, (*path, str(named or i)))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif path[-1:] == ("verdict",) or _is_number(value):
         yield path, value
-    elif isinstance(value, str) and path[-1:] == ("verdict",):
-        yield path, value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def differences(

@@ -21,7 +21,7 @@ def figures_of_both(judged):
     return [sae["id"] for sae in judged.content["saes"]]
 
 
-def test_every_figure_of_the_seeds_is_drawn_with_data(report):
+def test_every_published_figure_is_drawn_with_data(report):
     page = report.page
     drawn = dict(page.eval_on_selector_all("[data-figure]", DRAWN))
     assert set(drawn) >= FIGURES

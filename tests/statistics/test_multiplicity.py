@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
@@ -11,6 +11,7 @@ from saebench.statistics.levels import holm
 several = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
 
+@settings(max_examples=30)  # statsmodels takes 65 ms for each
 @given(several)
 def test_holm_is_that_of_statsmodels(p):
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)
