@@ -91,11 +91,6 @@ class Option:
         return bool(self.kind.metavar)
 
     @property
-    def changes_numbers(self) -> bool:
-        """True where what is measured depends on it, not only what is concluded or written."""
-        return self.group in (Group.SAE, Group.DATA)
-
-    @property
     def reproduced(self) -> bool:
         """True where the command that measures a case again repeats it."""
         return self.group is not Group.OUTPUT
