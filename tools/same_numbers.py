@@ -66,6 +66,11 @@ def _equal(one: float | str, two: float | str) -> bool:
     return math.isclose(one, two, rel_tol=TOLERANCE, abs_tol=1e-12)
 
 
+def renamed(path: Path_, names: Mapping[str, str]) -> Path_:
+    """Return a path in the later checkout's names."""
+    return tuple(names.get(part, part) for part in path)
+
+
 def measured(checkout: Path, options: Sequence[str], out: Path) -> dict[Path_, float | str]:
     """Run the benchmarks of a checkout; return its numbers and the sums that they came of."""
     command = [sys.executable, "-m", "pytest", str(checkout / "benchmarks"), "-q"]
@@ -81,7 +86,7 @@ def measured(checkout: Path, options: Sequence[str], out: Path) -> dict[Path_, f
     sums = out.with_suffix(".sums.npz")
     if sums.is_file():
         with np.load(sums) as tables:
-            for name in tables.files:
+            for name in (name for name in tables.files if tables[name].dtype.kind == "f"):
                 found |= {(name, str(i)): float(v) for i, v in enumerate(tables[name].ravel())}
     return found
 
@@ -92,13 +97,18 @@ def main() -> int:
     parser.add_argument("before", type=Path, help="a checkout")
     parser.add_argument("after", type=Path, help="another")
     parser.add_argument("options", nargs="*", help="pytest's options, after --")
+    parser.add_argument(
+        "--renamed", action="append", default=[], metavar="OLD=NEW", help="a key that was renamed"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         both = [
             measured(checkout.resolve(), arguments.options, Path(scratch) / f"{name}.json")
             for name, checkout in (("before", arguments.before), ("after", arguments.after))
         ]
-    lines = differences(*both)
+    names = dict(pair.split("=", 1) for pair in arguments.renamed)
+    before = {renamed(path, names): value for path, value in both[0].items()}
+    lines = differences(before, both[1])
     sys.stdout.write("".join(f"{line}\n" for line in lines[:40]))
     sys.stdout.write(f"{len(both[0])} values before, {len(both[1])} after, {len(lines)} differ\n")
     return 1 if lines else 0
