@@ -212,7 +212,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def _worker_output(judging: "BenchmarkSession", *, complete: bool) -> dict[str, Any]:
     """Return what an xdist worker sends to the controller."""
-    from saebench.store.json_files import dump_run
+    from saebench.store.json_files import dump_record
     from saebench.store.sums_file import dump_sums
 
     output: dict[str, Any] = {"saebench_announced": judging.announced}
@@ -220,7 +220,7 @@ def _worker_output(judging: "BenchmarkSession", *, complete: bool) -> dict[str, 
         output["saebench_unusable"] = judging.unusable
     if judging.has_results:
         run = judging.run(complete=complete)
-        output["saebench"] = dump_run(run)
+        output["saebench"] = dump_record(run)
         output["saebench_sums"] = dump_sums(judging.sums(), run_id=run.run.id)
     return output
 

@@ -28,7 +28,7 @@ from saebench.report.page.run_page import run_page
 from saebench.report.style import Plain
 from saebench.report.terminal import remarks, render, sentences
 from saebench.store.baselines import _head_sha256, baseline_path
-from saebench.store.json_files import write_run
+from saebench.store.json_files import write_record
 from saebench.text import file_part, plain_lines
 
 NAMES = (
@@ -99,7 +99,7 @@ def test_even_a_table_that_forgot_to_ask_cannot_steer_the_terminal():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_command_shows_a_result_file_of_a_stranger(name, tmp_path, capsys):
-    write_run(_hostile_run(name), tmp_path / "run.json")
+    write_record(_hostile_run(name), tmp_path / "run.json")
     assert main(["show", str(tmp_path / "run.json")]) == 0
     _shows_only_text(capsys.readouterr().out)
     assert main(["show", str(tmp_path / "run.json"), "--sae", name + "x"]) == 4
@@ -159,7 +159,7 @@ def test_two_saes_whose_names_become_one_get_a_file_each(tmp_path, capsys):
     names = ("a/b", "a_b")
     run = make_run(*(make_case(n, "fidelity", Verdict.PASS) for n in names), saes=names)
     run = replace(run, saes=tuple(replace(s, source=s.id) for s in run.saes))
-    write_run(run, tmp_path / "run.json")
+    write_record(run, tmp_path / "run.json")
     arguments = ["export", str(tmp_path / "run.json"), "--format", "sae_bench"]
     assert main([*arguments, "--out", f"{tmp_path}/out/"]) == 0
     assert len(list((tmp_path / "out").iterdir())) == 2

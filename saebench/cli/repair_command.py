@@ -72,7 +72,7 @@ def execute(options: argparse.Namespace) -> int:
     from saebench.fit.repair.repair_run import repair
     from saebench.progress import progress_bar
     from saebench.report.tables.fit_tables import repair_lines, repair_table
-    from saebench.store.json_files import check_writable, write_repair
+    from saebench.store.json_files import check_writable, write_record
 
     overrides = Overrides(
         options.hook, options.sae_training_context, norm_factor=options.norm_factor
@@ -87,7 +87,7 @@ def execute(options: argparse.Namespace) -> int:
     except NonFiniteValue as error:
         return failed(error, job.out)
     if copy is not None:
-        write_repair(record, copy)
+        write_record(record, copy)
     say(repair_table(record))
     for line in repair_lines(record):
         say(line)

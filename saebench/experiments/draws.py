@@ -13,7 +13,7 @@ from saebench.errors import MeasurementError, NonFiniteValue
 from saebench.experiments.base import Extent, ManyDraws, Targets
 from saebench.experiments.windows import (
     Placed,
-    Places,
+    SingleTokenEngine,
     SingleTokenMeasurer,
     WindowBatch,
     Windows,
@@ -159,19 +159,8 @@ class _Draw(Tokens):
         return self.drawn
 
 
-class DrawsEngine:
-    """Measures SAEs against many random errors of the same size, at one token of each sequence.
-
-    Args:
-        places: the SAEs at their sites, with the run's model, tokens and seed.
-        batch_size: sequences in a batch; if None, chosen from the model's size.
-    """
-
-    def __init__(self, places: Places, *, batch_size: int | None = None) -> None:
-        self._places = places
-        self._engine = places.engine
-        self._batch_size = batch_size
-        self.stages = Stages(self._engine.host.device)
+class DrawsEngine(SingleTokenEngine):
+    """Measures SAEs against many random errors of the same size, at one token of each sequence."""
 
     def measure(
         self,

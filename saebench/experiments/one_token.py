@@ -13,7 +13,7 @@ from saebench.errors import MeasurementError, UndefinedDirection
 from saebench.experiments.base import OneToken, Targets
 from saebench.experiments.windows import (
     Placed,
-    Places,
+    SingleTokenEngine,
     SingleTokenMeasurer,
     Stretch,
     WindowBatch,
@@ -157,19 +157,8 @@ class _SubjectSums:
     failures: dict[str, UndefinedDirection] = field(default_factory=dict)
 
 
-class SingleEngine:
-    """Measures SAEs with one token of each sequence substituted.
-
-    Args:
-        places: the SAEs at their sites, with the run's model, tokens and seed.
-        batch_size: sequences in a batch; if None, chosen from the model's size.
-    """
-
-    def __init__(self, places: Places, *, batch_size: int | None = None) -> None:
-        self._places = places
-        self._engine = places.engine
-        self._batch_size = batch_size
-        self.stages = Stages(self._engine.host.device)
+class SingleEngine(SingleTokenEngine):
+    """Measures SAEs with one token of each sequence substituted."""
 
     def measure(
         self,

@@ -254,6 +254,24 @@ class Places:
         return self._placed[subject.id]
 
 
+class SingleTokenEngine:
+    """The engine of measurements at single tokens: each adds its ``measure``.
+
+    Args:
+        places: the SAEs at their sites, with the run's model, tokens and seed.
+        batch_size: sequences in a batch; if None, chosen from the model's size.
+
+    Attributes:
+        stages: the time that the last measurement took, by stage.
+    """
+
+    def __init__(self, places: Places, *, batch_size: int | None = None) -> None:
+        self._places = places
+        self._engine = places.engine
+        self._batch_size = batch_size
+        self.stages = Stages(self._engine.host.device)
+
+
 class SingleTokenMeasurer(Measurer):
     """Base of the single-token measurers, which do not measure transcoders."""
 

@@ -13,7 +13,7 @@ from saebench.experiments.base import CONTROLS, Experiment
 from saebench.gates.rules import Role
 from saebench.judging.cases import Needs, bench_of, case_request, fingerprint
 from saebench.judging.deciding import Baselines, MeasuredCase, gates_of, verdict_of
-from saebench.judging.measuring import Measurements, Runner
+from saebench.judging.measuring import Measurements, Rounds, Runner
 from saebench.judging.record import About, record_of
 from saebench.judging.rules_of_run import RunRules
 from saebench.judging.run_baselines import RunBaselines
@@ -32,7 +32,6 @@ from saebench.text import percent
 if TYPE_CHECKING:
     from saebench.experiments.bench import Bench
     from saebench.experiments.timing import Workload
-    from saebench.judging.measuring import Rounds
 
 
 class Judge:
@@ -114,8 +113,6 @@ class Judge:
         """
         self._benches = tuple(benches)
         if self.settings.stop_early:
-            from saebench.judging.measuring import Rounds
-
             self._rounds = runner = Rounds(self._is_settled, self._reads_several)
         if runner is not None:
             self._measurements.runner = runner

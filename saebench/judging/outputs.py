@@ -9,7 +9,7 @@ from saebench.records.boards import Leaderboard
 from saebench.records.run import Run
 from saebench.report.markdown import to_markdown
 from saebench.store.atomic import write_file
-from saebench.store.json_files import check_writable, write_run
+from saebench.store.json_files import check_writable, write_record
 from saebench.store.sums_file import RunSums, sums_path, write_sums
 
 PAGE_BYTES = 1_000_000  # GitHub drops a page of more than 1 MiB
@@ -77,7 +77,7 @@ class Outputs:
         """
         if "json" in self._paths:
             write_sums(sums, self._paths["json"], run_id=run.run.id)
-            write_run(run, self._paths["json"])
+            write_record(run, self._paths["json"])
         if "md" in self._paths:
             write_file(self._paths["md"], to_markdown(run, places=places).encode())
         if "html" in self._paths:

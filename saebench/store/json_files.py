@@ -222,9 +222,6 @@ def read_sweep(path: Path) -> SweepRecord:
     return read_record(SWEEP, path)
 
 
-write_run = write_repair = write_training = write_sweep = write_record
-dump_run = dump_record
-
 POINT = ("equal", "hook", "sparsity", "objective", "tokens", "learning_rate", "seconds",
          "converged")  # fmt: skip
 """The columns of a sweep's CSV file, before those of the metrics."""

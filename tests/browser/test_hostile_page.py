@@ -10,7 +10,7 @@ from saebench.records.boards import Leaderboard
 from saebench.records.run import Interval, Verdict
 from saebench.report.page.leaderboard_page import leaderboard_page
 from saebench.report.page.run_page import run_page
-from saebench.store.json_files import dump_run, parse_run
+from saebench.store.json_files import dump_record, parse_run
 
 
 def test_hostile_names_are_texts_everywhere(opened, tmp_path):
@@ -76,7 +76,7 @@ def _large_run(saes, metrics):
         many = tuple(replace(first, name=f"kl_gap.kl[b{k}]", value=0.1 + k) for k in range(metrics))
         series = {"kl_by_position": curve, "ce_increase_by_position": curve, "kl_histogram": counts}
         cases.append(replace(case, params={"scope": "all"}, metrics=many, series=series))
-    return parse_run(dump_run(make_run(*cases, saes=tuple(names))), where="large")
+    return parse_run(dump_record(make_run(*cases, saes=tuple(names))), where="large")
 
 
 def test_an_empty_leaderboard_opens(opened, tmp_path):

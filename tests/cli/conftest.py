@@ -10,7 +10,7 @@ from stored import make_data, store
 
 from saebench.cli import main
 from saebench.records.run import Verdict
-from saebench.store.json_files import write_run
+from saebench.store.json_files import write_record
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def project(tmp_path, monkeypatch) -> Path:
     store(root, "elsewhere", hook="blocks.0.hook_resid_pre")
     store(root, "othertext", data=make_data("others", fingerprint="2" * 64))
     cases = [make_case("one", "fidelity", Verdict.FAIL), make_case("two", "sparsity", Verdict.PASS)]
-    write_run(make_run(*cases, saes=("one", "two")), tmp_path / "run.json")
+    write_record(make_run(*cases, saes=("one", "two")), tmp_path / "run.json")
     return tmp_path
 
 

@@ -8,7 +8,7 @@ import pytest
 from runs import make_case, make_run
 
 from saebench.records.run import Verdict
-from saebench.store.json_files import write_run
+from saebench.store.json_files import write_record
 
 
 def test_two_baselines_are_compared_pair_by_pair_and_the_worse_exits_1(project, saebench):
@@ -184,7 +184,7 @@ def test_two_baselines_of_one_name_are_told_apart_by_their_weights(project, saeb
 
 
 def test_an_older_result_file_does_not_say_its_tokens(project, saebench):
-    write_run(make_run(make_case("one", "fidelity", Verdict.PASS)), project / "old.json")
+    write_record(make_run(make_case("one", "fidelity", Verdict.PASS)), project / "old.json")
     content = json.loads((project / "old.json").read_text()) | {"schema_version": 1}
     for case in content["cases"]:
         del case["basis"]

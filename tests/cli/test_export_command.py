@@ -89,9 +89,9 @@ def test_what_cannot_be_exported_ends_with_4_and_leaves_nothing(
 def test_a_run_without_judged_saes_is_refused(project, saebench):
     from runs import make_run
 
-    from saebench.store.json_files import write_run
+    from saebench.store.json_files import write_record
 
-    write_run(make_run(), project / "empty.json")
+    write_record(make_run(), project / "empty.json")
     said = saebench("export", "empty.json", "--format", "junit")
     assert said.code == 4
     assert "no judged SAE" in said.err

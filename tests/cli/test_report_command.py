@@ -5,16 +5,16 @@ from full_run import full_run
 from runs import make_case, make_run
 
 from saebench.records.run import Verdict
-from saebench.store.json_files import write_run
+from saebench.store.json_files import write_record
 
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "baselines").mkdir()
-    write_run(full_run("a", "b"), tmp_path / "old.json")
-    write_run(full_run("a", "b"), tmp_path / "new.json")
-    write_run(make_run(make_case("one", "fidelity", Verdict.PASS)), tmp_path / "single.json")
+    write_record(full_run("a", "b"), tmp_path / "old.json")
+    write_record(full_run("a", "b"), tmp_path / "new.json")
+    write_record(make_run(make_case("one", "fidelity", Verdict.PASS)), tmp_path / "single.json")
     return tmp_path
 
 

@@ -13,7 +13,7 @@ from runs import make_case, make_run
 from saebench.cli import main
 from saebench.records.run import Verdict
 from saebench.report.terminal import render
-from saebench.store.json_files import read_run, write_run
+from saebench.store.json_files import read_run, write_record
 from saebench.text import every_text, from_system, plain_text
 
 PLAIN_C = {"LC_ALL": "C", "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"}
@@ -38,7 +38,7 @@ def _written(file: io.TextIOWrapper) -> str:
 @pytest.fixture
 def run_file(project) -> Path:
     path = project / "läuft→.json"
-    write_run(make_run(make_case(NAME, "fidelity", Verdict.FAIL), saes=(NAME,)), path)
+    write_record(make_run(make_case(NAME, "fidelity", Verdict.FAIL), saes=(NAME,)), path)
     return path
 
 

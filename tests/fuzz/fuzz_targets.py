@@ -37,7 +37,7 @@ from saebench.report.tables.board_tables import board_table, published_tables
 from saebench.report.tables.fit_tables import repair_lines, repair_table
 from saebench.report.tables.rich_tables import rich_table
 from saebench.report.terminal import render
-from saebench.store.json_files import dump_run, parse_run, read_repair
+from saebench.store.json_files import dump_record, parse_run, read_repair
 from saebench.store.leaderboard import build, dump_leaderboard, read_leaderboard
 from saebench.subjects.loading import load_subject
 from saebench.subjects.references import find_subjects
@@ -191,7 +191,7 @@ def _read_result(content: bytes) -> None:
         convert(run)
     for sae in run.saes:
         to_sae_bench(run, sae)
-    dump_run(run).encode(errors="backslashreplace")
+    dump_record(run).encode(errors="backslashreplace")
     run_page(run)
 
 
@@ -277,7 +277,7 @@ def _repair() -> bytes:
 def _result() -> bytes:
     from full_run import full_run
 
-    return dump_run(full_run("one", "two")).encode()
+    return dump_record(full_run("one", "two")).encode()
 
 
 # What a user gives.

@@ -281,9 +281,9 @@ def test_a_run_shows_itself_in_a_notebook(by_spec):
 
 
 def test_a_run_as_dictionary_is_its_result_file(by_spec, tmp_path):
-    from saebench.store.json_files import write_run
+    from saebench.store.json_files import write_record
 
-    write_run(by_spec, tmp_path / "out.json")
+    write_record(by_spec, tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text()) == json.loads(
         json.dumps(by_spec.to_dict())
     )

@@ -17,7 +17,7 @@ from saebench.cli import main
 from saebench.errors import OptionError
 from saebench.experiments.prepare import prepare
 from saebench.options import Settings
-from saebench.store.json_files import write_run
+from saebench.store.json_files import write_record
 from saebench.subjects.references import find_subjects
 from saebench.zoo import corpus, shelf
 
@@ -129,7 +129,7 @@ def test_a_probe_that_gives_no_value_for_each_token_is_named(lab, texts: str, mo
 
 def test_its_renderer_writes_a_format_of_saebench_export(lab, tmp_path: Path):
     run = saebench.judge(f"demo:{SAE}", properties=["sparsity"], sequences=4)
-    write_run(run, tmp_path / "run.json")
+    write_record(run, tmp_path / "run.json")
     out = tmp_path / "lines.txt"
     assert (
         main(["export", str(tmp_path / "run.json"), "--format", "lab-lines", "-o", str(out)]) == 0

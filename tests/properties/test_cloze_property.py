@@ -19,7 +19,7 @@ from saebench.experiments.cloze_prompts import Answers, ClozeMeasurement
 from saebench.properties import find_property
 from saebench.properties.cloze import mcnemar_p
 from saebench.records.run import CaseResult, Metric, Verdict
-from saebench.store.json_files import dump_run
+from saebench.store.json_files import dump_record
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCORINGS = ("whole", "first")
@@ -302,7 +302,7 @@ def test_nan_from_an_sae_is_an_error_never_a_pass_and_the_result_can_be_written(
         hook="blocks.1.hook_resid_pre", cloze=prompts["right"],
     )  # fmt: skip
     assert run.cases[0].verdict is Verdict.ERROR
-    assert dump_run(run)
+    assert dump_record(run)
 
 
 @pytest.mark.parametrize("content", [None, "{oops\n", '{"prompt": "w1"}\n'])

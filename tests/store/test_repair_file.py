@@ -9,7 +9,7 @@ from made_repair import make_repair
 
 from saebench.errors import StoreError
 from saebench.records.repair import REPAIR, REPAIR_SCHEMA_VERSION
-from saebench.store.json_files import dump_record, json_schema, read_repair, write_repair
+from saebench.store.json_files import dump_record, json_schema, read_repair, write_record
 
 HERE = Path(__file__).parent
 SCHEMA = HERE / f"repair-schema-{REPAIR_SCHEMA_VERSION}.json"
@@ -48,7 +48,7 @@ def test_a_file_that_lacks_a_part_is_not_of_the_schema():
 
 
 def test_a_written_record_is_read_back(tmp_path):
-    write_repair(make_repair(), tmp_path / "deep" / "repair.json")
+    write_record(make_repair(), tmp_path / "deep" / "repair.json")
     assert read_repair(tmp_path / "deep" / "repair.json") == make_repair()
 
 
@@ -84,5 +84,5 @@ def test_a_number_that_is_not_finite_is_never_written(tmp_path):
     record = make_repair()
     course = replace(record.course, duration_s=float("nan"))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_repair(replace(record, course=course), tmp_path / "repair.json")
+        write_record(replace(record, course=course), tmp_path / "repair.json")
     assert not list(tmp_path.iterdir())

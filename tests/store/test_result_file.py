@@ -11,7 +11,7 @@ import pytest
 import saebench
 from saebench.errors import OptionError, StoreError
 from saebench.records.run import RESULT, SCHEMA_VERSION, Basis, Fallback
-from saebench.store.json_files import check_writable, json_schema, read_run, write_run
+from saebench.store.json_files import check_writable, json_schema, read_run, write_record
 
 GOLDEN = Path(__file__).parent / f"result-schema-{SCHEMA_VERSION}.json"
 
@@ -71,32 +71,32 @@ def test_every_case_says_which_tokens_model_and_seed_it_rests_on(run):
 
 
 def test_a_written_run_is_strict_json_of_the_schema(run, tmp_path):
-    write_run(run, tmp_path / "out.json")
+    write_record(run, tmp_path / "out.json")
     text = (tmp_path / "out.json").read_text(encoding="utf-8")
     content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert list(jsonschema.Draft202012Validator(json_schema(RESULT)).iter_errors(content)) == []
 
 
 def test_a_run_is_read_back_as_it_was_written(run, tmp_path):
-    write_run(run, tmp_path / "out.json")
+    write_record(run, tmp_path / "out.json")
     assert read_run(tmp_path / "out.json").to_dict() == run.to_dict()
 
 
 def test_a_number_that_is_not_finite_is_never_written(run, tmp_path):
     case = replace(run.cases[0], duration_s=float("nan"))
     with pytest.raises((StoreError, ValueError)):
-        write_run(replace(run, cases=(case,)), tmp_path / "out.json")
+        write_record(replace(run, cases=(case,)), tmp_path / "out.json")
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_directories_are_made_and_no_other_file_is_left(run, tmp_path):
-    write_run(run, tmp_path / "a" / "b" / "out.json")
+    write_record(run, tmp_path / "a" / "b" / "out.json")
     assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["out.json"]
 
 
 def test_an_older_file_is_replaced_whole(run, tmp_path):
     (tmp_path / "out.json").write_text("x" * 10_000_000)
-    write_run(run, tmp_path / "out.json")
+    write_record(run, tmp_path / "out.json")
     assert read_run(tmp_path / "out.json").run == run.run
 
 
@@ -106,14 +106,14 @@ def test_a_directory_is_no_place_for_a_result(run, monkeypatch, tmp_path, place)
     with pytest.raises(OptionError, match=r"--sae-json .*: cannot be written: is a directory"):
         check_writable(Path(place), option="--sae-json")
     with pytest.raises(StoreError, match="cannot be written"):
-        write_run(run, Path(place))
+        write_record(run, Path(place))
 
 
 @pytest.mark.parametrize("inside", ["out.json/x.json", "."])
 def test_a_path_that_cannot_be_written_is_a_clear_error(run, tmp_path, inside):
     (tmp_path / "out.json").write_text("older")
     with pytest.raises(StoreError, match="cannot be written"):
-        write_run(run, tmp_path / inside)
+        write_record(run, tmp_path / inside)
     assert (tmp_path / "out.json").read_text() == "older"
     assert os.listdir(tmp_path) == ["out.json"]
 
@@ -142,7 +142,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
 
 
 def test_a_result_of_another_schema_version_is_refused(run, tmp_path):
-    write_run(run, tmp_path / "out.json")
+    write_record(run, tmp_path / "out.json")
     content = json.loads((tmp_path / "out.json").read_text()) | {"schema_version": 99}
     (tmp_path / "out.json").write_text(json.dumps(content))
     with pytest.raises(StoreError, match="99"):

@@ -9,7 +9,7 @@ from runs import make_run
 from saebench.errors import StoreError
 from saebench.records.repair import Ranged
 from saebench.records.sweep import SWEEP_SCHEMA_VERSION, SweepPoint, SweepRecord
-from saebench.store.json_files import read_sweep, write_sweep
+from saebench.store.json_files import read_sweep, write_record
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "docs" / "train").glob("*.json"))
 POINT = SweepPoint(
@@ -28,7 +28,7 @@ def _sweep():
 
 
 def test_a_sweep_is_read_back_as_it_was_written(tmp_path):
-    write_sweep(_sweep(), tmp_path / "sweep.json")
+    write_record(_sweep(), tmp_path / "sweep.json")
     assert read_sweep(tmp_path / "sweep.json") == _sweep()
 
 

@@ -28,7 +28,7 @@ FACTOR, K = 0.4, 5
 SCALED = {"normalize_activations": "expected_average_only_in"}
 
 
-def _same(path: Path, expected: np.ndarray, **overrides: Any) -> tuple[str, ...]:
+def _assert_same(path: Path, expected: np.ndarray, **overrides: Any) -> tuple[str, ...]:
     """Hold what the loaded SAE gives against a reference; return its notes."""
     subject = load(path, **overrides)
     np.testing.assert_allclose(
@@ -57,7 +57,7 @@ def test_a_checkpoint_of_saelens_5_is_folded_by_the_factor_beside_it(tmp_path: P
     tensors = random_tensors()
     path = save(tmp_path / "sae", tensors, **SCALED)
     _store(path, estimated_norm_scaling_factor=torch.tensor(FACTOR, dtype=torch.float64))
-    notes = _same(path, _scaled(tensors))
+    notes = _assert_same(path, _scaled(tensors))
     assert "normalisation factor 0.4 folded into the weights" in notes
 
 
@@ -65,7 +65,7 @@ def test_the_last_checkpoint_of_saelens_5_is_folded_already(tmp_path: Path):
     tensors = random_tensors()
     path = save(tmp_path / "final_100", tensors, **SCALED)
     _store(path)
-    assert any("is in the weights" in note for note in _same(path, _plain(tensors)))
+    assert any("is in the weights" in note for note in _assert_same(path, _plain(tensors)))
 
 
 @pytest.mark.parametrize("version", ["3.22.2", "4.4.5", "5.1.0", "2.1.3"])
@@ -81,8 +81,8 @@ def test_the_flag_of_saelens_2_means_the_same_normalisation(tmp_path: Path):
     path = save(tmp_path / "sae", tensors, normalize_activations=True)
     with pytest.raises(SubjectError, match="--sae-norm-factor"):
         load(path)
-    _same(path, _scaled(tensors), norm_factor=FACTOR)
-    _same(save(tmp_path / "off", tensors, normalize_activations=False), _plain(tensors))
+    _assert_same(path, _scaled(tensors), norm_factor=FACTOR)
+    _assert_same(save(tmp_path / "off", tensors, normalize_activations=False), _plain(tensors))
 
 
 def test_a_store_of_saelens_6_says_nothing_of_folding(tmp_path: Path):
@@ -96,7 +96,7 @@ def test_the_scaler_of_saelens_6_is_folded(tmp_path: Path):
     tensors = random_tensors()
     path = save_6(tmp_path / "sae", tensors, **SCALED)
     (path / "activation_scaler.json").write_text(json.dumps({"scaling_factor": FACTOR}))
-    _same(path, _scaled(tensors))
+    _assert_same(path, _scaled(tensors))
 
 
 @pytest.mark.parametrize("factor", [0, -1, "1", True, float("inf")])
@@ -111,8 +111,8 @@ def test_the_users_word_goes_over_the_files(tmp_path: Path):
     tensors = random_tensors()
     path = save(tmp_path / "sae", tensors, **SCALED)
     _store(path, estimated_norm_scaling_factor=torch.tensor(9.0))
-    _same(path, _scaled(tensors), norm_factor=FACTOR)
-    _same(path, _plain(tensors), norm_factor="folded")
+    _assert_same(path, _scaled(tensors), norm_factor=FACTOR)
+    _assert_same(path, _plain(tensors), norm_factor="folded")
 
 
 def test_a_fold_that_left_the_bias_out_is_noted(tmp_path: Path):
@@ -172,7 +172,7 @@ def test_a_whitening_beside_a_checkpoint_is_folded(architecture, centres: bool, 
     m, w = doubles(_whitening(path)), doubles(tensors)
     white = (activations().double().numpy() - m["mean"]) @ m["matrix"]
     found = features_by_hand(white, w, centres=centres, **k) @ w["W_dec"] + w["b_dec"]
-    notes = _same(path, found @ m["inverse_matrix"] + m["mean"])
+    notes = _assert_same(path, found @ m["inverse_matrix"] + m["mean"])
     assert any("activation_whitening.safetensors folded" in note for note in notes)
 
 
@@ -185,7 +185,7 @@ def test_a_topk_that_selects_by_decoder_norm_is_whitened_too(tmp_path: Path):
     white = (activations().double().numpy() - m["mean"]) @ m["matrix"]
     scaled = w | {"W_enc": w["W_enc"] * norm, "b_enc": w["b_enc"] * norm}
     found = features_by_hand(white, scaled, k=K) / norm @ w["W_dec"] + w["b_dec"]
-    _same(path, found @ m["inverse_matrix"] + m["mean"])
+    _assert_same(path, found @ m["inverse_matrix"] + m["mean"])
 
 
 @pytest.mark.parametrize("missing", ["mean", "inverse_matrix"])
@@ -231,7 +231,7 @@ def test_every_architecture_folds_to_what_it_gives_on_scaled_activations(
     config = {"architecture": architecture, **more}
     trained = load(save_6(tmp_path / "trained", tensors, **config)).sae
     expected = (trained.decode(trained.encode(FACTOR * activations())) / FACTOR).detach()
-    _same(
+    _assert_same(
         save_6(tmp_path / "sae", tensors, **SCALED, **config), expected.numpy(), norm_factor=FACTOR
     )
 

@@ -28,7 +28,7 @@ from saebench.records.repair import (
 )
 from saebench.store.atomic import new_directory
 from saebench.store.environment import environment, harness
-from saebench.store.json_files import write_repair
+from saebench.store.json_files import write_record
 from saebench.subjects.sae import Subject
 
 RECORD_FILE = "repair.json"
@@ -71,7 +71,7 @@ def repair(job: RepairJob, *, progress: ProgressBar, say: Callable[[str], object
         course = _course(ready, after, state, duration_s=duration_s)
         notes = (*ready.notes, *notes_on_rates(state.rates))
         record = _record(job, ready, after, course, recipe=recipe, notes=notes, progress=progress)
-        write_repair(record, staged / RECORD_FILE)
+        write_record(record, staged / RECORD_FILE)
     checkpoint.remove()
     return record
 

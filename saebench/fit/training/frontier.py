@@ -33,7 +33,7 @@ from saebench.statistics.clusters import chosen
 from saebench.statistics.paired import of_pair, pair
 from saebench.store.atomic import locked, write_file
 from saebench.store.environment import environment, harness
-from saebench.store.json_files import read_training, write_points, write_sweep
+from saebench.store.json_files import read_training, write_points, write_record
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import host_for
 
@@ -105,7 +105,7 @@ def sweep(job: SweepJob, how: Judging, *, progress: ProgressBar, say: Say) -> Sw
             judged_on=judged_on,
             points=judged_points,
         )
-        write_sweep(record, out / SWEEP_FILE)
+        write_record(record, out / SWEEP_FILE)
         write_points(record, out / POINTS_FILE)
         write_file(out / TABLE_FILE, frontier_markdown(record).encode())
     return record

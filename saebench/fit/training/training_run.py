@@ -40,7 +40,7 @@ from saebench.records.training import (
 )
 from saebench.store.atomic import new_directory, write_file
 from saebench.store.environment import environment, harness
-from saebench.store.json_files import write_training
+from saebench.store.json_files import write_record
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import write_patch
 from saebench.subjects.modules import tensors_sha256
@@ -279,7 +279,7 @@ def _written(
             course=course,
             notes=notes,
         )
-        write_training(record, staged / RECORD_FILE)
+        write_record(record, staged / RECORD_FILE)
     return record
 
 

@@ -124,11 +124,11 @@ def test_objectives_are_really_timed(options, tmp_path, tiny):
 
 def test_the_report_shows_the_frontier(options, tmp_path, tiny):
     import saebench
-    from saebench.store.json_files import write_run
+    from saebench.store.json_files import write_record
 
     assert main([*options, "--objectives", "standard", "frozen", "--sparsity", "topk:2"]) == 0
     run, page = tmp_path / "run.json", tmp_path / "page.html"
-    write_run(saebench.judge(tiny.good, tiny.model, tiny.texts, sequences=2), run)
+    write_record(saebench.judge(tiny.good, tiny.model, tiny.texts, sequences=2), run)
     sweep = str(tmp_path / "out" / "sweep.json")
     assert main(["report", str(run), "--training", sweep, "-o", str(page)]) == 0
     assert "Does training on the whole model" in page.read_text()
