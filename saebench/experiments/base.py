@@ -126,6 +126,14 @@ class WithControls(Experiment):
 
 
 @dataclass(frozen=True)
+class PrincipalComponents(Experiment):
+    """Each SAE, and principal components in several numbers, on the first sequences."""
+
+    name = "components"
+    carried_out_by = "saebench.experiments.components:ComponentsMeasurer"
+
+
+@dataclass(frozen=True)
 class AlignmentTax(Experiment):
     """A model that was changed for its SAE, compared with the original."""
 
@@ -177,8 +185,8 @@ class ManyDraws(Experiment):
 
 SEQUENCES, PAIRS, CONTROLS = Sequences(), Pairs(), WithControls()
 EXPERIMENTS: tuple[type[Experiment], ...] = (
-    Sequences, LongTexts, ClozePrompts, Timing, Pairs, WithControls, AlignmentTax, OneToken,
-    ManyDraws,
+    Sequences, LongTexts, ClozePrompts, Timing, Pairs, WithControls, PrincipalComponents,
+    AlignmentTax, OneToken, ManyDraws,
 )  # fmt: skip
 """All kinds of measurement. A new one is a class here and a :class:`Measurer`."""
 

@@ -161,6 +161,7 @@ class Bench:
             batch_size=self.settings.batch_size,
             corpus=tokens,
             references=self._references.setdefault(tokens.fingerprint, {}),
+            bos=self.bos,
         )
 
     def part(self, tokens: TokenSet) -> TokenSet:

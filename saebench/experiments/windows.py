@@ -18,8 +18,8 @@ from saebench.subjects.hooks import Site
 from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, tokens_a_pass, write_rows
 from saebench.substitution.engine import Engine
-from saebench.substitution.gathering import Scored, check_first_look, site_of
-from saebench.substitution.interventions import Tokens
+from saebench.substitution.gathering import Scored, bank_errors, check_first_look, site_of
+from saebench.substitution.interventions import BankErrors, Tokens
 from saebench.substitution.prefix import PrefixPasses, Window
 from saebench.substitution.reference import Reference
 
@@ -209,22 +209,22 @@ class Placed:
         subject: the SAE.
         site: where it reads and writes.
         reference: corpus statistics at the site.
-        bank_errors: the SAE's errors on the reference's bank.
+        bank: the SAE's errors on the reference's bank.
         seed: root seed of all noise.
     """
 
     subject: Subject
     site: Site
     reference: Reference
-    bank_errors: Float[Tensor, "bank d"]
+    bank: BankErrors
     seed: int
 
     def tokens(self, batch: WindowBatch, *, stages: Stages) -> Tokens:
         """Return the batch's substituted tokens with their reconstructions."""
         x = read_rows(self.site, batch.window.tail.activations[self.site], batch.at)
-        x_hat = self.subject.reconstruct(x, stages=stages).x_hat
-        place = (batch.sequence, batch.position, self.reference, self.bank_errors)
-        return Tokens(x, x_hat, *place, self.seed)
+        made = self.subject.reconstruct(x, stages=stages)
+        place = (batch.sequence, batch.position, self.reference, self.bank)
+        return Tokens(x, made.x_hat, made.l0, *place, self.seed)
 
 
 class Places:
@@ -247,9 +247,9 @@ class Places:
         if subject.id not in self._placed:
             site = site_of(self.engine.host, subject)
             reference = self.engine.reference(site)
-            x_hat = subject.reconstruct(reference.bank).x_hat
-            check_first_look(subject, reference.bank, x_hat)
-            errors = reference.bank - x_hat
+            made = subject.reconstruct(reference.bank)
+            check_first_look(subject, reference.bank, made.x_hat)
+            errors = bank_errors(self.engine.host, site, reference.bank, made)
             self._placed[subject.id] = Placed(subject, site, reference, errors, self.engine.seed)
         return self._placed[subject.id]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from saebench.gates.rules import RERUN_NOISE, TIMES, Margin, Rule
-from saebench.records.run import GateResult, Interval, Metric, Verdict
+from saebench.records.run import GateResult, Interval, Metric, Negligible, Verdict
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def decide(rule: Rule, metrics: Mapping[str, Metric]) -> GateResult:
     """Return the verdict on a limit.
 
     A metric that is missing or not a number is an ERROR; an undefined one is decided by its
-    fallback. A metric that has no interval by its nature is decided by its value.
+    fallback, or as it declares. A metric that has no interval by its nature is decided by its
+    value. Where a metric declares what is negligible, it fails only beyond that.
 
     Source:
         docs/metrics.md, "Verdicts".
@@ -88,7 +89,22 @@ def decide(rule: Rule, metrics: Mapping[str, Metric]) -> GateResult:
     if metric.value is None:
         return _by_fallback(rule, metric, metrics)
     verdict, text = _limited(metric, metric.value, rule.low, rule.high)
+    if verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE) and metric.negligible is not None:
+        verdict, text = _unless_negligible(verdict, text, metric.negligible, metrics)
     return _gate(rule, metric, verdict, text)
+
+
+def _unless_negligible(
+    verdict: Verdict, text: str, negligible: Negligible, metrics: Mapping[str, Metric]
+) -> tuple[Verdict, str]:
+    """Pass a metric that is outside its limits where the whole effect is negligible."""
+    other = metrics.get(negligible.metric)
+    if other is None or other.value is None:
+        return verdict, text
+    small, why = _limited(other, other.value, -math.inf, negligible.limit)
+    if small is Verdict.PASS:
+        return Verdict.PASS, f"{text} Not failed: the effect is negligible, as {why}"
+    return (small, f"{text} {why}") if small is Verdict.INCONCLUSIVE else (verdict, text)
 
 
 def _by_fallback(rule: Rule, metric: Metric, metrics: Mapping[str, Metric]) -> GateResult:
@@ -96,8 +112,8 @@ def _by_fallback(rule: Rule, metric: Metric, metrics: Mapping[str, Metric]) -> G
     other = metrics.get(metric.fallback.metric) if metric.fallback else None
     if metric.fallback is None or other is None or other.value is None:
         reason = metric.note or "it has no value"
-        return _gate(rule, metric, Verdict.ERROR, f"{metric.name}: {reason}.")
-    low, high = ((limit - 1) * metric.fallback.scale for limit in (rule.low, rule.high))
+        return _gate(rule, metric, metric.if_undefined, f"{metric.name}: {reason}.")
+    low, high = metric.fallback.limits(rule.low, rule.high)
     verdict, text = _limited(other, other.value, low, high)
     text = f"{metric.name} is {metric.note}; decided by {text}"
     return _gate(replace(rule, low=low, high=high), other, verdict, text)

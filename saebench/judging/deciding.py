@@ -88,7 +88,8 @@ def verdict_of(gates: Sequence[GateResult]) -> tuple[Verdict, str]:
 
 def _limit(rule: Rule, case: MeasuredCase) -> GateResult:
     gate = decide(rule, case.metrics)
-    if rule.role is Role.PRIMARY:
+    metric = case.metrics.get(rule.metric)
+    if rule.role is Role.PRIMARY and (metric is None or metric.decides):
         return gate
     if gate.verdict is Verdict.ERROR:
         return as_secondary(gate, None)
@@ -96,7 +97,7 @@ def _limit(rule: Rule, case: MeasuredCase) -> GateResult:
     if gate.metric == rule.metric:
         sampled = _distribution(gate.metric, case.now.table)
     elif gated.fallback is not None:
-        low, high = ((limit - 1) * gated.fallback.scale for limit in (low, high))
+        low, high = gated.fallback.limits(low, high)
     return as_secondary(gate, evidence(gate.observed, gate.ci, (low, high), sampled=sampled))
 
 

@@ -1,5 +1,6 @@
 """Names of channels and interventions, and probes: declared without torch."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -80,16 +81,61 @@ INTERVENTIONS = (
     "norm_corrected",
     "sae_norm",
     "eps_random",
+    "eps_random_uncentred",
     "theta_random_x",
     "theta_random_sae",
     "cov_random",
     "real_difference",
     "error_shuffled",
+    "pca_matched",
     "zero",
     "mean",
 )
 INDEPENDENT_OF_SAE = ("zero", "mean")
-OF_THE_CORPUS = ("cov_random", "real_difference", "error_shuffled", "mean")
+AT_ERROR_RADIUS = ("eps_random", "cov_random", "real_difference", "error_shuffled")
+"""Random errors as large as the SAE's error after its mean over the corpus is taken off."""
+
+OF_THE_CORPUS = (*AT_ERROR_RADIUS, "pca_matched", "mean")
+SKIP_ONLY = "skip_only"
+"""A skip transcoder's linear map of its input alone, its features replaced by their mean effect.
+
+It is measured for transcoders with a skip path, whatever names are given.
+"""
+
+CURRENT_TOKEN = "current_token"
+"""The model's own prediction from the current token alone, of which ``current_token.ce`` is read.
+
+A property asks for it among its interventions. It does not depend on the SAE.
+"""
+
+_COMPONENTS = re.compile(r"pca\[([1-9]\d*)\]")
+
+
+def components(k: int) -> str:
+    """Name the intervention that keeps the k largest principal components of each token.
+
+    Example:
+        >>> components(16)
+        'pca[16]'
+    """
+    return f"pca[{k}]"
+
+
+def components_of(name: str) -> int | None:
+    """Return k for the name of an intervention that keeps k principal components, else None."""
+    match = _COMPONENTS.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def is_pca(name: str) -> bool:
+    """True for interventions that keep principal components of the activation."""
+    return name == "pca_matched" or components_of(name) is not None
+
+
+def needs_corpus(names: Iterable[str]) -> bool:
+    """True if any of the interventions needs corpus statistics."""
+    corpus = (*OF_THE_CORPUS, SKIP_ONLY)
+    return any(name in corpus or components_of(name) is not None for name in names)
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -99,5 +145,5 @@ def check_names(names: Iterable[str]) -> None:
         OptionError: naming the nearest known one.
     """
     for name in names:
-        if name not in INTERVENTIONS:
+        if name not in (*INTERVENTIONS, SKIP_ONLY) and components_of(name) is None:
             raise OptionError(f"unknown intervention {name!r}{nearest(name, INTERVENTIONS)}")

@@ -9,7 +9,7 @@ import numpy as np
 from saebench.errors import NonFiniteValue, OptionError
 from saebench.experiments.base import SEQUENCES, Experiment
 from saebench.measures.names import Probe
-from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize
+from saebench.records.run import Direction, Interval, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, Formula, estimate
 from saebench.statistics.clusters import chosen, independent
 
@@ -116,7 +116,7 @@ def evaluate(
     measurement: HasTable,
     *,
     note: str | None = None,
-    fallback: Fallback | None = None,
+    **declared: Any,
 ) -> Metric:
     """Evaluate a metric's formula with its bootstrap confidence interval over sequences.
 
@@ -124,7 +124,8 @@ def evaluate(
         spec: the definition.
         measurement: provides the sums.
         note: why the metric is undefined for this measurement; its value is then None.
-        fallback: the metric and limit that a gate reads instead of an undefined metric.
+        declared: what the metric tells its gates: ``fallback``, ``if_undefined``, ``negligible``
+            and ``decides`` of :class:`~saebench.records.run.Metric`.
 
     Raises:
         NonFiniteValue: if the formula gives NaN or infinity and no note says why.
@@ -135,11 +136,11 @@ def evaluate(
     used = chosen(table, (*spec.channels, spec.counts))
     n = size_of(table, spec.counts)
     if note is not None:
-        return _metric(spec, n, note=note, fallback=fallback)
+        return _metric(spec, n, note=note, **declared)
     result = estimate(spec.formula, used)
     if result.interval is None and not abs(result.value) < float("inf"):
         raise NonFiniteValue(f"{spec.name} is {result.value} on {n.tokens} tokens")
-    return _metric(spec, n, value=result.value, ci=result.interval)
+    return _metric(spec, n, value=result.value, ci=result.interval, **declared)
 
 
 def plain(
@@ -166,7 +167,12 @@ def size_of(table: Mapping[str, np.ndarray], counts: str) -> SampleSize:
 
 
 def estimated(
-    spec: MetricSpec, result: Estimate, *, n: SampleSize, note: str | None = None
+    spec: MetricSpec,
+    result: Estimate,
+    *,
+    n: SampleSize,
+    note: str | None = None,
+    **declared: Any,
 ) -> Metric:
     """Return a metric from an estimate made elsewhere; with a note, the metric has no value.
 
@@ -174,10 +180,10 @@ def estimated(
         NonFiniteValue: if the value is NaN or infinite and no note says why.
     """
     if note is not None:
-        return _metric(spec, n, note=note)
+        return _metric(spec, n, note=note, **declared)
     if not abs(result.value) < float("inf"):
         raise NonFiniteValue(f"{spec.name} is {result.value} on {n.tokens} tokens")
-    return _metric(spec, n, value=result.value, ci=result.interval)
+    return _metric(spec, n, value=result.value, ci=result.interval, **declared)
 
 
 def _metric(spec: MetricSpec, n: SampleSize, **values: Any) -> Metric:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from saebench.experiments.base import CONTROLS
+from saebench.measures.names import CURRENT_TOKEN
 from saebench.properties import fidelity, kl_gap, shrinkage, sparsity
 from saebench.properties.base import (
     Findings,
@@ -37,7 +38,7 @@ def _metric_of(declared: Property, name: str) -> MetricSpec:
 
 # The metric that each property's gate reads, for properties measured on the same sequences.
 PRIMARY = {
-    "fidelity": _metric_of(fidelity.PROPERTY, "fidelity.ce_score"),
+    "fidelity": fidelity.CONTEXT_RECOVERED,
     "kl_gap": _metric_of(kl_gap.PROPERTY, "kl_gap.ratio[eps_random]"),
     "shrinkage": _metric_of(shrinkage.PROPERTY, "shrinkage.l2_ratio"),
     "sparsity": _metric_of(sparsity.PROPERTY, "sparsity.l0"),
@@ -64,11 +65,11 @@ IDENTITY_FORMULAS = {
 
 
 def _interventions(_: Params) -> tuple[str, ...]:
-    return ("sae", "zero", "eps_random")
+    return ("sae", CURRENT_TOKEN, "eps_random")
 
 
 def _findings(measured: "WithPeers", _: Params) -> Findings:
-    measured.own.need("sae", "zero", "eps_random")
+    measured.own.need("sae", "eps_random")
     metrics: list[Metric] = []
     sentences = [
         f"{name} could not be measured: {why.removeprefix(name + ': ')}"
@@ -102,7 +103,9 @@ def _margin(about: str, control: str, own: "Measurement", other: "Measurement") 
 
 
 def _undefined(about: str, measurement: "Measurement") -> str | None:
-    """Return why kl_gap's ratio is undefined, with the same floor as kl_gap's own."""
+    """Return why a metric is undefined, with the same floor as its own property has."""
+    if about == "fidelity":
+        return fidelity.no_gain(measurement)
     if about != "kl_gap":
         return None
     total = measurement.sums.total

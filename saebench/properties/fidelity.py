@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import NonFiniteValue
+from saebench.measures.names import CURRENT_TOKEN
 from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
-from saebench.records.run import Direction
+from saebench.records.run import Direction, Fallback, Metric
 
 if TYPE_CHECKING:
     from saebench.statistics.bootstrap import Table
     from saebench.substitution.measurement import Measurement
 
 LOWER, HIGHER = Direction.LOWER, Direction.HIGHER
+NO_CONTEXT = f"{CURRENT_TOKEN}.ce"
+LEAST_GAIN = 0.1  # nats that context must give for a share of them to mean anything
 
 
 def _ce_increase(sums: "Table") -> np.ndarray:
@@ -27,10 +30,22 @@ def _ce_score(sums: "Table") -> np.ndarray:
     return (sums["zero.ce"] - sums["sae.ce"]) / (sums["zero.ce"] - sums["clean.ce"])
 
 
+def _context_recovered(sums: "Table") -> np.ndarray:
+    return 1 - (sums["sae.ce"] - sums["clean.ce"]) / (sums[NO_CONTEXT] - sums["clean.ce"])
+
+
 def _explained_variance(sums: "Table") -> np.ndarray:
     return 1 - sums["squared_error"] / sums["squared_deviation"]
 
 
+CONTEXT_RECOVERED = MetricSpec(
+    "fidelity.context_recovered",
+    "share",
+    HIGHER,
+    _context_recovered,
+    ("sae.ce", "clean.ce", NO_CONTEXT),
+    "n.targets",
+)
 METRICS = (
     MetricSpec("fidelity.kl", "nats", LOWER, mean_of("sae.kl"), ("sae.kl",)),
     MetricSpec(
@@ -60,14 +75,39 @@ METRICS = (
 
 
 def _interventions(_: Params) -> tuple[str, ...]:
-    return ("sae", "zero")
+    return ("sae", "zero", CURRENT_TOKEN)
+
+
+def context_gain(measurement: "Measurement") -> float:
+    """Return the nats that the model gains from context: CE_1 - CE, over the scored tokens."""
+    sums = measurement.sums
+    return (sums.total(NO_CONTEXT) - sums.total("clean.ce")) / sums.total("n.targets")
+
+
+def no_gain(measurement: "Measurement") -> str | None:
+    """Return why a share of what context gives is undefined; None where it is defined."""
+    gain = context_gain(measurement)
+    if gain >= LEAST_GAIN:
+        return None
+    return (
+        f"undefined: context improves this model's cross-entropy by {gain:.2g} nats, less than "
+        f"{LEAST_GAIN:g}"
+    )
+
+
+def _recovered(measurement: "Measurement") -> Metric:
+    note = no_gain(measurement)
+    # A share of context_recovered that may be lost is that share of the least gain in nats.
+    fallback = Fallback("fidelity.ce_increase", -LEAST_GAIN) if note else None
+    return evaluate(CONTEXT_RECOVERED, measurement, note=note, fallback=fallback)
 
 
 def _findings(measurement: "Measurement", _: Params) -> Findings:
     measurement.need("sae", "zero")
     if not np.isfinite(measurement.sums.total("squared_error")):
         raise NonFiniteValue("the SAE's reconstructions are not finite on this data")
-    return Findings(tuple(evaluate(spec, measurement) for spec in METRICS), _series(measurement))
+    others = tuple(evaluate(spec, measurement) for spec in METRICS)
+    return Findings((_recovered(measurement), *others), _series(measurement))
 
 
 def _series(measurement: "Measurement") -> dict[str, Any]:
@@ -87,7 +127,8 @@ def _means(measurement: "Measurement") -> dict[str, float]:
     """Return the means that the scores are computed from, which other tools report."""
     sums = measurement.sums
     targets, scored = sums.total("n.targets"), sums.total("n.scored")
-    of_ce = {f"ce_{name}": sums.total(f"{name}.ce") / targets for name in ("clean", "sae", "zero")}
+    names = ("clean", "sae", "zero", CURRENT_TOKEN)
+    of_ce = {f"ce_{name}": sums.total(f"{name}.ce") / targets for name in names}
     # ‖x‖² = ‖x − x̂‖² + 2x·x̂ − ‖x̂‖² needs no channel of its own.
     squared = sums.total("squared_error") + 2 * sums.total("inner_product")
     squared -= sums.total("squared_output")
@@ -98,7 +139,7 @@ def _means(measurement: "Measurement") -> dict[str, float]:
 PROPERTY = Property(
     "fidelity",
     "predictions with the SAE's output in place of the activation, against the model's own",
-    METRICS,
+    (CONTEXT_RECOVERED, *METRICS),
     _interventions,
     _findings,
 )

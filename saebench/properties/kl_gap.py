@@ -7,9 +7,17 @@ pathological".
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from saebench.errors import OptionError, nearest
 from saebench.experiments.base import SEQUENCES, Experiment, OneToken
-from saebench.measures.names import INTERVENTIONS, check_names
+from saebench.measures.names import (
+    AT_ERROR_RADIUS,
+    CURRENT_TOKEN,
+    INTERVENTIONS,
+    check_names,
+    is_pca,
+)
 from saebench.properties.base import (
     Findings,
     MetricSpec,
@@ -20,24 +28,25 @@ from saebench.properties.base import (
     plain,
     position_of,
 )
-from saebench.records.run import Direction, Fallback, Metric
+from saebench.records.run import Direction, Fallback, Metric, Negligible
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from saebench.options import Settings
     from saebench.statistics.bootstrap import Formula, Table
     from saebench.substitution.measurement import Measurement
 
 LOWER = Direction.LOWER
-BASELINES = tuple(name for name in INTERVENTIONS if name != "sae")
+BASELINES = tuple(name for name in INTERVENTIONS if name != "sae" and not is_pca(name))
+DECIDING = AT_ERROR_RADIUS
 SCOPES = ("all", "single")
 FLOOR = 1e-4  # nats; below it a ratio of KLs is dominated by noise
 TAIL = 0.999
+# A KL of 0.02 nats, or of 1% of what context gives the model if that is less, is negligible.
+NEGLIGIBLE_NATS, NEGLIGIBLE_SHARE = 0.02, 0.01
 
 
-def _ratio(over: str, *, channel: str = "kl") -> "Formula":
-    return lambda sums: sums[f"sae.{channel}"] / sums[f"{over}.{channel}"]
+def _ratio(over: str) -> "Formula":
+    return lambda sums: sums["sae.kl"] / sums[f"{over}.kl"]
 
 
 def _ce_ratio(over: str) -> "Formula":
@@ -62,6 +71,7 @@ def _of_baselines(
             formula(b),
             tuple(channel.format(b=b) for channel in channels),
             per,
+            version=2 if b in DECIDING else 1,
         )
         for b in BASELINES
     }
@@ -74,10 +84,18 @@ CE_RATIO = _of_baselines(
 )
 SHARE = _of_baselines("share_above", "share", lambda b: mean_of(f"{b}.exceeded"), "{b}.exceeded")
 KL = {
-    name: MetricSpec(f"kl_gap.kl[{name}]", "nats", LOWER, mean_of(f"{name}.kl"), (f"{name}.kl",))
-    for name in INTERVENTIONS
+    name: MetricSpec(
+        f"kl_gap.kl[{name}]", "nats", LOWER, mean_of(f"{name}.kl"), (f"{name}.kl",),
+        version=2 if name in DECIDING else 1,
+    )
+    for name in ("sae", *BASELINES)
+}  # fmt: skip
+P999 = {
+    name: MetricSpec(
+        f"kl_gap.kl_p99.9[{name}]", "nats", LOWER, None, version=2 if name in DECIDING else 1
+    )
+    for name in ("sae", *BASELINES)
 }
-P999 = {name: MetricSpec(f"kl_gap.kl_p99.9[{name}]", "nats", LOWER, None) for name in INTERVENTIONS}
 EXPLAINED = MetricSpec(
     "kl_gap.explained_by_norm",
     "share",
@@ -87,15 +105,34 @@ EXPLAINED = MetricSpec(
 )
 
 
+def _of_negligible(sums: "Table") -> "np.ndarray":
+    gain = (sums[f"{CURRENT_TOKEN}.ce"] - sums["clean.ce"]) / sums["n.targets"]
+    most = np.minimum(NEGLIGIBLE_NATS, NEGLIGIBLE_SHARE * np.maximum(gain, 1e-9))
+    return sums["sae.kl"] / sums["n.scored"] / most
+
+
+OF_NEGLIGIBLE = MetricSpec(
+    "kl_gap.of_negligible", "×", LOWER, _of_negligible,
+    ("sae.kl", "clean.ce", f"{CURRENT_TOKEN}.ce", "n.targets"),
+)  # fmt: skip
+CONSTANT = MetricSpec(
+    "kl_gap.constant_share", "share", LOWER,
+    lambda sums: sums["error_along_mean"] / sums["squared_error"],
+    ("error_along_mean", "squared_error"),
+)  # fmt: skip
+
+
 def chosen_baselines(params: Params) -> tuple[str, ...]:
     """Return the baselines that the parameter ``interventions`` names; all without it.
+
+    Those that decide are always among them.
 
     Raises:
         OptionError: for a name that is not an intervention.
     """
     names = params.get("interventions") or INTERVENTIONS
     check_names(names)
-    return tuple(b for b in BASELINES if b in names)
+    return tuple(b for b in BASELINES if b in names or b in DECIDING)
 
 
 def _is_single(params: Params) -> bool:
@@ -111,12 +148,12 @@ def _experiment(params: Params, settings: "Settings") -> Experiment:
 
 
 def _interventions(params: Params) -> tuple[str, ...]:
-    _is_single(params)  # raises for an unknown scope
-    return ("sae", *chosen_baselines(params))
+    no_context = () if _is_single(params) else (CURRENT_TOKEN,)
+    return ("sae", *chosen_baselines(params), *no_context)
 
 
 def _findings(measurement: "Measurement", params: Params) -> Findings:
-    names = _interventions(params)
+    names = ("sae", *chosen_baselines(params))
     measurement.need(*names)
     metrics: list[Metric] = []
     for b in chosen_baselines(params):
@@ -127,8 +164,38 @@ def _findings(measurement: "Measurement", params: Params) -> Findings:
         metrics.append(plain(P999[name], measurement, tail))
     if "sae_norm" in names:
         metrics.append(_explained(measurement))
-    by = "offset" if _is_single(params) else "position"
-    return Findings(tuple(metrics), _series(measurement, names, by=by))
+    if _is_single(params):
+        return Findings(tuple(metrics), _series(measurement, names, by="offset"))
+    metrics += [evaluate(OF_NEGLIGIBLE, measurement), _constant_share(measurement)]
+    series = _series(measurement, names, by="position")
+    return Findings(tuple(metrics), series | {"sentences": _sentences(metrics)})
+
+
+def _constant_share(measurement: "Measurement") -> Metric:
+    exact = not measurement.sums.total("squared_error")
+    note = "undefined: the SAE makes no error" if exact else None
+    return evaluate(CONSTANT, measurement, note=note)
+
+
+def _sentences(metrics: list[Metric]) -> list[str]:
+    """Say which deciding baseline the SAE is worst against, and what a disagreement means."""
+    ratios = {b: m for b in DECIDING for m in metrics if m.name == RATIO[b].name}
+    values = {b: m.value for b, m in ratios.items() if m.value is not None}
+    if len(values) < 2:
+        return []
+    worst, best = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
+    said = [f"Of the random errors the SAE is worst against {worst}: {values[worst]:.3g} ×."]
+    if values[worst] > DISAGREE * values[best]:
+        said.append(
+            f"Against {best} it is {values[best]:.3g} ×: the model reacts to its errors more than "
+            f"to {worst} errors, and hardly more than to {best} errors of the same size. Errors "
+            "along directions in which activations vary change predictions more than isotropic "
+            "noise does, whatever made them (Lee & Heimersheim 2024)."
+        )
+    return said
+
+
+DISAGREE = 1.5
 
 
 def _against(b: str, measurement: "Measurement") -> list[Metric]:
@@ -137,9 +204,11 @@ def _against(b: str, measurement: "Measurement") -> list[Metric]:
     note = None
     if mean < FLOOR:
         note = f"undefined: the mean KL of {b} is {mean:.2g} nats, below {FLOOR:g}"
-    fallback = Fallback(DIFFERENCE[b].name, FLOOR)
+    declared: dict[str, Any] = {"negligible": Negligible(OF_NEGLIGIBLE.name, 1.0)}
+    if note:
+        declared["fallback"] = Fallback(DIFFERENCE[b].name, FLOOR)
     return [
-        evaluate(RATIO[b], measurement, note=note, fallback=fallback if note else None),
+        evaluate(RATIO[b], measurement, note=note, **declared),
         evaluate(DIFFERENCE[b], measurement),
         evaluate(CE_RATIO[b], measurement, note=note or _no_ce_change(b, measurement)),
         evaluate(SHARE[b], measurement),
@@ -191,7 +260,7 @@ PROPERTY = Property(
     tuple(
         spec for specs in (RATIO, DIFFERENCE, CE_RATIO, SHARE, KL, P999) for spec in specs.values()
     )
-    + (EXPLAINED,),
+    + (EXPLAINED, OF_NEGLIGIBLE, CONSTANT),
     _interventions,
     _findings,
     experiment=_experiment,

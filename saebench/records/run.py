@@ -139,11 +139,37 @@ class Fallback:
 
     Attributes:
         metric: its name.
-        scale: a limit of L on the gated metric is a limit of (L - 1)·scale on this one.
+        scale: a limit of L on the gated metric is a limit of (L - 1)·scale on this one; where the
+            scale is negative, an upper limit becomes a lower one, and the reverse.
     """
 
     metric: str
     scale: float
+
+    def limits(self, low: float, high: float) -> tuple[float, float]:
+        """Return the limits on this metric that stand for limits on the gated one.
+
+        Example:
+            >>> Fallback("fidelity.ce_increase", -0.5).limits(0.75, float("inf"))
+            (-inf, 0.125)
+        """
+        ends = sorted((limit - 1) * self.scale for limit in (low, high))
+        return ends[0], ends[1]
+
+
+@dataclass(frozen=True)
+class Negligible:
+    """The metric that shows that an effect is too small for the gated metric to decide.
+
+    A ratio of two tiny quantities says nothing. The gate then passes, and says why.
+
+    Attributes:
+        metric: its name.
+        limit: at most this value is negligible.
+    """
+
+    metric: str
+    limit: float
 
 
 class MetricValue(Protocol):
@@ -170,6 +196,13 @@ class Metric:
     """One number with its unit, direction, version and uncertainty.
 
     ``value`` is None where the metric is undefined on this data; ``note`` then gives the reason.
+
+    Attributes:
+        fallback: the metric that a gate reads instead of an undefined one.
+        if_undefined: the verdict of a gate on an undefined metric without a fallback: FAIL where
+            the reason is a fault of the SAE.
+        negligible: what shows that the effect is too small to be decided by this metric.
+        decides: False where the metric is reported, and a gate on it is a secondary one.
     """
 
     name: str
@@ -182,6 +215,9 @@ class Metric:
     target: float | None = None
     note: str | None = None
     fallback: Fallback | None = None
+    if_undefined: Verdict = Verdict.ERROR
+    negligible: Negligible | None = None
+    decides: bool = True
 
 
 @dataclass(frozen=True)
@@ -501,7 +537,7 @@ def _renamed(case: Any) -> Any:
     return case | {"metrics": renamed}
 
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 RESULT = Schema(
     Run,
     SCHEMA_VERSION,
@@ -511,6 +547,7 @@ RESULT = Schema(
         2: unchanged,  # 3 added by how much a gated metric is worse than its baseline
         3: unchanged,  # 4 added secondary gates
         4: _with_fallbacks,  # 5 added why a gate's rule exists
+        5: unchanged,  # 6 added what decides a metric that is undefined, or negligible
     },
     check=_check,
 )

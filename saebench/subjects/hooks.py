@@ -112,7 +112,16 @@ def _find_site(host: "Host", hook: str, head: int | None, centred: bool, module_
     site = FINDERS[full](_BlockHooks(host, hook, layer))
     if head is not None:
         return _one_head(host, site, head)
-    return replace(site, centred=centred and name in _CENTRED and host.is_blind_to_mean)
+    return replace(site, centred=centred and ignores_mean(host, site))
+
+
+def ignores_mean(host: "Host", site: Site) -> bool:
+    """True where the model does not read the activation's mean over components.
+
+    That is so at the residual stream of models whose norms all subtract it (LayerNorm).
+    """
+    name = site.hook.rpartition(".")[2]
+    return name in _CENTRED and host.is_blind_to_mean
 
 
 class _BlockHooks:

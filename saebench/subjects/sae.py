@@ -48,6 +48,8 @@ class Reconstruction:
         l1: Σ|f|, at each token.
         l1_unit: Σ|f|·‖d_f‖, the l1 with a unit-norm decoder; None without a decoder matrix.
         fired: number of tokens at which each feature is not zero.
+        skipped: the part of ``x_hat`` that a skip transcoder's linear map of its input gives; None
+            without a skip path.
     """
 
     x_hat: Float[Tensor, "tokens d"]
@@ -55,6 +57,7 @@ class Reconstruction:
     l1: Float[Tensor, "tokens"]
     l1_unit: Float[Tensor, "tokens"] | None
     fired: Int[Tensor, "features"]
+    skipped: Float[Tensor, "tokens d"] | None = None
 
 
 class Subject:
@@ -156,13 +159,20 @@ class Subject:
         stages = stages or Stages(x.device)
         parts = list(self._parts(x, stages))
         unit = [p.l1_unit for p in parts if p.l1_unit is not None]
+        skipped = [p.skipped for p in parts if p.skipped is not None]
         return Reconstruction(
             x_hat=torch.cat([p.x_hat for p in parts]),
             l0=torch.cat([p.l0 for p in parts]),
             l1=torch.cat([p.l1 for p in parts]),
             l1_unit=torch.cat(unit) if unit else None,
             fired=torch.stack([p.fired for p in parts]).sum(dim=0),
+            skipped=torch.cat(skipped) if skipped else None,
         )
+
+    @property
+    def has_skip(self) -> bool:
+        """True for a skip transcoder, which adds a linear map of its input."""
+        return isinstance(getattr(self.sae, "W_skip", None), Tensor)
 
     @property
     def calls(self) -> Calls:
@@ -248,7 +258,7 @@ class Subject:
         if not isinstance(skip, Tensor):
             return result
         skipped = (x.to(skip.dtype) @ skip.T).to(result.x_hat.dtype)
-        return replace(result, x_hat=result.x_hat + skipped)
+        return replace(result, x_hat=result.x_hat + skipped, skipped=skipped)
 
     def _dense(self, features: Tensor, x: Tensor) -> Reconstruction:
         # Both are computed before decode, which may write to the features.

@@ -1,7 +1,7 @@
 """The substitution engine: one clean pass, every SAE and intervention resumed from it."""
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 
@@ -11,7 +11,15 @@ from torch import Tensor
 from saebench.data.tokens import TokenSet, token_text
 from saebench.errors import MeasurementError, OptionError, UndefinedDirection
 from saebench.measures.divergence import RowReadout
-from saebench.measures.names import INDEPENDENT_OF_SAE, INTERVENTIONS, OF_THE_CORPUS, Probe
+from saebench.measures.names import (
+    AT_ERROR_RADIUS,
+    CURRENT_TOKEN,
+    INDEPENDENT_OF_SAE,
+    SKIP_ONLY,
+    Probe,
+    is_pca,
+    needs_corpus,
+)
 from saebench.measures.resources import (
     CLEAN,
     FOLD,
@@ -38,7 +46,14 @@ from saebench.substitution.batches import (
     tokens_a_pass,
     write_rows,
 )
-from saebench.substitution.gathering import Gathered, check_first_look, reading_site, site_of
+from saebench.substitution.current_token import current_token_ce, prefix_of
+from saebench.substitution.gathering import (
+    Gathered,
+    bank_errors,
+    check_first_look,
+    reading_site,
+    site_of,
+)
 from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement, Spread, TokenMeasurement, with_clusters
 from saebench.substitution.passes import CleanPass, Passes
@@ -65,6 +80,7 @@ class Engine:
         corpus: all sequences of the run, if ``tokens`` are a part of them: corpus statistics come
             from the run's first sequences, whichever part is measured.
         references: corpus statistics by site, shared by engines that measure parts of one run.
+        bos: the token that the sequences begin with; None without one.
 
     Attributes:
         stages: the time that each stage of the last measurement took.
@@ -79,6 +95,7 @@ class Engine:
         batch_size: int | None = None,
         corpus: TokenSet | None = None,
         references: dict[Site, Reference] | None = None,
+        bos: int | None = None,
     ) -> None:
         self.host = host
         self.tokens = tokens
@@ -89,6 +106,8 @@ class Engine:
         self._passes = Passes(host)
         self._read_out = Readout(host)
         self._references = {} if references is None else references
+        self._bos = bos
+        self._current_token: Tensor | None = None
 
     def measure(
         self,
@@ -119,7 +138,13 @@ class Engine:
             site = site_of(self.host, subject)
             reads = reading_site(self.host, subject, writes=site)
             mine = tuple((probes or {}).get(subject.id, ()))
-            gathering.append(Gathered(subject, site, reads, list(names), sums, probes=mine))
+            left_out = (CURRENT_TOKEN,) if subject.has_skip else (CURRENT_TOKEN, SKIP_ONLY)
+            resumed = [name for name in names if name not in left_out]
+            without = CURRENT_TOKEN in names
+            each = Gathered(
+                subject, site, reads, resumed, sums, probes=mine, without_context=without
+            )
+            gathering.append(each)
         needed = [g for g in gathering if self._needs_reference(g)]
         self._gather_references(site for g in needed for site in (g.site, g.reads))
         for g in gathering:
@@ -153,7 +178,7 @@ class Engine:
 
     def _needs_reference(self, g: Gathered) -> bool:
         many = len(self._corpus.ids) > REFERENCE_SEQUENCES
-        return many or self.tokens.is_part or not set(g.interventions).isdisjoint(OF_THE_CORPUS)
+        return many or self.tokens.is_part or needs_corpus(g.interventions)
 
     def _gather_references(self, sites: Iterable[Site]) -> None:
         """Compute the missing corpus statistics in one pass for all sites."""
@@ -174,11 +199,10 @@ class Engine:
             self._references[site] = sums.compute(self.host.device)
 
     def _reconstruct_bank(self, g: Gathered) -> None:
-        if "error_shuffled" in g.interventions:
+        if not set(g.interventions).isdisjoint((*AT_ERROR_RADIUS, SKIP_ONLY)):
             # The banks of all sites are activations of the same tokens.
-            read = self._references[g.reads].bank
-            x_hat = g.subject.reconstruct(read, stages=self.stages).x_hat
-            g.bank_errors = self._references[g.site].bank - x_hat
+            made = g.subject.reconstruct(self._references[g.reads].bank, stages=self.stages)
+            g.bank = bank_errors(self.host, g.site, self._references[g.site].bank, made)
 
     def _sequences_at_once(self, gathering: Sequence[Gathered]) -> int:
         if self._batch_size is not None:
@@ -212,7 +236,17 @@ class Engine:
                 own = {name: readouts[_key(g, name)] for name in g.interventions}
                 g.fold_readouts(batch, ce, own)
                 g.fold_probes(batch, probed[g.subject.id])
+                if g.without_context:
+                    g.fold_current_token(batch, self._current_token_ce()[batch.rows])
         return failed
+
+    def _current_token_ce(self) -> Float[Tensor, "sequences context"]:
+        """Return the cross-entropy from the current token alone, computed once."""
+        if self._current_token is None:
+            with self.stages(CLEAN):
+                prefix = prefix_of(self.host, self._bos)
+                self._current_token = current_token_ce(self.host, self.tokens, prefix=prefix)
+        return self._current_token
 
     def _substituted(
         self,
@@ -272,23 +306,30 @@ class Engine:
         return Spread(sequences, centre, by_sequence=True)
 
     def _substitutions(
-        self, batch: Batch, at_site: AtSite, names: Container[str], checks: DeferredChecks
+        self,
+        batch: Batch,
+        at_site: AtSite,
+        wanted: Callable[[str], bool],
+        checks: DeferredChecks,
     ) -> Iterator[tuple[str, Float[Tensor, "tokens width"]]]:
-        """Yield x′ of the counted tokens for each of these interventions at one site."""
+        """Yield x′ of the counted tokens for each wanted intervention at one site."""
         done = set()
         for g, (x, reconstruction) in at_site:
-            place = (batch.sequence, batch.position, self._references.get(g.site), g.bank_errors)
-            tokens = Tokens(x, reconstruction.x_hat, *place, self.seed, checks)
-            wanted = [name for name in g.interventions if name in names]
-            for name in [name for name in wanted if _key(g, name) not in done]:
+            place = (batch.sequence, batch.position, self._references.get(g.site), g.bank)
+            made = (reconstruction.x_hat, reconstruction.l0)
+            tokens = Tokens(x, *made, *place, self.seed, reconstruction.skipped, checks)
+            names = [name for name in g.interventions if wanted(name)]
+            for name in [name for name in names if _key(g, name) not in done]:
                 done.add(_key(g, name))
                 try:
                     with self.stages(NOISE):
                         changed = substitute(name, tokens)
                 except UndefinedDirection as error:
                     g.drop(name, error)
-                else:
-                    yield _key(g, name), changed
+                    continue
+                if is_pca(name):
+                    g.squared_errors[name] = (x - changed).double().square().sum(dim=-1)
+                yield _key(g, name), changed
 
     def _resumed(
         self, site: Site, batch: Batch, clean: CleanPass, at_site: AtSite, checks: DeferredChecks
@@ -299,14 +340,14 @@ class Engine:
         it is run in the first of them only.
         """
         once = INDEPENDENT_OF_SAE if batch.alike and self._passes.is_all(site) else ()
-        each = [name for name in INTERVENTIONS if name not in once]
         hidden: dict[str, Changed] = {}
-        substitutions = self._substitutions(batch, at_site, each, checks)
+        substitutions = self._substitutions(batch, at_site, lambda n: n not in once, checks)
         at_once = max(1, tokens_a_pass(self.host) // batch.ids.numel())
         while some := dict(islice(substitutions, at_once)):
             hidden |= self._final(site, clean, some, batch.at)
         times = len(batch.ids)
-        constant = {key: x[::times] for key, x in self._substitutions(batch, at_site, once, checks)}
+        same = self._substitutions(batch, at_site, lambda n: n in once, checks)
+        constant = {key: x[::times] for key, x in same}
         if constant:
             row, position = batch.at
             final = self._final(site, clean.first, constant, (row[::times], position[::times]))

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from saebench.errors import HookError, MeasurementError, NonFiniteValue, UndefinedDirection
 from saebench.measures.divergence import RowReadout
-from saebench.measures.names import Probe
+from saebench.measures.names import CURRENT_TOKEN, Probe
 from saebench.measures.reconstruction import reconstruction
 from saebench.measures.sums import TokenSums
-from saebench.subjects.hooks import Site, find_site
+from saebench.subjects.hooks import Site, find_site, ignores_mean
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Reconstruction, Subject
 from saebench.substitution.batches import Batch
+from saebench.substitution.interventions import BankErrors
 from saebench.substitution.measurement import SCORED, TARGETS, Measurement, Spread, TokenMeasurement
 
 
@@ -72,6 +73,21 @@ def reading_site(host: Host, subject: Subject, *, writes: Site) -> Site:
             f"{host.name} is {site.width} wide"
         )
     return site
+
+
+def bank_errors(
+    host: Host, site: Site, x: Float[Tensor, "bank d"], made: Reconstruction
+) -> BankErrors:
+    """Return an SAE's errors on the bank of a site's corpus statistics.
+
+    Args:
+        host: the model.
+        site: where the SAE writes.
+        x: the bank's activations there.
+        made: the SAE's output for them.
+    """
+    blind = ignores_mean(host, site)
+    return BankErrors.of(x, made.x_hat, unread_mean=blind, skipped=made.skipped)
 
 
 @dataclass(frozen=True)
@@ -141,10 +157,13 @@ class Gathered:
         interventions: those that are measured; one that fails is removed.
         sums: the channels.
         spread: the activations' deviations from their mean.
-        bank_errors: the SAE's errors on the reference's bank; empty if no intervention needs them.
+        bank: the SAE's errors on the reference's bank; None if no intervention needs them.
         fired: for each feature the number of tokens on which it fired.
         failures: the error of each intervention that could not be computed.
         probes: further channels to read out of each pass.
+        without_context: read the model's cross-entropy from the current token alone, too.
+        squared_errors: ‖x - x′‖² of the current batch's tokens, of interventions whose error is
+            compared with the SAE's.
     """
 
     subject: Subject
@@ -153,10 +172,12 @@ class Gathered:
     interventions: list[str]
     sums: TokenSums
     spread: Spread | None = None
-    bank_errors: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32))
+    bank: BankErrors | None = None
     fired: Tensor | None = None
     failures: dict[str, UndefinedDirection] = field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
+    without_context: bool = False
+    squared_errors: dict[str, Tensor] = field(default_factory=dict)
 
     def drop(self, name: str, error: UndefinedDirection) -> None:
         """Stop measuring an intervention."""
@@ -170,6 +191,12 @@ class Gathered:
         values = vars(compared) | {"norm": x.norm(dim=-1), "l0": output.l0, "l1": output.l1}
         if output.l1_unit is not None:
             values["l1_unit"] = output.l1_unit
+        if self.bank is not None:
+            mean = self.bank.mean.float()
+            values["error_along_mean"] = ((x - output.x_hat) @ mean).double()
+        for name in self.interventions:
+            if name in self.squared_errors:
+                values[f"{name}.squared_error"] = self.squared_errors[name]
         for channel, value in values.items():
             self.sums.add(channel, batch.spread(value), mask=batch.counted, rows=batch.rows)
         self.fired = output.fired if self.fired is None else self.fired + output.fired
@@ -178,6 +205,10 @@ class Gathered:
     def fold_readouts(self, batch: Batch, ce: Tensor, readouts: dict[str, RowReadout]) -> None:
         """Add the readouts of the model's predictions."""
         fold(self.sums, ce, readouts, at=batch)
+
+    def fold_current_token(self, batch: Batch, ce: Float[Tensor, "batch pos"]) -> None:
+        """Add the cross-entropy from the current token alone."""
+        self.sums.add(f"{CURRENT_TOKEN}.ce", ce, mask=batch.has_target, rows=batch.rows)
 
     def fold_probes(self, batch: Batch, values: Mapping[Probe, Tensor]) -> None:
         """Add what the probes read."""
@@ -198,6 +229,7 @@ class Gathered:
             failures=dict(self.failures),
             per_token=per_token,
             moves=self.spread.moves(),
+            transcodes=self.reads != self.site,
         )
         return measurement if part else measurement.finished()
 

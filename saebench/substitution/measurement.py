@@ -136,7 +136,10 @@ class Measurement(State):
     ``NAME.kl``, ``.ce``, ``.tv``, ``.agrees`` and, for the baselines, ``.exceeded`` (tokens at
     which the SAE's KL is larger); and the SAE's own ``squared_error``, ``squared_deviation``,
     ``squared_output``, ``inner_product``, ``norm_ratio``, ``cosine``, ``norm``, ``l0``, ``l1``,
-    ``l1_unit``. All are over the counted tokens, CE over those with a target.
+    ``l1_unit``; ``error_along_mean`` is e·ē with ē the SAE's mean error on the bank of the corpus
+    statistics, ``pca_matched.squared_error`` that of the matched principal components, and
+    ``current_token.ce`` the model's CE from the current token alone. All are over the counted
+    tokens, CE over those with a target.
 
     Attributes:
         sums: the channels.
@@ -147,6 +150,7 @@ class Measurement(State):
         per_token: values token by token of the channels for which they were requested.
         moves: corrects squared deviations from a fixed vector to those from the run's mean; None
             once that is done.
+        transcodes: the SAE is a transcoder, which reads elsewhere than it writes.
     """
 
     sums: TokenSums = state(TokenSums.joined)
@@ -156,6 +160,7 @@ class Measurement(State):
     failures: dict[str, MeasurementError] = state(_failures, factory=dict)
     per_token: TokenMeasurement | None = state(merged, default=None)
     moves: Moves | None = state(merged, default=None)
+    transcodes: bool = state(default=False)
 
     @classmethod
     def merged(cls, parts: Sequence[Any]) -> Self:

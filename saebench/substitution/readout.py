@@ -92,6 +92,31 @@ class Readout:
         }
         return torch.cat(ce), settled
 
+    @torch.inference_mode()
+    def cross_entropy(
+        self,
+        states: Float[Tensor, "rows d"],
+        *,
+        row: Int[Tensor, "pairs"],
+        targets: Int[Tensor, "pairs"],
+    ) -> Float[Tensor, "pairs"]:
+        """Return -ln P(target) of pairs of a final hidden state and a next token, in nats.
+
+        Args:
+            states: final hidden states, each unembedded once.
+            row: the hidden state of each pair.
+            targets: its next token.
+        """
+        row, targets = row.to(states.device), targets.to(states.device)
+        out = torch.empty(len(row), dtype=torch.float32, device=states.device)
+        for rows in _cut(len(states), self._at_once(PRODUCT)):
+            logits = self._logits([states[rows]])[0]
+            pairs = ((row >= rows.start) & (row < rows.stop)).nonzero()[:, 0]
+            local = row[pairs] - rows.start
+            own = logits[local, targets[pairs]]
+            out[pairs] = logits.logsumexp(dim=-1)[local] - own
+        return out
+
     def _settled(
         self,
         readout: RowReadout,

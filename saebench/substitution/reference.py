@@ -16,6 +16,8 @@ class Reference:
     Attributes:
         mean: mean activation, float64.
         factor: L with L·Lᵀ = Σ + λI, λ = 1e-6·tr(Σ)/d, float64.
+        basis: the eigenvectors of Σ as columns, that of the largest eigenvalue first, fp32; zero
+            where Σ is not finite.
         bank: activations of tokens spread evenly over the set.
         sequence: the sequence that each bank entry comes from.
         position: its position in that sequence.
@@ -26,6 +28,7 @@ class Reference:
 
     mean: Float[Tensor, "d"]
     factor: Float[Tensor, "d d"]
+    basis: Float[Tensor, "d d"]
     bank: Float[Tensor, "bank d"]
     sequence: Int[Tensor, "bank"]
     position: Int[Tensor, "bank"]
@@ -82,6 +85,7 @@ class ReferenceSums:
         return Reference(
             mean=mean.to(device),
             factor=factor.to(device),
+            basis=principal_basis(covariance).to(device),
             bank=bank,
             sequence=sequence,
             position=position,
@@ -89,6 +93,25 @@ class ReferenceSums:
             kind_start=kind_start,
             kind_size=kind_size,
         )
+
+
+def principal_basis(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """Return the covariance's eigenvectors as columns, that of the largest eigenvalue first.
+
+    The sign of each is that which makes its largest entry positive.
+
+    Args:
+        covariance: float64.
+
+    Example:
+        >>> principal_basis(torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64))).tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+    """
+    if not torch.isfinite(covariance).all():
+        return torch.zeros_like(covariance, dtype=torch.float32)
+    vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return (vectors * largest.sign()).float().contiguous()
 
 
 def kinds_of(bank: Float[Tensor, "bank d"]) -> tuple[Tensor, Tensor, Tensor]:
