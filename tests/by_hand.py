@@ -14,10 +14,15 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from saebench.data.tokens import TokenSet
-from saebench.substitution.interventions import Tokens, substitute
+from saebench.measures.names import INTERVENTIONS, components_of, is_pca
+from saebench.substitution.interventions import BankErrors, Tokens, substitute
 from saebench.substitution.reference import ReferenceSums
 
 D_HEAD = WIDTH // HEADS
+# Of a random SAE so many features are active that the matched components leave nothing out.
+NAMES = (*(name for name in INTERVENTIONS if not is_pca(name)), "pca[5]")
+WITH_LAYER_NORM = ("gpt2", "gpt_neox")  # whose norms subtract the mean of the residual stream
+NOT_RESIDUAL = ("hook_z", "hook_post")
 Change = Callable[[Tensor], Tensor]
 
 
@@ -57,8 +62,11 @@ class ByHand:
         sequence, position = counted.nonzero(as_tuple=True)
         sums = ReferenceSums(self.x.shape[1], tokens=len(self.x))
         sums.update(self.x, sequence, position)
-        reference, errors = sums.compute(torch.device("cpu")), self.x - self.x_hat
-        self.every = _Wide(self.x, self.x_hat, sequence, position, reference, errors, seed=seed)
+        reference = sums.compute(torch.device("cpu"))
+        blind = place.family in WITH_LAYER_NORM and place.hook.split(".")[-1] not in NOT_RESIDUAL
+        bank = BankErrors.of(self.x, self.x_hat, unread_mean=blind)
+        l0 = (self.features != 0).sum(dim=-1).double()
+        self.every = _Wide(self.x, self.x_hat, l0, sequence, position, reference, bank, seed=seed)
 
     @torch.no_grad()
     def _activation(self, s: int) -> Tensor:
@@ -68,7 +76,17 @@ class ByHand:
 
     def changed(self, name: str) -> Tensor:
         """Return x' of every counted token; the noise is the engine's, the rest float64."""
-        return substitute(name, self.every)
+        k = components_of(name)
+        return self._components(k) if k else substitute(name, self.every)
+
+    def _components(self, k: int) -> Tensor:
+        """Return every counted token's k largest components in numpy's eigenbasis."""
+        x = self.x.numpy()
+        mean, basis = x.mean(0), np.linalg.eigh(np.cov(x.T, bias=True))[1]
+        along = (x - mean) @ basis
+        rank = np.argsort(np.argsort(-np.abs(along), axis=1, kind="stable"), axis=1)
+        kept = np.where(rank < k, along, 0)
+        return torch.from_numpy(mean + kept @ basis.T)
 
     @torch.no_grad()
     def run(self, s: int, change: Change | None = None) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from by_hand import D_HEAD, ByHand, Place
+from by_hand import D_HEAD, NAMES, ByHand, Place
 from families import (
     BOS,
     EOS,
@@ -29,7 +29,7 @@ from saebench.errors import NonFiniteValue, NotApplicable
 from saebench.experiments.draws import DrawsEngine, DrawsMeasurement
 from saebench.experiments.one_token import SingleEngine, SingleMeasurement
 from saebench.experiments.windows import Places
-from saebench.measures.names import INTERVENTIONS, in_bin
+from saebench.measures.names import in_bin
 from saebench.subjects.hooks import find_site
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine
@@ -82,7 +82,7 @@ def _places(site: Place, tokens: TokenSet | None = None) -> Places:
 
 
 def _measure(
-    site: Place, *subjects: Subject, names: Sequence[str] = INTERVENTIONS,
+    site: Place, *subjects: Subject, names: Sequence[str] = NAMES,
     tokens: TokenSet | None = None, batch_size: int | None = None, position: int = POSITION,
 ) -> dict[str, Any]:  # fmt: skip
     engine = SingleEngine(_places(site, tokens), batch_size=batch_size)
@@ -155,7 +155,7 @@ def _brute_force(site: Place) -> _AtPosition:
 
 
 @every_site
-@pytest.mark.parametrize("name", INTERVENTIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_channel_is_that_of_full_plain_passes_in_float64(site, name):
     expected, found = _brute_force(site).readout(name), _measured(site)
     assert found.path == "prefix"
@@ -251,7 +251,7 @@ def test_position_0_does_not_apply_unless_it_counts():
 
 @every_site
 def test_the_identity_changes_nothing(site):
-    names = [n for n in INTERVENTIONS if n not in ("zero", "mean")]
+    names = [n for n in NAMES if n not in ("zero", "mean")]
     found = _measure(site, _subject(Identity(), site), names=names)["sae"]
     for name in names:
         assert found.sums.total(f"{name}.kl") / found.sums.total("n.scored") <= 1e-6, name
@@ -279,10 +279,10 @@ class _EveryDraw:
 
     def kl(self, s: int, draw: int) -> float:
         brute, at = self.brute, self.brute.at(s)
-        x, error = brute.every.x[at], (brute.every.x - brute.every.x_hat)[at]
+        x, radius = brute.every.x[at], brute.every.radius[at]
         here = torch.tensor([s]), torch.tensor([POSITION])
         noise = NoiseSource(SEED, "eps_random").normal(*here, d=len(x), draw=draw)[0].double()
-        log_q = brute.substituted(s, x + error.norm() * noise / noise.norm())[POSITION]
+        log_q = brute.substituted(s, x + radius * noise / noise.norm())[POSITION]
         p = np.exp(brute.clean[s][POSITION])
         return float(rel_entr(p, np.exp(log_q)).sum())
 

@@ -19,8 +19,8 @@ N = 20
 def _measurement(seed: int = 0, **means: float) -> Measurement:
     """Made-up per-sequence sums with these means; sequences are hard or easy for all alike."""
     usual = {
-        "n.scored": 50, "n.targets": 49, "clean.ce": 100, "sae.ce": 105, "zero.ce": 300,
-        "eps_random.ce": 103, "sae.kl": 5, "zero.kl": 200, "eps_random.kl": 3, "norm_ratio": 45,
+        "n.scored": 50, "n.targets": 49, "clean.ce": 100, "sae.ce": 105, "current_token.ce": 300,
+        "eps_random.ce": 103, "sae.kl": 5, "eps_random.kl": 3, "norm_ratio": 45,
         "l0": 600, "squared_error": 10, "squared_deviation": 100,
     }  # fmt: skip
     hard = np.random.default_rng(99).gamma(20, 1 / 20, N)
@@ -29,7 +29,7 @@ def _measurement(seed: int = 0, **means: float) -> Measurement:
     table |= {c: np.full(N, float(usual[c])) for c in ("n.scored", "n.targets")}
     table["clean.ce"] = 100 * hard
     sums = TokenSums(N, 10, by_sequence=table)
-    return Measurement(sums, ("sae", "zero", "eps_random"), np.zeros(3, dtype=np.int64), "resumed")
+    return Measurement(sums, ("sae", "eps_random"), np.zeros(3, dtype=np.int64), "resumed")
 
 
 def _identity() -> Measurement:
@@ -74,8 +74,8 @@ def test_a_margin_is_how_much_better_the_trained_sae_is(control):
     length = [abs(_ratio(m, "norm_ratio", "n.scored") - 1) for m in (own, other)]
     score = []
     for m in (own, other):
-        sae, clean, zero = (m.table()[f"{c}.ce"].sum() for c in ("sae", "clean", "zero"))
-        score.append((zero - sae) / (zero - clean))
+        sae, clean, alone = (m.table()[f"{c}.ce"].sum() for c in ("sae", "clean", "current_token"))
+        score.append(1 - (sae - clean) / (alone - clean))
     assert found[f"margin[fidelity:{control}]"].value == pytest.approx(score[0] - score[1])
     for about, (mine, theirs) in {"kl_gap": kl, "sparsity": l0, "shrinkage": length}.items():
         assert found[f"margin[{about}:{control}]"].value == pytest.approx(theirs - mine)

@@ -7,17 +7,19 @@ import pytest
 import torch
 
 from saebench.errors import NonFiniteValue, OptionError, UndefinedDirection
+from saebench.gates.thresholds import parse_rule
+from saebench.gates.verdicts import decide
 from saebench.measures.names import INTERVENTIONS
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property, metric_names, properties
-from saebench.properties.kl_gap import BASELINES, FLOOR
-from saebench.records.run import Direction, Metric
+from saebench.properties.kl_gap import BASELINES, DECIDING, FLOOR
+from saebench.records.run import Direction, Metric, Verdict
 from saebench.substitution.measurement import Measurement
 
 N, T, FEATURES = 10, 9, 30
 PER_TOKEN = (
     "squared_error", "squared_deviation", "squared_output", "inner_product", "norm_ratio",
-    "cosine", "l0", "l1", "l1_unit", "norm",
+    "cosine", "l0", "l1", "l1_unit", "norm", "error_along_mean", "pca_matched.squared_error",
 )  # fmt: skip
 
 
@@ -39,6 +41,7 @@ class _World:
             self.tv[name] = rng.random((N, T))
             self.agrees[name] = (rng.random((N, T)) < 0.7).astype(float)
             self.ce[name] = self.ce["clean"] + kl_scale * rng.gamma(1, 0.5 + 0.1 * i, (N, T))
+        self.ce["current_token"] = self.ce["clean"] + rng.gamma(2, 1, (N, T))
         self.fired = rng.integers(0, 4, FEATURES)
 
     def measurement(self) -> Measurement:
@@ -95,6 +98,8 @@ def test_fidelity_is_its_formulas():
     metrics = _found("fidelity", w)
     expected = {
         "fidelity.kl": kl["sae"],
+        "fidelity.context_recovered": 1
+        - (ce["sae"] - ce["clean"]) / (ce["current_token"] - ce["clean"]),
         "fidelity.ce_increase": ce["sae"] - ce["clean"],
         "fidelity.kl_score": (kl["zero"] - kl["sae"]) / kl["zero"],
         "fidelity.ce_score": (ce["zero"] - ce["sae"]) / (ce["zero"] - ce["clean"]),
@@ -126,12 +131,80 @@ def test_kl_gap_is_its_formulas_for_every_baseline():
         )
     explained = w.mean(w.kl["sae_norm"]) / sae
     _assert_values(metrics, {"kl_gap.explained_by_norm": explained, "kl_gap.kl[sae]": sae})
+    constant = w.mean(w.values["error_along_mean"]) / w.mean(w.values["squared_error"])
+    gain = w.mean_ce("current_token") - w.mean_ce("clean")
+    negligible = sae / min(0.02, 0.01 * gain)
+    _assert_values(metrics, {"kl_gap.constant_share": constant, "kl_gap.of_negligible": negligible})
+
+
+def test_advantage_is_its_formulas():
+    w = _World()
+    mean = {name: w.mean(values) for name, values in w.values.items()}
+    expected = {
+        "advantage.kl_ratio": w.mean(w.kl["sae"]) / w.mean(w.kl["pca_matched"]),
+        "advantage.fvu_ratio": mean["squared_error"] / mean["pca_matched.squared_error"],
+        "advantage.kl_pca": w.mean(w.kl["pca_matched"]),
+    }
+    metrics = _found("advantage", w)
+    _assert_values(metrics, expected)
+    assert set(metrics) == set(expected)
+
+
+def test_an_sae_no_sparser_than_the_activation_fails_and_says_so():
+    metrics = _found("advantage", _World(kl_scale=1e-5))
+    for name in ("advantage.kl_ratio", "advantage.fvu_ratio"):
+        metric = metrics[name]
+        assert metric.value is None
+        assert "no sparser than the activation" in metric.note
+        gate = decide(parse_rule(f"{name}<=0.5"), metrics)
+        assert gate.verdict is Verdict.FAIL
+        assert "no sparser" in gate.sentence
+
+
+def test_a_transcoders_advantage_is_reported_and_decides_nothing():
+    measurement = _World().measurement()
+    measurement.transcodes = True
+    found = find_property("advantage").findings(measurement, {}).metrics
+    assert [m.decides for m in found] == [False, False, True]
+
+
+def test_the_share_of_context_is_undefined_for_a_model_that_gains_nothing_from_it():
+    world = _World()
+    world.ce["current_token"] = world.ce["clean"] + 0.01
+    metrics = _found("fidelity", world)
+    metric = metrics["fidelity.context_recovered"]
+    assert metric.value is None
+    assert "0.01 nats, less than 0.1" in metric.note
+    gate = decide(parse_rule("fidelity.context_recovered>=0.8"), metrics)
+    assert gate.metric == "fidelity.ce_increase"
+    # A fifth of the least gain in nats: 0.02.
+    assert gate.verdict is Verdict.FAIL
+    assert "at most 0.02" in gate.sentence
+
+
+@pytest.mark.parametrize(("scale", "verdict"), [(0.001, "PASS"), (0.3, "FAIL")])
+def test_a_gap_fails_only_where_the_effect_is_not_negligible(scale: float, verdict: str):
+    world = _World(kl_scale=scale)
+    world.kl["sae"] = 8 * world.kl["eps_random"]
+    metrics = _found("kl_gap", world)
+    gate = decide(parse_rule("kl_gap.ratio[eps_random]<=2"), metrics)
+    assert gate.verdict.value == verdict
+    assert ("negligible" in gate.sentence) == (verdict == "PASS")
+
+
+def test_a_sentence_names_the_baseline_that_the_sae_is_worst_against():
+    world = _World()
+    world.kl["sae"] = 3 * world.kl["eps_random"]
+    world.kl["cov_random"] = world.kl["sae"] * 0.9
+    said = find_property("kl_gap").findings(world.measurement(), {}).series["sentences"]
+    assert said[0] == "Of the random errors the SAE is worst against eps_random: 3 ×."
+    assert "cov_random it is 1.11 ×" in said[1]
 
 
 def test_the_tail_of_kl_is_its_quantile_within_a_bin():
     w = _World()
     metrics = _found("kl_gap", w)
-    for name in INTERVENTIONS:
+    for name in ("sae", *BASELINES):
         expected = np.quantile(w.kl[name][w.scored], 0.999, method="inverted_cdf")
         # A bin of the histogram is 2.3% wide.
         assert metrics[f"kl_gap.kl_p99.9[{name}]"].value == pytest.approx(expected, rel=0.024)
@@ -196,10 +269,11 @@ def test_above_the_floor_the_ratio_is_defined_and_stands_for_itself():
 
 def test_an_intervention_list_limits_what_is_measured_and_reported():
     asked = {"interventions": ("eps_random", "zero")}
-    assert set(find_property("kl_gap").interventions(asked)) == {"sae", "eps_random", "zero"}
+    wanted = {*DECIDING, "zero"}  # those that decide are always measured
+    assert set(find_property("kl_gap").interventions(asked)) == {"sae", "current_token", *wanted}
     metrics = _found("kl_gap", _World(), **asked)
     ratios = {name for name in metrics if ".ratio[" in name}
-    assert ratios == {"kl_gap.ratio[eps_random]", "kl_gap.ratio[zero]"}
+    assert ratios == {f"kl_gap.ratio[{name}]" for name in wanted}
     assert "kl_gap.explained_by_norm" not in metrics
 
 
@@ -241,7 +315,7 @@ def test_nan_of_the_saes_own_sums_is_an_error(name: str):
         find_property(name).findings(measurement, {})
 
 
-@pytest.mark.parametrize("name", ["fidelity", "kl_gap", "shrinkage", "sparsity"])
+@pytest.mark.parametrize("name", ["fidelity", "kl_gap", "shrinkage", "sparsity", "advantage"])
 def test_every_metric_is_declared_and_has_its_value_inside_its_interval(name: str):
     for metric in _found(name, _World()).values():
         assert metric.name in metric_names()

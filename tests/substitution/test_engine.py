@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from by_hand import D_HEAD, ByHand, Place
+from by_hand import D_HEAD, NAMES, ByHand, Place
 from families import (
     BOS,
     EOS,
@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError
-from saebench.measures.names import INTERVENTIONS
 from saebench.subjects.sae import Subject
 from saebench.substitution import engine as engine_module
 from saebench.substitution.batches import DeferredChecks
@@ -64,7 +63,7 @@ def _sae(site: Place) -> Any:
 
 
 def _measure(
-    site: Place, *subjects: Subject, names: Sequence[str] = INTERVENTIONS,
+    site: Place, *subjects: Subject, names: Sequence[str] = NAMES,
     tokens: TokenSet | None = None, batch_size: int | None = 4,
 ) -> dict[str, Measurement]:  # fmt: skip
     engine = Engine(host_of(site.family), tokens or _tokens(), seed=SEED, batch_size=batch_size)
@@ -101,7 +100,7 @@ def _brute_force(site: Place) -> ByHand:
 
 
 @every_site
-@pytest.mark.parametrize("name", INTERVENTIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_channel_is_that_of_full_plain_passes_in_float64(site, name):
     expected = _readout(_brute_force(site), name)
     table = _measured(site).table()
@@ -151,7 +150,7 @@ def test_features_are_counted_as_in_float64(site):
 @every_site
 def test_exceeded_counts_the_tokens_at_which_the_saes_kl_is_larger(site):
     measured = _measured(site).sums
-    for name in INTERVENTIONS[1:]:
+    for name in NAMES[1:]:
         share = measured.total(f"{name}.exceeded") / measured.total("n.scored")
         assert 0 <= share <= 1
     assert "sae.exceeded" not in measured.by_sequence
@@ -168,7 +167,7 @@ def test_sums_by_position_and_by_sequence_are_sums_of_the_same_tokens(site):
 
 @every_site
 def test_the_identity_changes_nothing(site):
-    names = [n for n in INTERVENTIONS if n not in ("zero", "mean")]
+    names = [n for n in NAMES if n not in ("zero", "mean")]
     found = _measure(site, _subject(Identity(), site), names=names)["sae"]
     for name in names:
         # docs/metrics.md: KL ≤ 1e-6 on the mean. norm_corrected and the angles round x.
@@ -274,7 +273,7 @@ def test_checks_deferred_to_the_end_of_a_batch_give_what_immediate_checks_give(m
             lambda **_: Noted(deferred=deferred),  # noqa: B023
         )
         engine = Engine(host, _tokens(), seed=SEED, batch_size=4)
-        jobs = [(_subject(sae, RESID), INTERVENTIONS)]
+        jobs = [(_subject(sae, RESID), NAMES)]
         runs.append(engine.measure(jobs, progress=lambda _: None)["sae"])
     assert any(seen) == (made != "usual")
     expected, found = runs

@@ -9,7 +9,7 @@ import torch
 
 from saebench.errors import OptionError, UndefinedDirection
 from saebench.measures.names import INTERVENTIONS
-from saebench.substitution.interventions import Tokens, substitute
+from saebench.substitution.interventions import BankErrors, Tokens, largest, substitute
 from saebench.substitution.reference import Reference, ReferenceSums
 
 SEQUENCES, POSITIONS, D = 12, 30, 16
@@ -34,7 +34,9 @@ def _tokens(seed: int = 0) -> Tokens:
     x = torch.randn(len(sequence), D, generator=_generator(seed)) @ mixing + 1
     x_hat = 0.8 * x + 0.5 * torch.randn(x.shape, generator=_generator(seed + 1))
     reference = _reference(x, sequence, position)
-    return Tokens(x, x_hat, sequence, position, reference, reference.bank - 0.9 * x_hat, seed=5)
+    l0 = torch.arange(len(x)).remainder(D + 2).float()
+    bank = BankErrors.of(reference.bank, 0.9 * x_hat, unread_mean=False)
+    return Tokens(x, x_hat, l0, sequence, position, reference, bank, seed=5)
 
 
 def _numpy(name: str, tokens: Tokens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,11 +75,101 @@ def test_sae_norm_keeps_the_direction_of_x_at_the_length_of_x_hat():
     np.testing.assert_allclose(_cos(changed, x), 1.0, **CLOSE)
 
 
+def _centred(tokens: Tokens) -> np.ndarray:
+    """Return e - ē of each token, ē the mean error on the bank."""
+    bank = (tokens.reference.bank - 0.9 * tokens.x_hat).double().numpy()
+    return (tokens.x - tokens.x_hat).double().numpy() - bank.mean(0)
+
+
 @pytest.mark.parametrize("name", AT_ERROR_DISTANCE)
-def test_random_errors_have_the_length_of_the_saes_error(name: str):
-    x, x_hat, changed = _numpy(name, _tokens())
-    np.testing.assert_allclose(_norm(changed - x), _norm(x_hat - x), **CLOSE)
+def test_random_errors_have_the_length_of_the_saes_centred_error(name: str):
+    tokens = _tokens()
+    x, x_hat, changed = _numpy(name, tokens)
+    np.testing.assert_allclose(_norm(changed - x), _norm(_centred(tokens)), **CLOSE)
     assert _cos(changed - x, x_hat - x).max() < 0.999
+
+
+def test_the_uncentred_random_error_has_the_length_of_the_error_and_the_same_direction():
+    tokens = _tokens()
+    x, x_hat, changed = _numpy("eps_random_uncentred", tokens)
+    np.testing.assert_allclose(_norm(changed - x), _norm(x_hat - x), **CLOSE)
+    centred = _numpy("eps_random", tokens)[2]
+    np.testing.assert_allclose(_cos(changed - x, centred - x), 1.0, **CLOSE)
+
+
+@pytest.mark.parametrize("name", AT_ERROR_DISTANCE)
+def test_an_offset_of_the_output_does_not_change_the_random_errors(name: str):
+    tokens, offset = _tokens(), torch.linspace(-3, 3, D)
+    bank = BankErrors.of(tokens.reference.bank, 0.9 * tokens.x_hat + offset, unread_mean=False)
+    moved = replace(tokens, x_hat=tokens.x_hat + offset, bank=bank)
+    torch.testing.assert_close(substitute(name, moved), substitute(name, tokens))
+
+
+def test_an_error_that_the_model_does_not_read_does_not_make_noise_larger():
+    tokens = _tokens()
+    bank = replace(tokens.bank, unread_mean=True)
+    shift = 9 * torch.randn(len(tokens.x), 1, generator=_generator(3))
+    blind, moved = (
+        replace(tokens, x_hat=tokens.x_hat + by, bank=bank) for by in (0 * shift, shift)
+    )
+    torch.testing.assert_close(moved.radius, blind.radius, rtol=1e-4, atol=1e-4)
+    assert (blind.radius <= tokens.radius + 1e-5).all()
+
+
+def _largest_components(tokens: Tokens, k: np.ndarray) -> np.ndarray:
+    """Return x_pca token by token, as its definition reads."""
+    x = tokens.x.double().numpy()
+    mean, basis = x.mean(0), np.linalg.eigh(np.cov(x.T, bias=True))[1]
+    rows = []
+    for row, count in zip(x, k, strict=True):
+        along = basis.T @ (row - mean)
+        chosen = np.argsort(-np.abs(along), kind="stable")[: int(count)]
+        rows.append(mean + sum((along[j] * basis[:, j] for j in chosen), np.zeros(D)))
+    return np.stack(rows)
+
+
+def test_pca_matched_keeps_as_many_components_as_features_are_active():
+    tokens = _tokens()
+    changed = _numpy("pca_matched", tokens)[2]
+    expected = _largest_components(tokens, tokens.l0.numpy())
+    np.testing.assert_allclose(changed, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_number_of_components_is_the_same_at_every_token():
+    tokens = _tokens()
+    changed = _numpy("pca[3]", tokens)[2]
+    expected = _largest_components(tokens, np.full(len(tokens.x), 3))
+    np.testing.assert_allclose(changed, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_all_components_give_back_the_activation():
+    x, _, changed = _numpy(f"pca[{D}]", _tokens())
+    np.testing.assert_allclose(changed, x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 7), slice(100, 101), slice(3, 300)])
+def test_components_do_not_depend_on_the_batch(rows: slice):
+    tokens = _tokens()
+    part = replace(tokens, **{n: getattr(tokens, n)[rows]
+                              for n in ("x", "x_hat", "l0", "sequence", "position")})  # fmt: skip
+    torch.testing.assert_close(
+        substitute("pca_matched", part), substitute("pca_matched", tokens)[rows]
+    )
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 4, 9])
+def test_ties_between_components_go_to_the_first(k: int):
+    values = torch.tensor([[0.0, -2.0, 2.0, 1.0, 2.0]])
+    order = [1, 2, 4, 3, 0]
+    expected = [i in order[:k] for i in range(5)]
+    assert largest(values, torch.tensor([float(k)])).tolist() == [expected]
+
+
+def test_components_of_activations_that_are_not_finite_are_undefined():
+    tokens = _tokens()
+    reference = replace(tokens.reference, basis=torch.zeros(D, D))
+    with pytest.raises(UndefinedDirection, match="covariance is not finite"):
+        substitute("pca_matched", replace(tokens, reference=reference))
 
 
 @pytest.mark.parametrize("name", ["theta_random_x", "theta_random_sae"])
@@ -120,11 +212,14 @@ def _many(d: int, n: int) -> Tokens:
     turned = torch.linalg.qr(torch.randn(d, d, generator=_generator(1)).double())[0]
     reference = Reference(
         mean=zero[0].double(), factor=torch.linalg.cholesky(turned @ spread.square().diag()
-        @ turned.T), bank=zero, sequence=torch.arange(n), position=torch.arange(n),
+        @ turned.T), basis=turned.float(), bank=zero,
+        sequence=torch.arange(n), position=torch.arange(n),
         by_kind=torch.arange(n), kind_start=torch.arange(n), kind_size=torch.ones(n).long(),
     )  # fmt: skip
     x_hat = torch.ones(n, d) / d**0.5
-    return Tokens(zero, x_hat, torch.arange(n), torch.arange(n), reference, zero, seed=0)
+    bank = BankErrors.of(zero, zero, unread_mean=False)
+    place = (torch.arange(n), torch.arange(n))
+    return Tokens(zero, x_hat, torch.ones(n), *place, reference, bank, seed=0)
 
 
 def test_cov_random_directions_are_those_of_gaussians_with_the_covariance():
@@ -165,7 +260,7 @@ def test_real_differences_are_differences_of_two_other_tokens():
 def test_shuffled_errors_are_errors_of_another_token():
     tokens = _tokens()
     x, _, changed = _numpy("error_shuffled", tokens)
-    errors = tokens.bank_errors.double().numpy()
+    errors = tokens.bank.centred(tokens.bank.errors).double().numpy()
     cosine = (changed - x) @ errors.T / (_norm(changed - x)[:, None] * _norm(errors))
     source = cosine.argmax(axis=1)
     np.testing.assert_allclose(cosine.max(axis=1), 1.0, **CLOSE)
@@ -203,9 +298,10 @@ def test_inputs_are_left_as_they_are(name: str):
     tokens = _tokens()
     before = copy.deepcopy(tokens)
     substitute(name, tokens)
-    for field in ("x", "x_hat", "bank_errors"):
+    for field in ("x", "x_hat", "l0"):
         assert torch.equal(getattr(tokens, field), getattr(before, field)), field
-    for field in ("mean", "factor", "bank"):
+    assert torch.equal(tokens.bank.errors, before.bank.errors)
+    for field in ("mean", "factor", "basis", "bank"):
         pair = getattr(tokens.reference, field), getattr(before.reference, field)
         assert torch.equal(*pair), field
 
@@ -232,7 +328,8 @@ def test_constant_activations_leave_random_directions_undefined(name: str):
     tokens = _tokens()
     x = torch.ones_like(tokens.x)
     reference = _reference(x, tokens.sequence, tokens.position)
-    still = replace(tokens, x=x, reference=reference, bank_errors=torch.zeros_like(x))
+    bank = BankErrors.of(x, x, unread_mean=False)
+    still = replace(tokens, x=x, reference=reference, bank=bank)
     with pytest.raises(UndefinedDirection, match=rf"{name}.*sequence 0, position 0"):
         substitute(name, still)
 
@@ -247,7 +344,8 @@ def test_too_few_tokens_to_draw_from_is_an_error():
 @pytest.mark.parametrize("name", AT_ERROR_DISTANCE)
 def test_where_the_sae_is_exact_random_errors_have_length_zero(name: str):
     tokens = _tokens()
-    exact = replace(tokens, x_hat=tokens.x, bank_errors=torch.zeros_like(tokens.x))
+    bank = BankErrors.of(tokens.x, tokens.x, unread_mean=False)
+    exact = replace(tokens, x_hat=tokens.x, bank=bank)
     assert torch.equal(substitute(name, exact), tokens.x)
 
 
