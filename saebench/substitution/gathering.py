@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saebench.errors import HookError, MeasurementError, NonFiniteValue, UndefinedDirection
 from saebench.measures.divergence import RowReadout
-from saebench.measures.names import Probe
+from saebench.measures.names import Probe, promised
 from saebench.measures.reconstruction import reconstruction
 from saebench.measures.sums import TokenSums
 from saebench.subjects.hooks import Site, find_site
@@ -170,6 +170,8 @@ class Gathered:
         values = vars(compared) | {"norm": x.norm(dim=-1), "l0": output.l0, "l1": output.l1}
         if output.l1_unit is not None:
             values["l1_unit"] = output.l1_unit
+        for name, promise in self.subject.promises.items():
+            values[promised(name)] = torch.full_like(output.l0, promise.value, dtype=torch.float64)
         for channel, value in values.items():
             self.sums.add(channel, batch.spread(value), mask=batch.counted, rows=batch.rows)
         self.fired = output.fired if self.fired is None else self.fired + output.fired
@@ -198,6 +200,7 @@ class Gathered:
             failures=dict(self.failures),
             per_token=per_token,
             moves=self.spread.moves(),
+            promises={name: p.source for name, p in self.subject.promises.items()},
         )
         return measurement if part else measurement.finished()
 

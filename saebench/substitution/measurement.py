@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError, NonFiniteValue
-from saebench.measures.state import State, concatenated, merged, one_path, state, total
+from saebench.measures.state import State, concatenated, first, merged, one_path, state, total
 from saebench.measures.sums import TokenSums
 from saebench.records.run import CLUSTER
 
@@ -136,7 +136,8 @@ class Measurement(State):
     ``NAME.kl``, ``.ce``, ``.tv``, ``.agrees`` and, for the baselines, ``.exceeded`` (tokens at
     which the SAE's KL is larger); and the SAE's own ``squared_error``, ``squared_deviation``,
     ``squared_output``, ``inner_product``, ``norm_ratio``, ``cosine``, ``norm``, ``l0``, ``l1``,
-    ``l1_unit``. All are over the counted tokens, CE over those with a target.
+    ``l1_unit``; and for each figure that the SAE is said to have ``promised.NAME``, the same at
+    each token. All are over the counted tokens, CE over those with a target.
 
     Attributes:
         sums: the channels.
@@ -147,6 +148,7 @@ class Measurement(State):
         per_token: values token by token of the channels for which they were requested.
         moves: corrects squared deviations from a fixed vector to those from the run's mean; None
             once that is done.
+        promises: for each figure that the SAE is said to have where it is stated.
     """
 
     sums: TokenSums = state(TokenSums.joined)
@@ -156,6 +158,7 @@ class Measurement(State):
     failures: dict[str, MeasurementError] = state(_failures, factory=dict)
     per_token: TokenMeasurement | None = state(merged, default=None)
     moves: Moves | None = state(merged, default=None)
+    promises: Mapping[str, str] = state(first, factory=dict)
 
     @classmethod
     def merged(cls, parts: Sequence[Any]) -> Self:
