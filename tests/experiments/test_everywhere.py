@@ -244,3 +244,41 @@ def test_where_everything_is_substituted_already_the_case_is_skipped(tiny):
     (case,) = run.cases
     assert case.verdict is Verdict.SKIPPED
     assert "--sae-score-bos" in case.reason
+
+
+def _numbers(run: Any) -> dict[str, list[float]]:
+    return {
+        m.name: [m.value, m.ci.low, m.ci.high]
+        for case in run.cases for m in case.metrics if m.value is not None and m.ci is not None
+    }  # fmt: skip
+
+
+def test_shards_and_rounds_find_what_a_whole_run_finds(tiny, tmp_path):
+    stated = {"metadata__l0": 15, "metadata__explained_variance": 0.9}
+    sae = str(tiny.copy_of(tiny.good, tmp_path / "sae", **stated))
+    ways: list[dict[str, Any]] = [
+        {}, {"run_dir": tmp_path / "run", "shard_sequences": 7, "threads": 1},
+        {"run_dir": tmp_path / "run", "shard_sequences": 7, "threads": 1},  # resumed
+    ]  # fmt: skip
+    whole, *others = [
+        _numbers(
+            saebench.judge(
+                sae,
+                tiny.model,
+                tiny.texts,
+                sequences=36,
+                properties=["special_tokens", "promise"],
+                **way,
+            )  # fmt: skip
+        )
+        for way in ways
+    ]
+    assert {"special_tokens.kl_ratio", "promise.l0_ratio"} <= set(whole)
+    assert others[0] == others[1]
+    for name, values in whole.items():
+        assert others[0][name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+    rounds = saebench.judge(
+        sae, tiny.model, tiny.texts, sequences=36, stop_early=True,
+        properties=["special_tokens", "promise"],
+    )  # fmt: skip
+    assert Verdict.ERROR not in {case.verdict for case in rounds.cases}
