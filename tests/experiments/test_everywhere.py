@@ -191,7 +191,7 @@ def test_sinks_are_above_ten_times_the_median_norm_and_explained_variance_is_wit
     norms = np.linalg.norm(x, axis=1)
     rest = norms <= 10 * np.median(norms)
     assert (~rest).sum() == 2
-    findings = find_property("special_tokens").findings(_measured("sae"), {})
+    findings: Any = find_property("special_tokens").findings(_measured("sae"), {})
     metrics = {m.name.partition(".")[2]: m.value for m in findings.metrics}
     assert metrics["sinks"] == 2 / len(x)
     assert metrics["explained_variance"] == pytest.approx(_explained(x, errors), abs=1e-6)

@@ -1,5 +1,7 @@
 """What the property says of made-up sums: ratios, notes, and when it warns."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,7 @@ def _measurement(usual: float, everywhere: float) -> EverywhereMeasurement:
     return EverywhereMeasurement(sums, "resumed")
 
 
-def _found(usual: float, everywhere: float):
+def _found(usual: float, everywhere: float) -> Any:
     return find_property("special_tokens").findings(_measurement(usual, everywhere), {})
 
 
