@@ -108,8 +108,8 @@ class _Gathered:
         reference = engine.reference(site)
         sequences, context = tokens.ids.shape
         sums = with_clusters(TokenSums(sequences, context, first=tokens.first), tokens)
-        spreads = [Spread(sequences, reference.mean, by_sequence=True) for _ in range(2)]
-        return cls(subject, site, reads, sink_limit(reference), sums, *spreads)
+        every, rest = (Spread(sequences, reference.mean, by_sequence=True) for _ in range(2))
+        return cls(subject, site, reads, sink_limit(reference), sums, every, rest)
 
     def fold(self, batch: Batch, x: Tensor, x_hat: Tensor) -> None:
         """Add the reconstructions of the counted tokens."""
