@@ -53,6 +53,9 @@ CASES = (
     ("hard_tokens", {}, "hard_tokens.correlation[l0]", {
         "tokens": [TOKEN], "texts": [{"sequence": 1, "tokens": ["a", "b"], "gap": [None, 0.5]}],
         "gap_by_part": {"l0": {"mean": [1.0, 2.0], "gap": [0.1, 0.2]}}}),
+    ("special_tokens", {}, "special_tokens.kl_ratio", {
+        "kl_by_position": {"usual": CURVE, "everywhere": CURVE}}),
+    ("promise", {"of": "l0"}, "promise.l0_ratio", {}),
     ("context_length", {}, "context_length.ce_increase[within]", {
         "bins": [[0, 2], [2, 5]], **LONG}),
     ("cloze", {}, "cloze.delta_log_p", CLOZE),

@@ -183,10 +183,27 @@ class ManyDraws(Experiment):
         return f"{self.name}-{self.position}x{self.draws}-of-{self.sequences}"
 
 
+@dataclass(frozen=True)
+class Everywhere(Experiment):
+    """All tokens of the first sequences substituted, position 0 and special tokens too.
+
+    Attributes:
+        sequences: number of sequences.
+    """
+
+    name = "everywhere"
+    carried_out_by = "saebench.experiments.everywhere:EverywhereMeasurer"
+    sequences: int = 32
+
+    def __str__(self) -> str:
+        """Return its name with its parameter."""
+        return f"{self.name}-of-{self.sequences}"
+
+
 SEQUENCES, PAIRS, CONTROLS = Sequences(), Pairs(), WithControls()
 EXPERIMENTS: tuple[type[Experiment], ...] = (
     Sequences, LongTexts, ClozePrompts, Timing, Pairs, WithControls, PrincipalComponents,
-    AlignmentTax, OneToken, ManyDraws,
+    AlignmentTax, OneToken, ManyDraws, Everywhere,
 )  # fmt: skip
 """All kinds of measurement. A new one is a class here and a :class:`Measurer`."""
 

@@ -9,6 +9,12 @@ from torch import Tensor
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import HookError, SubjectError
+from saebench.experiments.bypass import (
+    Untouched,
+    refuse_bypass,
+    refuse_skip_at_one_hook,
+    refuse_skip_of_equal_activations,
+)
 from saebench.formats.metadata import SubjectMetadata
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
@@ -32,11 +38,12 @@ def find_place(host: Host, subject: Subject) -> Site:
     """Return the site that the SAE reads at, after checking its shapes on two constant activations.
 
     Raises:
-        UsageError: if the model has no such hook, the SAE does not fit it, or its output is not
-            features or not a reconstruction.
+        UsageError: if the model has no such hook, the SAE does not fit it, its output is not
+            features or not a reconstruction, or a skip path leads from a hook to itself.
     """
     site = site_of(host, subject)
     reads = reading_site(host, subject, writes=site)
+    refuse_skip_at_one_hook(subject, reads=reads, writes=site)
     x = torch.ones(2, reads.width, dtype=torch.float32, device=host.device)
     try:
         x_hat = subject.reconstruct(x).x_hat
@@ -59,21 +66,26 @@ def try_on(host: Host, subjects: Iterable[Subject], tokens: TokenSet) -> None:
     """Check each SAE's consistency on activations of the first sequence.
 
     Raises:
-        SubjectError: as :func:`hold_against_itself` does.
+        SubjectError: as :func:`hold_against_itself` does, and for a skip path between two names
+            of one activation.
     """
-    sites = [(s, reading_site(host, s, writes=site_of(host, s))) for s in subjects]
+    written = [(s, site_of(host, s)) for s in subjects]
+    sites = [(s, reading_site(host, s, writes=site), site) for s, site in written]
     ids, counted = (part[:1].to(host.device) for part in (tokens.ids, tokens.counted))
-    places = list(dict.fromkeys(site for _, site in sites))
+    places = list(dict.fromkeys(site for _, reads, writes in sites for site in (reads, writes)))
     activations = Passes(host).clean(ids, places, stop_early=True).activations
-    for subject, site in sites:
-        rows = read_rows(site, activations[site], counted)[:TRIED]
-        if len(rows):
-            hold_against_itself(subject, rows)
+    for subject, *both in sites:
+        given, compared = (read_rows(s, activations[s], counted)[:TRIED] for s in both)
+        if len(given):
+            refuse_skip_of_equal_activations(subject, given, compared)
+            hold_against_itself(subject, given)
 
 
 @torch.inference_mode()
 def hold_against_itself(subject: Subject, x: Float[Tensor, "tokens d"]) -> None:
-    """Check that decode(encode(x)) is forward(x), is reproducible, and depends on each token alone.
+    """Check that decode(encode(x)) is forward(x), is reproducible, and depends on features alone.
+
+    Each token's features must depend on that token alone, and its reconstruction on them alone.
 
     Args:
         subject: the SAE.
@@ -82,6 +94,7 @@ def hold_against_itself(subject: Subject, x: Float[Tensor, "tokens d"]) -> None:
     Raises:
         SubjectError: naming what differs, and by how much.
     """
+    untouched = Untouched(subject)
     first = subject.reconstruct(x)
     if not torch.isfinite(first.x_hat).all():
         return  # every case of this SAE ends with an ERROR that says so
@@ -94,21 +107,26 @@ def hold_against_itself(subject: Subject, x: Float[Tensor, "tokens d"]) -> None:
             "in addition, such as keeping the k largest, belongs into encode or decode: wrap the "
             "SAE in a module that does it there"
         )
-    if is_known(subject.sae):
-        return
+    if not is_known(subject.sae):
+        _hold_against_repetition(subject, x, first.x_hat)
+    refuse_bypass(subject, x, untouched)
+
+
+def _hold_against_repetition(subject: Subject, x: Tensor, first: Tensor) -> None:
+    """Check that reconstructing again, and each activation alone, gives the same."""
     second = subject.reconstruct(x).x_hat
-    if _differ(subject, second, first.x_hat):
+    if _differ(subject, second, first):
         raise SubjectError(
             f"{subject.source}: reconstructs the same {len(x)} activations differently each time "
-            f"(by {_relative_gap(second, first.x_hat):.1%} of their length): it is random or "
+            f"(by {_relative_gap(second, first):.1%} of their length): it is random or "
             "has a state, so that no metric of it is reproducible; switch that off in evaluation"
         )
     alone = torch.cat([subject.reconstruct(row).x_hat for row in x.split(1)])
-    if _differ(subject, alone, first.x_hat):
+    if _differ(subject, alone, first):
         raise SubjectError(
             f"{subject.source}: its reconstruction of an activation depends on the others in its "
             f"batch: alone, {len(x)} activations are reconstructed with a difference of "
-            f"{_relative_gap(alone, first.x_hat):.1%}; a BatchTopK SAE needs its threshold, or a "
+            f"{_relative_gap(alone, first):.1%}; a BatchTopK SAE needs its threshold, or a "
             "fixed k for each token in evaluation"
         )
 

@@ -19,6 +19,16 @@ def in_bin(channel: str, index: int) -> str:
     return f"{channel}@{index}"
 
 
+def promised(figure: str) -> str:
+    """Name the channel of a figure that an SAE is said to have, the same at each counted token.
+
+    Example:
+        >>> promised("l0")
+        'promised.l0'
+    """
+    return f"promised.{figure}"
+
+
 READ_OUT = ("kl", "ce", "tv", "agrees", "exceeded")
 """What is read out of every intervention: channels such as ``sae.kl``."""
 

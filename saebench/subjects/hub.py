@@ -8,6 +8,7 @@ from typing import Any
 from saebench.errors import SubjectError
 from saebench.formats.foreign import CROSS_LAYER
 from saebench.formats.layouts import recognise
+from saebench.formats.promises import EXPLAINED_VARIANCE, L0
 from saebench.subjects.references import SubjectReference, in_cache
 
 
@@ -164,6 +165,36 @@ def expected_explained_variance(reference: SubjectReference) -> float | None:
     release = _releases().get(reference.repository)
     value = release.expected_var_explained.get(reference.path or "", 1.0) if release else 1.0
     return None if value == 1.0 else value
+
+
+def registry_figures(reference: SubjectReference) -> dict[str, float]:
+    """Return what SAELens' registry says of an SAE: its l0 and its explained variance.
+
+    A figure that the registry does not have, or that is none (some are above 1), is left out.
+    """
+    if reference.repository is None:
+        return {}
+    release, sae_id = _releases().get(reference.repository), reference.path or ""
+    l0 = release.expected_l0.get(sae_id) if release else None
+    explained = expected_explained_variance(reference)
+    figures = {L0: l0 or None, EXPLAINED_VARIANCE: explained}
+    if explained is not None and not 0 < explained < 1:
+        del figures[EXPLAINED_VARIANCE]
+    return {name: float(value) for name, value in figures.items() if value is not None}
+
+
+def names_of(reference: SubjectReference) -> tuple[str, ...]:
+    """Return the paths that an SAE is known by: its id in the registry, its folder, its directory.
+
+    Gemma Scope's canonical SAEs have an id without an l0, and a folder with one.
+    """
+    names = [reference.path or ""]
+    if reference.repository is not None:
+        release = _releases().get(reference.repository)
+        names.append(str(release.saes_map.get(reference.path, "")) if release else "")
+    if reference.directory is not None:
+        names.append(str(reference.directory.resolve()))
+    return tuple(name for name in names if name)
 
 
 def _releases() -> dict[str, Any]:

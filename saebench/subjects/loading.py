@@ -11,6 +11,7 @@ from saebench.errors import SubjectError
 from saebench.formats.converted import checked_downloads
 from saebench.formats.library_warnings import listening
 from saebench.formats.metadata import OLD_NAMES, check_config, metadata_of, parse_metadata
+from saebench.formats.promises import promised
 from saebench.formats.saelens import inference_sae
 from saebench.formats.sparse_coder import SparseCoder
 from saebench.formats.sparsify import described, hooks_of_module
@@ -20,9 +21,11 @@ from saebench.subjects.hub import (
     copied,
     expected_explained_variance,
     fetched,
+    names_of,
     note_on_unlisted,
     overrides_of,
     refuse_cross_layer,
+    registry_figures,
     with_release,
 )
 from saebench.subjects.made_controls import make_control
@@ -174,6 +177,7 @@ def wrap_sae(sae: Any, *, id: str, overrides: Overrides) -> Subject:
             config=declared,
             waits=folded.waits,
         )
+    subject.promises = promised(config, where=where)
     return _with_notes(subject, collected.notes(source=where))
 
 
@@ -214,6 +218,11 @@ def load_subject(reference: SubjectReference, *, overrides: Overrides, device: s
     )
     _refuse_unusable(subject)
     subject.expected_explained_variance = expected_explained_variance(named)
+    if reference.control is None:
+        names = (*names_of(named), *names_of(reference))
+        subject.promises = promised(
+            config, where=reference.where, registry=registry_figures(named), names=names
+        )
     return _with_notes(subject, notes)
 
 

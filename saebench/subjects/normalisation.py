@@ -91,6 +91,7 @@ def folded_by(subject: Subject, factor: float, *, note: str) -> Subject:
     metadata = replace(subject.metadata, notes=(*subject.metadata.notes, note))
     folded = Subject(sae, id=subject.id, source=subject.source, metadata=metadata)
     folded.expected_explained_variance = subject.expected_explained_variance
+    folded.promises = subject.promises
     return folded
 
 

@@ -1,7 +1,7 @@
 """Loaded SAEs: one interface to reconstruct activations, whatever the architecture."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from saebench.errors import SubjectError
 from saebench.formats.metadata import SubjectMetadata
+from saebench.formats.promises import Promise
 from saebench.measures.resources import DECODE, ENCODE, Stages
 from saebench.subjects.features import (
     INDEPENDENT,
@@ -71,6 +72,11 @@ class Subject:
         config: its configuration, for a module without SAELens' ``cfg``.
         waits: whether its normalisation must be estimated and folded before measuring.
 
+    Attributes:
+        expected_explained_variance: its release's figure in SAELens' registry; an SAE far below
+            it is not measured.
+        promises: its l0 and explained variance as its files or its release state them.
+
     Raises:
         SubjectError: for weights that are not finite, or a normalisation that is not folded.
     """
@@ -95,6 +101,7 @@ class Subject:
         self.metadata = metadata
         self._config = config or {}
         self.expected_explained_variance: float | None = None
+        self.promises: Mapping[str, Promise] = {}
         self._features_seen = 0
         self._decoder = decoder_of(self.sae)
         self._decoder_norm = decoder_norm(self.sae, self._decoder)

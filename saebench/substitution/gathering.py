@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saebench.errors import HookError, MeasurementError, NonFiniteValue, UndefinedDirection
 from saebench.measures.divergence import RowReadout
-from saebench.measures.names import CURRENT_TOKEN, Probe
+from saebench.measures.names import CURRENT_TOKEN, Probe, promised
 from saebench.measures.reconstruction import reconstruction
 from saebench.measures.sums import TokenSums
 from saebench.subjects.hooks import Site, find_site, ignores_mean
@@ -197,6 +197,8 @@ class Gathered:
         for name in self.interventions:
             if name in self.squared_errors:
                 values[f"{name}.squared_error"] = self.squared_errors[name]
+        for name, promise in self.subject.promises.items():
+            values[promised(name)] = torch.full_like(output.l0, promise.value, dtype=torch.float64)
         for channel, value in values.items():
             self.sums.add(channel, batch.spread(value), mask=batch.counted, rows=batch.rows)
         self.fired = output.fired if self.fired is None else self.fired + output.fired
@@ -230,6 +232,7 @@ class Gathered:
             per_token=per_token,
             moves=self.spread.moves(),
             transcodes=self.reads != self.site,
+            promises={name: p.source for name, p in self.subject.promises.items()},
         )
         return measurement if part else measurement.finished()
 

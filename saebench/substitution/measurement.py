@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError, NonFiniteValue
-from saebench.measures.state import State, concatenated, merged, one_path, state, total
+from saebench.measures.state import State, concatenated, first, merged, one_path, state, total
 from saebench.measures.sums import TokenSums
 from saebench.records.run import CLUSTER
 
@@ -138,8 +138,9 @@ class Measurement(State):
     ``squared_output``, ``inner_product``, ``norm_ratio``, ``cosine``, ``norm``, ``l0``, ``l1``,
     ``l1_unit``; ``error_along_mean`` is e·ē with ē the SAE's mean error on the bank of the corpus
     statistics, ``pca_matched.squared_error`` that of the matched principal components, and
-    ``current_token.ce`` the model's CE from the current token alone. All are over the counted
-    tokens, CE over those with a target.
+    ``current_token.ce`` the model's CE from the current token alone; and for each figure that the
+    SAE is said to have ``promised.NAME``, the same at each token. All are over the counted tokens,
+    CE over those with a target.
 
     Attributes:
         sums: the channels.
@@ -151,6 +152,7 @@ class Measurement(State):
         moves: corrects squared deviations from a fixed vector to those from the run's mean; None
             once that is done.
         transcodes: the SAE is a transcoder, which reads elsewhere than it writes.
+        promises: for each figure that the SAE is said to have where it is stated.
     """
 
     sums: TokenSums = state(TokenSums.joined)
@@ -161,6 +163,7 @@ class Measurement(State):
     per_token: TokenMeasurement | None = state(merged, default=None)
     moves: Moves | None = state(merged, default=None)
     transcodes: bool = state(default=False)
+    promises: Mapping[str, str] = state(first, factory=dict)
 
     @classmethod
     def merged(cls, parts: Sequence[Any]) -> Self:

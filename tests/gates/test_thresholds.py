@@ -128,6 +128,7 @@ REPORTED = {
     "propagation",
     "helpfulness",
     "hard_tokens",
+    "special_tokens",
     "cost",
     "tax",
 }  # nobody has published a limit

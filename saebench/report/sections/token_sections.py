@@ -205,6 +205,26 @@ def _part(what: str, part: dict[str, Any], case: CaseResult) -> Chart:
     return Chart(Axis(what), Axis(GAP), (layer,), size_of([case]), NO_INTERVAL, marks)
 
 
+def _special_tokens(material: Material) -> Iterator[Figure]:
+    cases = material.run.cases_about("special_tokens")
+    yield Figure(
+        "special-tokens-position",
+        "Position 0 and special tokens substituted too",
+        "KL by position with the usual tokens substituted, and with every token. Where the curves "
+        "are far apart, the SAE's output must not replace these tokens' activations.",
+        tuple(
+            View(_by_mask(curves, case), sae)
+            for sae, curves, case in with_series(cases, "kl_by_position")
+        ),
+    )
+
+
+def _by_mask(curves: dict[str, Any], case: CaseResult) -> Chart:
+    layers = tuple(curve(name, kl, faint=name == "usual") for name, kl in curves.items())
+    axes = Axis("position"), Axis(NATS, log=True)
+    return Chart(*axes, layers, size_of([case]), NO_INTERVAL)
+
+
 def _hard_token_tables(material: Material) -> Iterator[Table]:
     cases = [case for case in material.run.cases_about("hard_tokens") if case.series.get("tokens")]
     if cases:
@@ -227,5 +247,12 @@ SECTIONS = (
         40,
         _hard_tokens,
         _hard_token_tables,
+    ),
+    Section(
+        "special_tokens",
+        "Special tokens",
+        "May the SAE be substituted at position 0 and special tokens?",
+        45,
+        _special_tokens,
     ),
 )

@@ -53,6 +53,8 @@ HEADLINES = (
     "sparsity.dead",
     "helpfulness.share_harmful",
     "hard_tokens.correlation[cosine]",
+    "special_tokens.kl_ratio",
+    "special_tokens.sinks",
     "controls.separated[kl_gap]",
     "tax.kl",
     "tax.kl_with_sae",
