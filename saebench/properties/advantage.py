@@ -2,7 +2,7 @@
 
 PCA of the same sparsity is the best that a dictionary without training can do: at each token it
 keeps as many principal components as the SAE has active features, those with the largest
-coefficients. An SAE that is hardly more faithful has learned nothing that a rotation would not give.
+coefficients. An SAE that is hardly more faithful has learned nothing that a rotation does not give.
 
 Source: docs/metrics.md (advantage).
 """
