@@ -17,7 +17,9 @@ from saebench.subjects.hooks import Site, find_site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Reconstruction, Subject
 from saebench.substitution.batches import Batch
+from saebench.substitution.dictionary import DictionaryWatch
 from saebench.substitution.measurement import SCORED, TARGETS, Measurement, Spread, TokenMeasurement
+from saebench.substitution.strata import StrataSums
 
 
 def site_of(host: Host, subject: Subject) -> Site:
@@ -145,6 +147,8 @@ class Gathered:
         fired: for each feature the number of tokens on which it fired.
         failures: the error of each intervention that could not be computed.
         probes: further channels to read out of each pass.
+        dictionary: records how each feature is used; None if nothing reads it.
+        strata: sums of KL by kinds of tokens; None if nothing reads them.
     """
 
     subject: Subject
@@ -157,6 +161,8 @@ class Gathered:
     fired: Tensor | None = None
     failures: dict[str, UndefinedDirection] = field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
+    dictionary: DictionaryWatch | None = None
+    strata: StrataSums | None = None
 
     def drop(self, name: str, error: UndefinedDirection) -> None:
         """Stop measuring an intervention."""
@@ -173,11 +179,15 @@ class Gathered:
         for channel, value in values.items():
             self.sums.add(channel, batch.spread(value), mask=batch.counted, rows=batch.rows)
         self.fired = output.fired if self.fired is None else self.fired + output.fired
+        if self.dictionary is not None:
+            self.dictionary.fold(self.sums, batch, output)
         self.spread.update(x, batch.at[0] + batch.rows.start)
 
     def fold_readouts(self, batch: Batch, ce: Tensor, readouts: dict[str, RowReadout]) -> None:
         """Add the readouts of the model's predictions."""
         fold(self.sums, ce, readouts, at=batch)
+        if self.strata is not None and "sae" in readouts:
+            self.strata.fold(self.sums, batch, readouts["sae"].kl)
 
     def fold_probes(self, batch: Batch, values: Mapping[Probe, Tensor]) -> None:
         """Add what the probes read."""
@@ -198,6 +208,8 @@ class Gathered:
             failures=dict(self.failures),
             per_token=per_token,
             moves=self.spread.moves(),
+            dictionary=None if self.dictionary is None else self.dictionary.use(),
+            by_token=None if self.strata is None else self.strata.by_token(),
         )
         return measurement if part else measurement.finished()
 

@@ -15,6 +15,8 @@ from saebench.errors import MeasurementError, NonFiniteValue
 from saebench.measures.state import State, concatenated, merged, one_path, state, total
 from saebench.measures.sums import TokenSums
 from saebench.records.run import CLUSTER
+from saebench.substitution.dictionary import ONE_SEQUENCE, DictionaryUse
+from saebench.substitution.strata import TokenStrata
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ class Measurement(State):
         per_token: values token by token of the channels for which they were requested.
         moves: corrects squared deviations from a fixed vector to those from the run's mean; None
             once that is done.
+        dictionary: how each feature was used, if that was requested.
+        by_token: KL of single token ids, if strata were requested.
     """
 
     sums: TokenSums = state(TokenSums.joined)
@@ -156,6 +160,8 @@ class Measurement(State):
     failures: dict[str, MeasurementError] = state(_failures, factory=dict)
     per_token: TokenMeasurement | None = state(merged, default=None)
     moves: Moves | None = state(merged, default=None)
+    dictionary: DictionaryUse | None = state(merged, default=None)
+    by_token: TokenStrata | None = state(merged, default=None)
 
     @classmethod
     def merged(cls, parts: Sequence[Any]) -> Self:
@@ -165,11 +171,18 @@ class Measurement(State):
         return run
 
     def finished(self) -> Self:
-        """Correct squared deviations to those from the run's mean, once all parts are merged."""
+        """Compute what needs the whole run, once all parts are merged.
+
+        Squared deviations are corrected to those from the run's mean, and the mass of features that
+        fire in one sequence alone is counted for that sequence.
+        """
         if self.moves is not None:
             table = self.sums.by_sequence
             table["squared_deviation"] += self.moves.moved(table[SCORED])
             self.moves = None
+        if self.dictionary is not None:
+            alone = self.dictionary.one_sequence(self.sums.sequences, first=self.sums.first)
+            self.sums.by_sequence[ONE_SEQUENCE] = alone
         return self
 
     def table(self) -> Mapping[str, np.ndarray]:
