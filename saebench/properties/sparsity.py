@@ -66,7 +66,8 @@ def _findings(measurement: "Measurement", _: Params) -> Findings:
     if "l1_unit" in measurement.table():
         metrics.append(evaluate(L1_UNIT, measurement))
     metrics.append(plain(DEAD, measurement, float(np.mean(measurement.fired == 0))))
-    metrics += _health(measurement)
+    if measurement.dictionary is not None:
+        metrics += _health(measurement)
     return Findings(tuple(metrics), _series(measurement))
 
 

@@ -16,18 +16,20 @@ from saebench.properties.base import (
     Params,
     Property,
     estimated,
-    plain,
     size_of,
+    undefined,
 )
-from saebench.records.run import CLUSTER, Direction, Metric
-from saebench.statistics.clusters import of_clusters
+from saebench.records.run import CLUSTER, Direction, Fallback, Metric
+from saebench.statistics.clusters import rows_by_text
 from saebench.statistics.strata import Worst, worst_stratum
 
 if TYPE_CHECKING:
     from saebench.substitution.measurement import Measurement
 
 FLOOR = 0.02  # nats; a mean KL below it is negligible, and no stratum is compared with less
-LEAST_COUNT, LEAST_TEXTS = 20, 10  # of a token id in the measured sequences
+LEAST_COUNT, LEAST_TEXTS = 20, 10  # of a stratum's tokens in the measured sequences
+LEAST_SHARE = {"type": 0.01, "token": 0.0025}  # of all tokens; rarer ones are too unlike the rest
+OF_DECILES = 0.25  # a limit L of a token's ratio is one of (L - 1)/4 of a decile's
 KL, SCORED = "sae.kl", "n.scored"
 TYPES = ("word start", "continuation", "number", "punctuation", "whitespace", "other")
 RARITY = {0: "the most frequent tenth of tokens", 9: "the rarest tenth of tokens"}
@@ -50,6 +52,11 @@ class _Group:
     names: Sequence[str]
     sums: np.ndarray
     counts: np.ndarray
+
+    def only(self, chosen: np.ndarray) -> "_Group":
+        """Return some of the strata."""
+        names = [name for name, is_chosen in zip(self.names, chosen, strict=True) if is_chosen]
+        return _Group(names, self.sums[:, chosen], self.counts[:, chosen])
 
 
 def _interventions(_: Params) -> tuple[str, ...]:
@@ -79,42 +86,38 @@ def _groups(measurement: "Measurement") -> Iterator[tuple[str, _Group]]:
             np.stack([table[in_stratum(c, group, i)] for i in range(len(names))], axis=1)
             for c in (KL, SCORED)
         )
-        yield group, _Group(names, sums, counts)
-    yield "token", _tokens(measurement)
-
-
-def _tokens(measurement: "Measurement") -> _Group:
-    """Return the token ids that occur often enough, and in enough texts, as strata."""
+        strata = _Group(names, sums, counts)
+        least = LEAST_SHARE.get(group, 0.0) * table[SCORED].sum()
+        yield group, strata.only(counts.sum(axis=0) >= max(1, least))
     of = measurement.by_token
     assert of is not None
-    counts = of.count.toarray()
-    table = {"count": (counts > 0).astype(np.float64)}
-    clusters = measurement.table().get(CLUSTER)
-    if clusters is not None:
-        table = {str(j): counts[:, j].astype(np.float64) for j in range(counts.shape[1])}
-        by_text = of_clusters(table | {CLUSTER: clusters})
-        texts = np.array([np.count_nonzero(by_text[str(j)]) for j in range(counts.shape[1])])
-    else:
-        texts = np.count_nonzero(counts, axis=0)
-    often = np.flatnonzero((counts.sum(axis=0) >= LEAST_COUNT) & (texts >= LEAST_TEXTS))
-    names = [f"tokens {of.texts[j]!r}" for j in often]
-    return _Group(names, of.kl.toarray()[:, often], counts[:, often].astype(np.float64))
+    names = [f"tokens {text!r}" for text in of.texts]
+    tokens = _Group(names, of.kl.toarray(), of.count.toarray().astype(np.float64))
+    seen = (tokens.counts.sum(axis=0) >= LEAST_COUNT) & (
+        np.count_nonzero(rows_by_text(tokens.counts, table.get(CLUSTER)), axis=0) >= LEAST_TEXTS
+    )
+    least = LEAST_SHARE["token"] * table[SCORED].sum()
+    yield "token", tokens.only(seen & (tokens.counts.sum(axis=0) >= least))
 
 
 def _too_rare(measurement: "Measurement") -> Metric:
+    """Return the undefined ratio of single tokens; the gate reads the deciles instead."""
     note = (
-        f"undefined: no token occurs {LEAST_COUNT} times in {LEAST_TEXTS} texts; "
-        "measure on more sequences"
+        f"undefined: no token is {LEAST_SHARE['token']:.2%} of all and occurs {LEAST_COUNT} times "
+        f"in {LEAST_TEXTS} texts"
     )
-    return plain(SPECS["token"], measurement, None, note=note)
+    fallback = Fallback(SPECS["decile"].name, OF_DECILES)
+    return undefined(SPECS["token"], measurement, note=note, fallback=fallback)
 
 
 def _series(worst: Worst) -> dict[str, Any]:
     """Return the strata for tables, and the worst one in words."""
     stratum, ci = worst.stratum, worst.estimate.interval
     within = f", {ci.text('.2g')} with all {len(worst.strata)} strata at once" if ci else ""
+    negligible = stratum.mean < stratum.ratio * FLOOR * (1 + 1e-9)
+    over = f"{FLOOR:g} nats, the least mean to compare with" if negligible else "the mean"
     sentence = (
-        f"KL is {stratum.mean:.2g} nats at {stratum.name}, {stratum.ratio:.2g} times the mean"
+        f"KL is {stratum.mean:.2g} nats at {stratum.name}, {stratum.ratio:.2g} times {over}"
         f"{within}."
     )
     return {

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import stdtrit
 
 from saebench.records.run import CLUSTER, Interval
 from saebench.statistics.bootstrap import Estimate, Wanted, sample_all
+from saebench.statistics.clusters import independent, rows_by_text
 from saebench.statistics.levels import current_level
 from saebench.statistics.linear import Formula
 
@@ -85,7 +87,7 @@ def worst_stratum(
         raise ValueError("no stratum has a token")
     level = 1 - (1 - current_level()) / len(used)
     ratios, errors = _by_delta(sums[:, used], counts[:, used], overall, floor=floor)
-    reach = float(_student(overall, level))
+    reach = float(stdtrit(max(1, independent(overall) - 1), 0.5 + level / 2))
     strata = tuple(
         Stratum(
             names[j],
@@ -154,17 +156,6 @@ def _by_delta(
     if total / count > floor:
         own = (overall[SUM] - total / count * overall[COUNT]) / total
         influence = influence - own[:, None] * (means / divisor)
-    if CLUSTER in overall:
-        texts = np.unique(overall[CLUSTER], return_inverse=True)[1]
-        by_text = np.zeros((texts.max() + 1, influence.shape[1]))
-        np.add.at(by_text, texts, influence)
-        influence = by_text
+    influence = rows_by_text(influence, overall.get(CLUSTER))
     n = len(influence)
     return means / divisor, np.sqrt((influence**2).sum(axis=0) * n / max(1, n - 1))
-
-
-def _student(overall: Mapping[str, np.ndarray], level: float) -> float:
-    from scipy.special import stdtrit
-
-    texts = len(np.unique(overall[CLUSTER])) if CLUSTER in overall else len(overall[SUM])
-    return stdtrit(max(1, texts - 1), 0.5 + level / 2)
