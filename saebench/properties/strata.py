@@ -21,7 +21,7 @@ from saebench.properties.base import (
 )
 from saebench.records.run import CLUSTER, Direction, Fallback, Metric
 from saebench.statistics.clusters import rows_by_text
-from saebench.statistics.strata import Worst, worst_stratum
+from saebench.statistics.worst import Worst, worst_stratum
 
 if TYPE_CHECKING:
     from saebench.substitution.measurement import Measurement

@@ -45,14 +45,14 @@ from saebench.substitution.batches import (
     tokens_a_pass,
     write_rows,
 )
-from saebench.substitution.dictionary import DictionaryWatch
+from saebench.substitution.feature_use import DictionaryWatch
 from saebench.substitution.gathering import Gathered, check_first_look, reading_site, site_of
 from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement, Spread, TokenMeasurement, with_clusters
 from saebench.substitution.passes import CleanPass, Passes
 from saebench.substitution.readout import Changed, Readout, Repeated, every_row
 from saebench.substitution.reference import Reference, ReferenceSums
-from saebench.substitution.strata import Strata, StrataSums
+from saebench.substitution.token_strata import Strata, StrataSums
 
 REFERENCE_SEQUENCES = 512
 

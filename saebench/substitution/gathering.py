@@ -17,9 +17,9 @@ from saebench.subjects.hooks import Site, find_site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Reconstruction, Subject
 from saebench.substitution.batches import Batch
-from saebench.substitution.dictionary import DictionaryWatch
+from saebench.substitution.feature_use import DictionaryWatch
 from saebench.substitution.measurement import SCORED, TARGETS, Measurement, Spread, TokenMeasurement
-from saebench.substitution.strata import StrataSums
+from saebench.substitution.token_strata import StrataSums
 
 
 def site_of(host: Host, subject: Subject) -> Site:

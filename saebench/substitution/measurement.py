@@ -15,8 +15,8 @@ from saebench.errors import MeasurementError, NonFiniteValue
 from saebench.measures.state import State, concatenated, merged, one_path, state, total
 from saebench.measures.sums import TokenSums
 from saebench.records.run import CLUSTER
-from saebench.substitution.dictionary import ONE_SEQUENCE, DictionaryUse
-from saebench.substitution.strata import TokenStrata
+from saebench.substitution.feature_use import ONE_SEQUENCE, DictionaryUse
+from saebench.substitution.token_strata import TokenStrata
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from saebench.data.tokens import TokenSet, repeats
 from saebench.experiments.codec import decode, encode
 from saebench.measures.names import DICTIONARY, STRATA, in_stratum
-from saebench.substitution.dictionary import ALONG, DUPLICATED, ONE_SEQUENCE, OUTPUT
 from saebench.substitution.engine import Engine
+from saebench.substitution.feature_use import ALONG, DUPLICATED, ONE_SEQUENCE, OUTPUT
 from saebench.substitution.measurement import Measurement
-from saebench.substitution.strata import TYPES, deciles, type_of
+from saebench.substitution.token_strata import TYPES, deciles, type_of
 
 N, T, SITE = 14, 16, "blocks.1.hook_resid_pre"
 KEEP = (STRATA, DICTIONARY, "sae.kl")
@@ -31,7 +31,10 @@ def _sae():
     """Features of which some are copies, and one fires on very little."""
     sae = make_sae(WIDTH, copies=2)
     with torch.no_grad():
-        sae.b_enc[5:9] = -3.0
+        sae.b_enc[20:50] = torch.linspace(-1.0, -12.0, 30)
+        half = len(sae.W_dec) // 2
+        sae.W_enc[:, half : half + 20] = sae.W_enc[:, :20]
+        sae.W_dec[half : half + 20] = sae.W_dec[:20]
     return sae
 
 
@@ -59,7 +62,7 @@ def features() -> torch.Tensor:
     """Features of every token, from a plain pass of the model."""
     with torch.no_grad():
         out = host_of("llama").model(_tokens().ids, output_hidden_states=True)
-        return _sae().encode(out.hidden_states[1])
+        return _sae().encode(out.hidden_states[1]).detach()
 
 
 def _kl(measurement: Measurement) -> np.ndarray:
@@ -101,7 +104,7 @@ def test_token_ids_that_occur_often_have_sums_of_their_own(whole):
 
 
 def test_mass_in_one_text_is_that_of_a_loop_over_features(whole, features):
-    tokens, norm = _tokens(), _sae().W_dec.norm(dim=1)
+    tokens, norm = _tokens(), _sae().W_dec.detach().norm(dim=1)
     expected, mass = np.zeros(N), np.zeros(len(norm))
     for f in range(len(norm)):
         texts, sums = set(), np.zeros(N)

@@ -90,7 +90,7 @@ def worst_stratum(
     reach = float(stdtrit(max(1, independent(overall) - 1), 0.5 + level / 2))
     strata = tuple(
         Stratum(
-            names[j],
+            names[int(j)],
             float(sums[:, j].sum() / counts[:, j].sum()),
             int(counts[:, j].sum()),
             float(ratio),

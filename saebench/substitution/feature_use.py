@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from saebench.data.tokens import TokenSet
-from saebench.measures.dictionary import duplicates
+from saebench.measures.duplicates import duplicates
 from saebench.measures.state import State, state, total
 from saebench.measures.sums import TokenSums
 from saebench.subjects.features import Watch
@@ -111,7 +111,7 @@ class DictionaryWatch:
         channels = {}
         if self._duplicated is not None:
             channels[DUPLICATED] = usage.chosen_mass
-        if self._direction is not None:
+        if self._direction is not None and self._offset is not None:
             moved = output.x_hat.double() - self._offset
             channels[ALONG] = (moved @ self._direction).square()
             channels[OUTPUT] = moved.square().sum(dim=-1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from saebench.measures.dictionary import duplicates
+from saebench.measures.duplicates import duplicates
 
 
 def _made(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ from saebench.records.run import CLUSTER
 from saebench.statistics.bootstrap import estimate
 from saebench.statistics.levels import at_level
 from saebench.statistics.linear import influences
-from saebench.statistics.strata import _by_delta, worst_stratum
+from saebench.statistics.worst import _by_delta, worst_stratum
 
 N, K = 60, 6
 NAMES = [f"s{i}" for i in range(K)]
