@@ -11,7 +11,7 @@ import numpy as np
 
 from saebench.errors import OptionError, nearest
 from saebench.experiments.base import Experiment, ManyDraws, OneToken
-from saebench.measures.names import INTERVENTIONS, in_bin
+from saebench.measures.names import in_bin
 from saebench.properties.base import (
     Findings,
     MetricSpec,
@@ -78,7 +78,7 @@ def _specs(
 
 RATIO = _specs("ratio", "×", _at, BASELINES, "sae.kl")
 DIFFERENCE = _specs("difference", "nats", _difference, BASELINES, "sae.kl")
-KL = _specs("kl", "nats", _mean, INTERVENTIONS)
+KL = _specs("kl", "nats", _mean, ("sae", *BASELINES))
 OFFSETS = tuple(spec for specs in (RATIO, DIFFERENCE, KL) for spec in specs.values())
 
 Z_MEDIAN = MetricSpec("single_token.z_median", "σ", LOWER, None, counts=DRAWN)
