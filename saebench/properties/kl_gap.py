@@ -71,7 +71,7 @@ def _of_baselines(
             formula(b),
             tuple(channel.format(b=b) for channel in channels),
             per,
-            version=2 if b in DECIDING else 1,
+            version=2,  # 2: the radius is that of the centred error
         )
         for b in BASELINES
     }
@@ -86,14 +86,12 @@ SHARE = _of_baselines("share_above", "share", lambda b: mean_of(f"{b}.exceeded")
 KL = {
     name: MetricSpec(
         f"kl_gap.kl[{name}]", "nats", LOWER, mean_of(f"{name}.kl"), (f"{name}.kl",),
-        version=2 if name in DECIDING else 1,
+        version=2,
     )
     for name in ("sae", *BASELINES)
 }  # fmt: skip
 P999 = {
-    name: MetricSpec(
-        f"kl_gap.kl_p99.9[{name}]", "nats", LOWER, None, version=2 if name in DECIDING else 1
-    )
+    name: MetricSpec(f"kl_gap.kl_p99.9[{name}]", "nats", LOWER, None, version=2)
     for name in ("sae", *BASELINES)
 }
 EXPLAINED = MetricSpec(

@@ -70,6 +70,7 @@ def _specs(
             formula(offset, name),
             tuple(in_bin(channel, offset) for channel in (f"{name}.kl", *also)),
             in_bin("n.scored", offset),
+            version=2,  # 2: the radius of random errors is that of the centred error
         )
         for name in of
         for offset in METRIC_OFFSETS
@@ -81,10 +82,11 @@ DIFFERENCE = _specs("difference", "nats", _difference, BASELINES, "sae.kl")
 KL = _specs("kl", "nats", _mean, ("sae", *BASELINES))
 OFFSETS = tuple(spec for specs in (RATIO, DIFFERENCE, KL) for spec in specs.values())
 
-Z_MEDIAN = MetricSpec("single_token.z_median", "σ", LOWER, None, counts=DRAWN)
+Z_MEDIAN = MetricSpec("single_token.z_median", "σ", LOWER, None, counts=DRAWN, version=2)
 Z_ABOVE = MetricSpec(
-    "single_token.z_above_2", "share", LOWER, mean_of("z.above", per=DRAWN), ("z.above",), DRAWN
-)
+    "single_token.z_above_2", "share", LOWER, mean_of("z.above", per=DRAWN), ("z.above",), DRAWN,
+    version=2,
+)  # fmt: skip
 PERCENTILE = MetricSpec(
     "single_token.percentile",
     "share",
@@ -92,6 +94,7 @@ PERCENTILE = MetricSpec(
     mean_of("percentile", per=DRAWN),
     ("percentile",),
     DRAWN,
+    version=2,
 )
 DRAWS = (Z_MEDIAN, Z_ABOVE, PERCENTILE)
 
