@@ -28,6 +28,7 @@ from saebench.properties.base import (
     plain,
     position_of,
 )
+from saebench.properties.fidelity import no_gain
 from saebench.records.run import Direction, Fallback, Metric, Negligible
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ DECIDING = AT_ERROR_RADIUS
 SCOPES = ("all", "single")
 FLOOR = 1e-4  # nats; below it a ratio of KLs is dominated by noise
 TAIL = 0.999
-# A KL of 0.02 nats, or of 1% of what context gives the model if that is less, is negligible.
-NEGLIGIBLE_NATS, NEGLIGIBLE_SHARE = 0.02, 0.01
+NEGLIGIBLE = 0.01  # of what context gives the model: a ratio of two such KLs fails nothing
 
 
 def _ratio(over: str) -> "Formula":
@@ -103,14 +103,13 @@ EXPLAINED = MetricSpec(
 )
 
 
-def _of_negligible(sums: "Table") -> "np.ndarray":
+def _share_of_context(sums: "Table") -> "np.ndarray":
     gain = (sums[f"{CURRENT_TOKEN}.ce"] - sums["clean.ce"]) / sums["n.targets"]
-    most = np.minimum(NEGLIGIBLE_NATS, NEGLIGIBLE_SHARE * np.maximum(gain, 1e-9))
-    return sums["sae.kl"] / sums["n.scored"] / most
+    return sums["sae.kl"] / sums["n.scored"] / gain
 
 
-OF_NEGLIGIBLE = MetricSpec(
-    "kl_gap.of_negligible", "×", LOWER, _of_negligible,
+SHARE_OF_CONTEXT = MetricSpec(
+    "kl_gap.share_of_context", "share", LOWER, _share_of_context,
     ("sae.kl", "clean.ce", f"{CURRENT_TOKEN}.ce", "n.targets"),
 )  # fmt: skip
 CONSTANT = MetricSpec(
@@ -164,7 +163,10 @@ def _findings(measurement: "Measurement", params: Params) -> Findings:
         metrics.append(_explained(measurement))
     if _is_single(params):
         return Findings(tuple(metrics), _series(measurement, names, by="offset"))
-    metrics += [evaluate(OF_NEGLIGIBLE, measurement), _constant_share(measurement)]
+    metrics += [
+        evaluate(SHARE_OF_CONTEXT, measurement, note=no_gain(measurement)),
+        _constant_share(measurement),
+    ]
     series = _series(measurement, names, by="position")
     return Findings(tuple(metrics), series | {"sentences": _sentences(metrics)})
 
@@ -202,7 +204,7 @@ def _against(b: str, measurement: "Measurement") -> list[Metric]:
     note = None
     if mean < FLOOR:
         note = f"undefined: the mean KL of {b} is {mean:.2g} nats, below {FLOOR:g}"
-    declared: dict[str, Any] = {"negligible": Negligible(OF_NEGLIGIBLE.name, 1.0)}
+    declared: dict[str, Any] = {"negligible": Negligible(SHARE_OF_CONTEXT.name, NEGLIGIBLE)}
     if note:
         declared["fallback"] = Fallback(DIFFERENCE[b].name, FLOOR)
     return [
@@ -258,7 +260,7 @@ PROPERTY = Property(
     tuple(
         spec for specs in (RATIO, DIFFERENCE, CE_RATIO, SHARE, KL, P999) for spec in specs.values()
     )
-    + (EXPLAINED, OF_NEGLIGIBLE, CONSTANT),
+    + (EXPLAINED, SHARE_OF_CONTEXT, CONSTANT),
     _interventions,
     _findings,
     experiment=_experiment,
