@@ -185,12 +185,13 @@ def _sentences(metrics: list[Metric]) -> list[str]:
         return []
     worst, best = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
     said = [f"Of the random errors the SAE is worst against {worst}: {values[worst]:.3g} ×."]
-    if values[worst] > DISAGREE * values[best]:
+    if values[worst] > DISAGREE * max(1.0, values[best]):
+        more = "hardly more than" if values[best] > 1 else "no more than"
         said.append(
             f"Against {best} it is {values[best]:.3g} ×: the model reacts to its errors more than "
-            f"to {worst} errors, and hardly more than to {best} errors of the same size. Errors "
-            "along directions in which activations vary change predictions more than isotropic "
-            "noise does, whatever made them (Lee & Heimersheim 2024)."
+            f"to {worst} errors of the same size, and {more} to {best} errors. Errors along "
+            "directions in which activations vary change predictions more than isotropic noise "
+            "does, whatever made them (Lee & Heimersheim 2024)."
         )
     return said
 
