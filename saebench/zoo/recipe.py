@@ -17,7 +17,7 @@ PUBLISHED_L0_SHARE = (0.02, 0.1)
 2024, l0 of 13 to 72 at a width of 768)."""
 L0_TARGET = 8
 """A sixteenth of the model's width, within the published range. Each strength of sparsity below is
-the one of 1, 1.5, 2, 3, 5 and 7 times a power of ten that came near it, whatever the verdicts."""
+1, 1.5, 2, 3, 5 or 7 times a power of ten and came near it; verdicts had no part in the choice."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def test_frozen_training_lowers_the_models_kl_at_equal_l0(tmp_path):
     out = tmp_path / "out"
     code = main(
         ["train", "--objective", "frozen", "--hook", "blocks.2.hook_resid_pre", "--init", SAE,
-         "--expansion", "4", "--sparsity", "topk:32", "--context", "64", "--tokens", "20000",
+         "--expansion", "4", "--sparsity", "topk:8", "--context", "64", "--tokens", "20000",
          "--learning-rate", "3e-4", "-o", str(out)]
     )  # fmt: skip
     assert code == 0
