@@ -156,6 +156,14 @@ def plain(
     return _metric(spec, n, value=value, ci=ci, note=note)
 
 
+def undefined(
+    spec: MetricSpec, measurement: HasTable, *, note: str, fallback: Fallback | None = None
+) -> Metric:
+    """Return a metric without a value: why it has none, and what a gate reads instead."""
+    n = size_of(measurement.table(), spec.counts)
+    return _metric(spec, n, note=note, fallback=fallback)
+
+
 def size_of(table: Mapping[str, np.ndarray], counts: str) -> SampleSize:
     """Return a metric's sample size; sequences that repeat each other count as one.
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 
 from jaxtyping import Float
@@ -14,8 +14,10 @@ from saebench.measures.divergence import RowReadout
 from saebench.measures.names import (
     AT_ERROR_RADIUS,
     CURRENT_TOKEN,
+    DICTIONARY,
     INDEPENDENT_OF_SAE,
     SKIP_ONLY,
+    STRATA,
     Probe,
     is_pca,
     needs_corpus,
@@ -47,6 +49,7 @@ from saebench.substitution.batches import (
     write_rows,
 )
 from saebench.substitution.current_token import current_token_ce, prefix_of
+from saebench.substitution.feature_use import DictionaryWatch
 from saebench.substitution.gathering import (
     Gathered,
     bank_errors,
@@ -59,6 +62,7 @@ from saebench.substitution.measurement import Measurement, Spread, TokenMeasurem
 from saebench.substitution.passes import CleanPass, Passes
 from saebench.substitution.readout import Changed, Readout, Repeated, every_row
 from saebench.substitution.reference import Reference, ReferenceSums
+from saebench.substitution.token_strata import Strata, StrataSums
 
 REFERENCE_SEQUENCES = 512
 
@@ -124,7 +128,8 @@ class Engine:
             subjects: the SAEs, each with the interventions it needs.
             progress: called with the number of tokens just finished.
             edges: by SAE id, the edges of the bins of positions that get sums of their own.
-            keep: by SAE id, the channels whose values are stored token by token.
+            keep: by SAE id, the channels whose values are stored token by token, and DICTIONARY or
+                STRATA where these are to be stored.
             probes: by SAE id, further channels to read out of each pass.
         """
         self.stages = Stages(self.host.device)
@@ -132,7 +137,9 @@ class Engine:
         bins, per_token = edges or {}, keep or {}
         gathering = []
         for subject, names in subjects:
-            extras = (bins.get(subject.id, ()), tuple(per_token.get(subject.id, ())))
+            stored = per_token.get(subject.id, ())
+            kept = tuple(name for name in stored if name not in (DICTIONARY, STRATA))
+            extras = (bins.get(subject.id, ()), kept)
             sums = TokenSums(sequences, context, *extras, first=self.tokens.first)
             with_clusters(sums, self.tokens)
             site = site_of(self.host, subject)
@@ -141,14 +148,26 @@ class Engine:
             left_out = (CURRENT_TOKEN,) if subject.has_skip else (CURRENT_TOKEN, SKIP_ONLY)
             resumed = [name for name in names if name not in left_out]
             without = CURRENT_TOKEN in names
+            strata = StrataSums(self._strata, self.tokens) if STRATA in stored else None
             each = Gathered(
-                subject, site, reads, resumed, sums, probes=mine, without_context=without
+                subject,
+                site,
+                reads,
+                resumed,
+                sums,
+                probes=mine,
+                without_context=without,
+                strata=strata,
             )
             gathering.append(each)
-        needed = [g for g in gathering if self._needs_reference(g)]
+        watched = [g for g in gathering if DICTIONARY in per_token.get(g.subject.id, ())]
+        needed = [g for g in gathering if g in watched or self._needs_reference(g)]
         self._gather_references(site for g in needed for site in (g.site, g.reads))
         for g in gathering:
             self._reconstruct_bank(g)
+        for g in watched:
+            bank = self._references[g.reads].bank
+            g.dictionary = DictionaryWatch(g.subject, bank, self.tokens)
         failed: dict[str, Measurement | MeasurementError] = {}
         todo = deque(cut(sequences, self._sequences_at_once(gathering)))
         while todo:
@@ -175,6 +194,12 @@ class Engine:
         """Return the corpus statistics at sites, from one pass over the run's first sequences."""
         self._gather_references(sites)
         return {site: self._references[site] for site in sites}
+
+    @cached_property
+    def _strata(self) -> Strata:
+        first = self._corpus.part(slice(0, REFERENCE_SEQUENCES))
+        text = partial(token_text, self.host.tokenizer)
+        return Strata.of(first, self._corpus.ids, text=text, device=self.host.device)
 
     def _needs_reference(self, g: Gathered) -> bool:
         many = len(self._corpus.ids) > REFERENCE_SEQUENCES
@@ -275,7 +300,8 @@ class Engine:
     ) -> tuple[Float[Tensor, "tokens width"], Reconstruction]:
         x = read_rows(g.site, clean.activations[g.site], batch.at)
         read = x if g.reads == g.site else read_rows(g.reads, clean.activations[g.reads], batch.at)
-        return x, g.subject.reconstruct(read, stages=self.stages)
+        watch = None if g.dictionary is None else g.dictionary.of(batch)
+        return x, g.subject.reconstruct(read, stages=self.stages, watch=watch)
 
     def _check_first_batch(
         self,
