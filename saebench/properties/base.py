@@ -9,7 +9,7 @@ import numpy as np
 from saebench.errors import NonFiniteValue, OptionError
 from saebench.experiments.base import SEQUENCES, Experiment
 from saebench.measures.names import Probe
-from saebench.records.run import Direction, Interval, Metric, SampleSize
+from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, Formula, estimate
 from saebench.statistics.clusters import chosen, independent
 
