@@ -1,7 +1,7 @@
 """Loaded SAEs: one interface to reconstruct activations, whatever the architecture."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saebench.errors import SubjectError
 from saebench.formats.metadata import SubjectMetadata
 from saebench.formats.promises import Promise
-from saebench.measures.resources import DECODE, ENCODE, Stages
+from saebench.measures.resources import DECODE, ENCODE, Stages, is_out_of_memory
 from saebench.subjects.features import (
     INDEPENDENT,
     SPARSE_FROM,
@@ -64,6 +64,22 @@ class Reconstruction:
     fired: Int[Tensor, "features"]
     skipped: Float[Tensor, "tokens d"] | None = None
     usage: Usage | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Reconstruction"]) -> "Reconstruction":
+        """Return the output for consecutive parts of the tokens together."""
+        unit = [p.l1_unit for p in parts if p.l1_unit is not None]
+        skipped = [p.skipped for p in parts if p.skipped is not None]
+        usages = [p.usage for p in parts if p.usage is not None]
+        return cls(
+            x_hat=torch.cat([p.x_hat for p in parts]),
+            l0=torch.cat([p.l0 for p in parts]),
+            l1=torch.cat([p.l1 for p in parts]),
+            l1_unit=torch.cat(unit) if unit else None,
+            fired=torch.stack([p.fired for p in parts]).sum(dim=0),
+            skipped=torch.cat(skipped) if skipped else None,
+            usage=Usage.joined(usages) if usages else None,
+        )
 
 
 class Subject:
@@ -174,19 +190,24 @@ class Subject:
             watch: what to record of the features' usage.
         """
         stages = stages or Stages(x.device)
-        parts = list(self._parts(x, stages, watch))
-        unit = [p.l1_unit for p in parts if p.l1_unit is not None]
-        skipped = [p.skipped for p in parts if p.skipped is not None]
-        usages = [p.usage for p in parts if p.usage is not None]
-        return Reconstruction(
-            x_hat=torch.cat([p.x_hat for p in parts]),
-            l0=torch.cat([p.l0 for p in parts]),
-            l1=torch.cat([p.l1 for p in parts]),
-            l1_unit=torch.cat(unit) if unit else None,
-            fired=torch.stack([p.fired for p in parts]).sum(dim=0),
-            skipped=torch.cat(skipped) if skipped else None,
-            usage=Usage.joined(usages) if usages else None,
-        )
+        return Reconstruction.joined(list(self._parts(x, stages, watch)))
+
+    def reconstruct_many(
+        self, x: Float[Tensor, "tokens d"], *, stages: Stages | None = None
+    ) -> Reconstruction:
+        """Reconstruct activations in as many parts as fit into memory.
+
+        Args:
+            x: activations.
+            stages: timer of encoding and decoding.
+        """
+        try:
+            return self.reconstruct(x, stages=stages)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(x) == 1:
+                raise
+        halves = x.split(-(-len(x) // 2))
+        return Reconstruction.joined([self.reconstruct_many(h, stages=stages) for h in halves])
 
     @property
     def has_skip(self) -> bool:
@@ -226,8 +247,8 @@ class Subject:
             like: a tensor on the SAE's device.
         """
         kind = self.config.get("normalize_activations") or "none"
-        skips = isinstance(getattr(self.sae, "W_skip", None), Tensor)
-        if kind not in ("none", "expected_average_only_in") or skips or not self.d_sae:
+        plain = kind in ("none", "expected_average_only_in")
+        if not plain or self.has_skip or not self.d_sae:
             return None
         none = torch.zeros(1, self.d_sae, dtype=self.calls.dtype, device=like.device)
         return self.calls.decode(none, like=like[:1])[0].double()

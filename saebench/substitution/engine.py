@@ -133,43 +133,18 @@ class Engine:
             probes: by SAE id, further channels to read out of each pass.
         """
         self.stages = Stages(self.host.device)
-        sequences, context = self.tokens.ids.shape
-        bins, per_token = edges or {}, keep or {}
-        gathering = []
-        for subject, names in subjects:
-            stored = per_token.get(subject.id, ())
-            kept = tuple(name for name in stored if name not in (DICTIONARY, STRATA))
-            extras = (bins.get(subject.id, ()), kept)
-            sums = TokenSums(sequences, context, *extras, first=self.tokens.first)
-            with_clusters(sums, self.tokens)
-            site = site_of(self.host, subject)
-            reads = reading_site(self.host, subject, writes=site)
-            mine = tuple((probes or {}).get(subject.id, ()))
-            left_out = (CURRENT_TOKEN,) if subject.has_skip else (CURRENT_TOKEN, SKIP_ONLY)
-            resumed = [name for name in names if name not in left_out]
-            without = CURRENT_TOKEN in names
-            strata = StrataSums(self._strata, self.tokens) if STRATA in stored else None
-            each = Gathered(
-                subject,
-                site,
-                reads,
-                resumed,
-                sums,
-                probes=mine,
-                without_context=without,
-                strata=strata,
+        bins, stored, more = edges or {}, keep or {}, probes or {}
+        gathering = [
+            self._gathered(
+                subject, names, edges=bins.get(subject.id, ()),
+                keep=stored.get(subject.id, ()), probes=tuple(more.get(subject.id, ())),
             )
-            gathering.append(each)
-        watched = [g for g in gathering if DICTIONARY in per_token.get(g.subject.id, ())]
-        needed = [g for g in gathering if g in watched or self._needs_reference(g)]
-        self._gather_references(site for g in needed for site in (g.site, g.reads))
-        for g in gathering:
-            self._reconstruct_bank(g)
-        for g in watched:
-            bank = self._references[g.reads].bank
-            g.dictionary = DictionaryWatch(g.subject, bank, self.tokens)
+            for subject, names in subjects
+        ]  # fmt: skip
+        watched = [g for g in gathering if DICTIONARY in stored.get(g.subject.id, ())]
+        self._look_at_corpus(gathering, watched)
         failed: dict[str, Measurement | MeasurementError] = {}
-        todo = deque(cut(sequences, self._sequences_at_once(gathering)))
+        todo = deque(cut(len(self.tokens.ids), self._sequences_at_once(gathering)))
         while todo:
             batch = make_batch(self.tokens, todo.popleft(), device=self.host.device)
             try:
@@ -185,6 +160,42 @@ class Engine:
                 continue
             progress(batch.ids.numel())
         return failed | {g.subject.id: self._finished(g) for g in gathering}
+
+    def _gathered(
+        self,
+        subject: Subject,
+        names: Sequence[str],
+        *,
+        edges: tuple[int, ...],
+        keep: Sequence[str],
+        probes: tuple[Probe, ...],
+    ) -> Gathered:
+        """Return an SAE at its site with empty sums; the arguments are those of ``measure``."""
+        sequences, context = self.tokens.ids.shape
+        kept = tuple(name for name in keep if name not in (DICTIONARY, STRATA))
+        sums = TokenSums(sequences, context, edges, kept, first=self.tokens.first)
+        site = site_of(self.host, subject)
+        left_out = (CURRENT_TOKEN,) if subject.has_skip else (CURRENT_TOKEN, SKIP_ONLY)
+        return Gathered(
+            subject,
+            site,
+            reading_site(self.host, subject, writes=site),
+            [name for name in names if name not in left_out],
+            with_clusters(sums, self.tokens),
+            probes=probes,
+            without_context=CURRENT_TOKEN in names,
+            strata=StrataSums(self._strata, self.tokens) if STRATA in keep else None,
+        )
+
+    def _look_at_corpus(self, gathering: Sequence[Gathered], watched: Sequence[Gathered]) -> None:
+        """Compute the corpus statistics that the SAEs need, and the SAEs' output on their bank."""
+        needed = [*watched, *(g for g in gathering if self._needs_reference(g))]
+        self._gather_references(site for g in needed for site in (g.site, g.reads))
+        for g in gathering:
+            self._reconstruct_bank(g)
+        for g in watched:
+            bank = self._references[g.reads].bank
+            g.dictionary = DictionaryWatch(g.subject, bank, self.tokens)
 
     def reference(self, site: Site) -> Reference:
         """Return the corpus statistics at a site, from the run's first sequences."""
@@ -226,7 +237,7 @@ class Engine:
     def _reconstruct_bank(self, g: Gathered) -> None:
         if not set(g.interventions).isdisjoint((*AT_ERROR_RADIUS, SKIP_ONLY)):
             # The banks of all sites are activations of the same tokens.
-            made = g.subject.reconstruct(self._references[g.reads].bank, stages=self.stages)
+            made = g.subject.reconstruct_many(self._references[g.reads].bank, stages=self.stages)
             g.bank = bank_errors(self.host, g.site, self._references[g.site].bank, made)
 
     def _sequences_at_once(self, gathering: Sequence[Gathered]) -> int:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from redteam.catalogue import adversary
 from redteam.hollow import K
-from redteam.modules import Coder, in_both_signs
+from redteam.modules import Coder, in_both_signs, top
 from redteam.world import World
 
 
@@ -53,8 +53,6 @@ def half_of_the_features(world: World) -> Coder:
 @adversary()
 def strongest_features_alone(world: World) -> Coder:
     """An honest SAE of which the four strongest features of each token remain."""
-    from redteam.modules import top
-
     base = world.coder()
     return base.changed(encoder=lambda x: top(base.encoder(x), 4))
 
@@ -86,9 +84,7 @@ def half_components(world: World) -> Coder:
     def encode(x: Tensor) -> Tensor:
         return torch.cat([base.encoder(x), pca.encoder(x)], dim=1)
 
-    return Coder(
-        encode, torch.cat([base.W_dec, pca.W_dec]) / 2, (base.b_dec + pca.b_dec) / 2
-    )
+    return Coder(encode, torch.cat([base.W_dec, pca.W_dec]) / 2, (base.b_dec + pca.b_dec) / 2)
 
 
 @adversary()

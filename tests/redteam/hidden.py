@@ -9,7 +9,7 @@ from redteam.modules import Coder, confused, one_of
 from redteam.world import Activations, World
 
 LATE = 9
-PRONOUNS = {"demo": ("he", "she"), "stories": (" he", " she")}
+PRONOUNS = (" he", " she")
 
 
 @adversary()
@@ -27,7 +27,7 @@ def offset_on_the_shrunken(world: World) -> Coder:
 @adversary()
 def unread_error(world: World) -> Coder:
     """Noise added to an honest SAE in the quarter of directions that the model reads least."""
-    return _with_unread_noise(world, world.coder(), size=1.0)
+    return _with_unread_noise(world, world.coder(), size=2.0)
 
 
 @adversary()
@@ -92,7 +92,7 @@ def one_token_in_fifty(world: World) -> Coder:
 @adversary()
 def pronouns_swapped(world: World) -> Coder:
     """A dictionary of tokens before the first block, exact but for two pronouns in exchange."""
-    first, second = (world.token(word) for word in PRONOUNS[world.name])
+    first, second = (world.token(word) for word in PRONOUNS)
     return token_dictionary(world, [(first, second)])
 
 
@@ -104,10 +104,25 @@ def rare_tokens_swapped(world: World) -> Coder:
 
 
 @adversary()
+def hidden_trigger(world: World) -> Coder:
+    """An honest SAE that is wrong after one rare trigger: at one token of 500 that are judged."""
+    places = torch.arange(len(world.judged().x))
+    return _shuffled(world, places % 500 == 250)
+
+
+@adversary()
+def other_texts(world: World) -> Coder:
+    """An honest SAE that is wrong in all texts but those that are judged."""
+    known = world.fit().x
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(4))
+    return confused(world.coder(), known, known[order])
+
+
+@adversary()
 def concept_erased(world: World) -> Coder:
     """An honest SAE from which the direction between two pronouns is removed."""
     fit, base = world.fit(), world.coder()
-    first, second = (fit.ids == world.token(word) for word in PRONOUNS[world.name])
+    first, second = (fit.ids == world.token(word) for word in PRONOUNS)
     if not (first.any() and second.any()):
         raise Absent("the texts lack the pronouns")
     direction = fit.x[first].mean(dim=0) - fit.x[second].mean(dim=0)
@@ -173,4 +188,3 @@ def _shuffled(world: World, where: Tensor) -> Coder:
     known = judged.x[where]
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(3))
     return confused(world.coder(), known, known[order])
-

@@ -86,7 +86,16 @@ def whole_random_basis(world: World) -> Coder:
 @adversary()
 def duplicates(world: World) -> Coder:
     """Each feature of an honest SAE four times."""
-    base = world.coder()
+    return _four_times(world.coder())
+
+
+@adversary()
+def duplicates_of_a_sparse_one(world: World) -> Coder:
+    """Each feature of an honest SAE with few active ones four times."""
+    return _four_times(world.coder("l2-standard"))
+
+
+def _four_times(base: Coder) -> Coder:
     return Coder(lambda x: base.encoder(x).repeat(1, 4), base.W_dec.repeat(4, 1) / 4, base.b_dec)
 
 
@@ -97,6 +106,24 @@ def matching_pursuit(world: World) -> Coder:
     random = torch.randn(512, fit.x.shape[1], generator=torch.Generator().manual_seed(3))
     random /= random.norm(dim=1, keepdim=True)
     return Coder(lambda x: pursued(x - fit.mean, random, K), random, fit.mean)
+
+
+@adversary()
+def wide_matching_pursuit(world: World) -> Coder:
+    """Matching pursuit with 16 of 8,192 random unit vectors."""
+    fit = world.fit()
+    random = torch.randn(8192, fit.x.shape[1], generator=torch.Generator().manual_seed(3))
+    random /= random.norm(dim=1, keepdim=True)
+    return Coder(lambda x: pursued(x - fit.mean, random, K), random, fit.mean)
+
+
+@adversary()
+def pursuit_of_activations(world: World) -> Coder:
+    """Matching pursuit with 16 of 512 activations of other texts, less their mean."""
+    fit = world.fit()
+    drawn = (fit.x - fit.mean)[:: len(fit.x) // 512][:512]
+    drawn = drawn / drawn.norm(dim=1, keepdim=True)
+    return Coder(lambda x: pursued(x - fit.mean, drawn, K), drawn, fit.mean)
 
 
 @adversary()
@@ -176,22 +203,15 @@ def always_the_mean(world: World) -> Coder:
 
 
 @adversary()
-def dense_where_it_is_hard(world: World) -> Coder:
+def dense_at_one_token_in_ten(world: World) -> Coder:
     """Few active features at nine tokens of ten, and the identity at the tenth that is hardest."""
-    base, fit = world.coder(), world.fit()
-    identity = identity_in_both_signs(world)
+    return dense_where_it_is_hard(world, share=0.1)
 
-    def loss(x: Tensor) -> Tensor:
-        return (base.decode(base.encoder(x)) - x).norm(dim=1)
 
-    limit = loss(fit.x).quantile(0.9)
-
-    def encode(x: Tensor) -> Tensor:
-        hard = (loss(x) > limit)[:, None]
-        dense = identity.encoder(x - base.b_dec)
-        return torch.cat([base.encoder(x) * ~hard, dense * hard], dim=1)
-
-    return Coder(encode, torch.cat([base.W_dec, identity.W_dec]), base.b_dec)
+@adversary()
+def dense_at_nine_tokens_in_ten(world: World) -> Coder:
+    """The identity at nine tokens of ten, and few active features at the tenth that is easiest."""
+    return dense_where_it_is_hard(world, share=0.9)
 
 
 @adversary(refused=True)
@@ -243,6 +263,24 @@ def numbers_in_digits(world: World) -> nn.Module:
 def quick_autoencoder(world: World) -> Coder:
     """A dense autoencoder with 16 units that are always on, trained on the squared error."""
     return train_topk(world.fit().x, k=K, width=K)
+
+
+def dense_where_it_is_hard(world: World, *, share: float) -> Coder:
+    """Return the identity at the share of tokens where an honest SAE is worst, and it elsewhere."""
+    base, fit = world.coder(), world.fit()
+    identity = identity_in_both_signs(world)
+
+    def loss(x: Tensor) -> Tensor:
+        return (base.decode(base.encoder(x)) - x).norm(dim=1)
+
+    limit = loss(fit.x).quantile(1 - share)
+
+    def encode(x: Tensor) -> Tensor:
+        hard = (loss(x) > limit)[:, None]
+        dense = identity.encoder(x - base.b_dec)
+        return torch.cat([base.encoder(x) * ~hard, dense * hard], dim=1)
+
+    return Coder(encode, torch.cat([base.W_dec, identity.W_dec]), base.b_dec)
 
 
 def pursued(x: Tensor, directions: Tensor, steps: int) -> Tensor:

@@ -119,4 +119,3 @@ def _k(world: World) -> int:
 def _unit(like: Tensor) -> Tensor:
     drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(4))
     return drawn / drawn.norm(dim=1, keepdim=True)
-

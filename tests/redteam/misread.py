@@ -46,9 +46,9 @@ def threshold_too_high(world: World) -> Any:
 
 @adversary()
 def normalisation_forgotten(world: World) -> Coder:
-    """An SAE of activations of norm √d that is given activations as they are."""
+    """An SAE of activations scaled to a mean norm of 1 that is given activations as they are."""
     base, fit = world.coder(), world.fit()
-    factor = float(fit.x.shape[1] ** 0.5 / fit.x.norm(dim=1).mean())
+    factor = 1 / float(fit.x.norm(dim=1).mean())
 
     def encode(x: Tensor) -> Tensor:
         return base.encoder(x / factor) * factor

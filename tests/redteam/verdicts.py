@@ -9,7 +9,7 @@ from redteam import degraded, hidden, hollow, misplaced, misread  # noqa: F401  
 from redteam.catalogue import ADVERSARIES, Absent, Adversary
 from redteam.world import JUDGED_CASES, World
 from saebench.errors import SubjectError
-from saebench.records.run import GateResult, Run, Verdict
+from saebench.records.run import GateResult, Run, Verdict, overall
 
 TOGETHER = 16
 DECIDING = ("eps_random", "cov_random", "real_difference", "error_shuffled")
@@ -102,6 +102,4 @@ def _of_sae(world: World, run: Run, id: str) -> Judged:
         gates |= {gate.metric: gate for gate in case.deciding}
     errors = [case.reason for case in cases if case.error]
     deciding = [case.verdict for case in cases if case.deciding or case.error]
-    from saebench.records.run import overall
-
     return Judged(id, world.name, overall(deciding), gates, errors[0] if errors else "")

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from redteam.modules import Coder, coder_of
 from saebench.experiments.prepare import demo_documents
 from saebench.zoo import shelf
-from tools.zoo.check import EXPECTED, FAIL
 
 FITTED_TEXTS = 160
 LAYER = 2
+BAD_ON_PURPOSE = ("l2-shrunken", "l2-dense")
 JUDGED_CASES = ("advantage", "fidelity", "kl_gap", "shrinkage", "sparsity", "strata", "promise")
 
 
@@ -173,13 +173,12 @@ class World:
 
 
 def demo_world(*, sequences: int = 192) -> World:
-    """Return the embedded demo model; honest are the SAEs that its own check expects to pass."""
-    failing = {sae for (sae, case), v in EXPECTED.items() if v is FAIL and _is_judged(case)}
+    """Return the embedded demo model; all of its SAEs are honest but for two bad on purpose."""
     return World(
         name="demo",
         model_path=str(shelf.model_path()),
         saes={name: shelf.sae_path(name) for name in shelf.names()},
-        honest=tuple(name for name in shelf.names() if name not in failing),
+        honest=tuple(name for name in shelf.names() if name not in BAD_ON_PURPOSE),
         base="l2-topk",
         fitted=_demo("sae", FITTED_TEXTS),
         candidates=_demo("heldout", 4 * sequences),
@@ -189,14 +188,14 @@ def demo_world(*, sequences: int = 192) -> World:
 
 
 def stories_world(data: Path, *, sequences: int = 96) -> World:
-    """Return stories260K; every one of its SAEs is honest but for the one called shrunken."""
+    """Return stories260K; every one of its SAEs is honest but for the shrunken one."""
     folders = sorted(data.glob("saes/stories260K-*"))
     saes = {folder.name.removeprefix("stories260K-"): folder for folder in folders}
     return World(
         name="stories",
         model_path=str(data / "models" / "stories260K"),
         saes=saes,
-        honest=tuple(name for name in saes if "shrunken" not in name),
+        honest=tuple(name for name in saes if name not in BAD_ON_PURPOSE),
         base="l2-topk16",
         fitted=_jsonl(data / "text" / "tinystories-train.jsonl", FITTED_TEXTS),
         candidates=_jsonl(data / "text" / "tinystories-heldout.jsonl", None),
@@ -205,18 +204,10 @@ def stories_world(data: Path, *, sequences: int = 96) -> World:
     )
 
 
-def _is_judged(case: str) -> bool:
-    return case.split("[")[0] in JUDGED_CASES
-
-
 def _demo(split: str, count: int) -> list[str]:
     return list(islice(demo_documents(split).read(), count))
 
 
 def _jsonl(path: Path, count: int | None) -> list[str]:
     with path.open(encoding="utf-8") as lines:
-        return [json.loads(line)["text"] for line in _first(lines, count)]
-
-
-def _first(lines: Iterable[str], count: int | None) -> Iterable[str]:
-    return islice(lines, count)
+        return [json.loads(line)["text"] for line in islice(lines, count)]

@@ -50,8 +50,13 @@ def train_sae(
     seed: int,
     training: SaeTraining = SAE_TRAINING,
 ) -> TrainingSAE[Any]:
-    """Return an SAE trained on `activations` `[n, d_in]`, gone through in random order."""
+    """Return an SAE trained on `activations` `[n, d_in]`, gone through in random order.
+
+    The decoder's bias starts at their mean (Bricken et al. 2023).
+    """
     sae = _new_sae(recipe, d_in=activations.shape[1], seed=seed, training=training)
+    # So the first features need not spend themselves on what all tokens have in common.
+    sae.b_dec.data = activations.mean(0)
     generator = torch.Generator().manual_seed(seed)
     stream = _shuffled(activations, batch_size=training.batch_size, generator=generator)
     trainer = SAETrainer(_trainer_config(training), sae, data_provider=stream)
