@@ -21,8 +21,8 @@ class Adversary:
         name: what the table calls it.
         imitates: one sentence on what it is.
         build: makes it for a model; raises Absent where that is impossible.
-        caught_by: the metric whose gate must fail it; None for one that is refused, or that still
-            gets through.
+        caught_by: the metric whose gate must fail it on every model; None for one that is refused,
+            that still gets through, or that different gates fail.
         refused: it is refused before anything is measured.
         passes_because: why it still gets through, where it does.
     """

@@ -113,7 +113,7 @@ def hidden_trigger(world: World) -> Coder:
 @adversary()
 def other_texts(world: World) -> Coder:
     """An honest SAE that is wrong in all texts but those that are judged."""
-    known = world.fit().x
+    known = world.fit().x[:4096]
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(4))
     return confused(world.coder(), known, known[order])
 
@@ -133,7 +133,7 @@ def concept_erased(world: World) -> Coder:
 
 
 def token_dictionary(world: World, swapped: list[tuple[int, int]]) -> Coder:
-    """Return an exact dictionary before the first block with some tokens' directions in exchange."""
+    """Return an exact dictionary before the first block, some directions in exchange."""
     model = world.model
     table = model.get_input_embeddings().weight.detach().clone()
     learned = getattr(getattr(model, "transformer", None), "wpe", None)
@@ -165,7 +165,7 @@ def _parts(x: Tensor, table: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _offset(world: World, base: Coder, *, size: float) -> Coder:
-    """Add the direction that predictions react to least, a share of the activations' spread long."""
+    """Add the direction that predictions react to least, by a share of the activations' spread."""
     fit = world.fit()
     length = size * (fit.x - fit.mean).norm(dim=1).mean()
     return base.changed(bias=base.b_dec + length * read_directions(world)[-1])

@@ -34,6 +34,10 @@ class Judged:
     reason: str = ""
 
     @property
+    def passes(self) -> bool:
+        return self.verdict is Verdict.PASS
+
+    @property
     def failed(self) -> tuple[str, ...]:
         """The metrics whose gates it fails."""
         return tuple(m for m, gate in self.gates.items() if gate.verdict is Verdict.FAIL)

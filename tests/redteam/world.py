@@ -172,7 +172,7 @@ class World:
         return self._kept[key]
 
 
-def demo_world(*, sequences: int = 192) -> World:
+def demo_world(*, sequences: int = 128) -> World:
     """Return the embedded demo model; all of its SAEs are honest but for two bad on purpose."""
     return World(
         name="demo",
@@ -187,7 +187,7 @@ def demo_world(*, sequences: int = 192) -> World:
     )
 
 
-def stories_world(data: Path, *, sequences: int = 96) -> World:
+def stories_world(data: Path, *, sequences: int = 64) -> World:
     """Return stories260K; every one of its SAEs is honest but for the shrunken one."""
     folders = sorted(data.glob("saes/stories260K-*"))
     saes = {folder.name.removeprefix("stories260K-"): folder for folder in folders}
@@ -205,7 +205,7 @@ def stories_world(data: Path, *, sequences: int = 96) -> World:
 
 
 def _demo(split: str, count: int) -> list[str]:
-    return list(islice(demo_documents(split).read(), count))
+    return [str(text) for text in islice(demo_documents(split).read(), count)]
 
 
 def _jsonl(path: Path, count: int | None) -> list[str]:
