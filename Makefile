@@ -6,7 +6,7 @@ FUZZED := saelens-cfg.json thresholds rule baseline result
 FUZZ_RUNS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-browser browser check lint types format perf hosts fuzz soak clean
+.PHONY: help install demo test test-slow test-browser browser check lint types format perf hosts redteam fuzz soak clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,9 @@ perf: $(STAMP)  ## Measure speed and memory against the peers and the machine's 
 
 hosts: $(STAMP)  ## Try every architecture of transformers at every hook; write docs/hosts.md
 	@PYTHONPATH=tests $(BIN)/python -W ignore -m hosts $(HOSTS)
+
+redteam: $(STAMP)  ## Judge SAEs that must fail; write docs/redteam.md
+	@PYTHONPATH=tests $(BIN)/python -W ignore -m redteam $(REDTEAM)
 
 fuzz: $(STAMP)  ## Give the readers of files 20,000 and more damaged inputs
 	$(BIN)/pytest -m slow tests/fuzz -s

@@ -39,6 +39,8 @@ def in_stratum(channel: str, group: str, index: int) -> str:
     return f"{channel}#{group}={index}"
 
 
+DENSE = "dense"
+"""Channel: 1 at tokens with at least half as many active features as the activation is wide."""
 DICTIONARY = "dictionary"
 """Stored if a property's ``keeps`` names it: how much each feature is used, and where."""
 STRATA = "strata"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import MeasurementError
-from saebench.measures.names import DICTIONARY
+from saebench.measures.names import DENSE, DICTIONARY
 from saebench.properties.base import (
     Findings,
     MetricSpec,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from saebench.substitution.measurement import Measurement
 
 L0 = MetricSpec("sparsity.l0", "features", Direction.LOWER, mean_of("l0"), ("l0",))
+DENSE_SHARE = MetricSpec("sparsity.dense_share", "share", Direction.LOWER, mean_of(DENSE), (DENSE,))
 L1 = MetricSpec("sparsity.l1", "Σ|f|", Direction.LOWER, mean_of("l1"), ("l1",))
 L1_UNIT = MetricSpec(
     "sparsity.l1_unit_decoder", "Σ|f|·‖d‖", Direction.LOWER, mean_of("l1_unit"), ("l1_unit",)
@@ -62,7 +63,7 @@ def _interventions(_: Params) -> tuple[str, ...]:
 
 def _findings(measurement: "Measurement", _: Params) -> Findings:
     _refuse_silence(measurement)
-    metrics = [evaluate(spec, measurement) for spec in (L0, L1)]
+    metrics = [evaluate(spec, measurement) for spec in (L0, DENSE_SHARE, L1)]
     if "l1_unit" in measurement.table():
         metrics.append(evaluate(L1_UNIT, measurement))
     metrics.append(plain(DEAD, measurement, float(np.mean(measurement.fired == 0))))
@@ -140,7 +141,7 @@ def _above(measurement: "Measurement", limit: float) -> dict[str, float]:
 PROPERTY = Property(
     "sparsity",
     "features that fire for a token, and features that never fire",
-    (L0, L1, L1_UNIT, DEAD, ONE_SEQUENCE, DUPLICATE, STRONGEST),
+    (L0, DENSE_SHARE, L1, L1_UNIT, DEAD, ONE_SEQUENCE, DUPLICATE, STRONGEST),
     _interventions,
     _findings,
     keeps=(DICTIONARY,),

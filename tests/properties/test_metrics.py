@@ -19,7 +19,8 @@ from saebench.substitution.measurement import Measurement
 N, T, FEATURES = 10, 9, 30
 PER_TOKEN = (
     "squared_error", "squared_deviation", "squared_output", "inner_product", "norm_ratio",
-    "cosine", "l0", "l1", "l1_unit", "norm", "error_along_mean", "pca_matched.squared_error",
+    "cosine", "l0", "dense", "l1", "l1_unit", "norm", "error_along_mean",
+    "pca_matched.squared_error",
 )  # fmt: skip
 
 
@@ -227,6 +228,7 @@ def test_sparsity_is_its_formulas():
     dead = sum(1 for f in w.fired if f == 0) / FEATURES
     expected = {f"sparsity.{n}": w.mean(w.values[n]) for n in ("l0", "l1")}
     expected |= {"sparsity.l1_unit_decoder": w.mean(w.values["l1_unit"]), "sparsity.dead": dead}
+    expected["sparsity.dense_share"] = w.mean(w.values["dense"])
     _assert_values(_found("sparsity", w), expected)
 
 

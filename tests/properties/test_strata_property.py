@@ -125,3 +125,13 @@ def test_features_of_single_tokens_fail_as_memorised():
     case, metrics = _metrics(_judged(_Changed(encode, lambda f: f @ rows, rows)), "sparsity")
     assert metrics["one_sequence_mass"].ci.low > 0.1
     assert case.verdict is Verdict.FAIL
+
+
+def test_an_sae_that_is_dense_at_most_tokens_fails_and_a_topk_sae_is_dense_at_none():
+    run = saebench.judge(
+        ["demo:l2-dense", "demo:l2-topk"], properties=["sparsity"], sequences=32, context=64
+    )
+    dense, sparse = (case for case in run.cases)
+    assert dense.by_name["sparsity.dense_share"].value > 0.5
+    assert dense.verdict is Verdict.FAIL
+    assert sparse.by_name["sparsity.dense_share"].value == 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from saebench.data.tokens import TokenSet, repeats
 from saebench.experiments.codec import decode, encode
-from saebench.measures.names import DICTIONARY, STRATA, in_stratum
+from saebench.measures.names import DENSE, DICTIONARY, STRATA, in_stratum
 from saebench.substitution.engine import Engine
 from saebench.substitution.feature_use import ALONG, DUPLICATED, ONE_SEQUENCE, OUTPUT
 from saebench.substitution.measurement import Measurement
@@ -118,6 +118,15 @@ def test_mass_in_one_text_is_that_of_a_loop_over_features(whole, features):
     assert expected.sum() > 0
     np.testing.assert_allclose(whole.dictionary.mass, mass, rtol=1e-4)
     np.testing.assert_allclose(whole.table()[ONE_SEQUENCE], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_dense_token_has_half_as_many_active_features_as_dimensions(whole, features):
+    counted, width = _tokens().counted, _sae().W_dec.shape[1]
+    expected = np.zeros(N)
+    for s, t in counted.nonzero().tolist():
+        expected[s] += 2 * int((features[s, t] != 0).sum()) >= width
+    assert expected.sum() > 0
+    np.testing.assert_array_equal(whole.table()[DENSE], expected)
 
 
 def test_the_strongest_direction_and_duplicates_are_those_of_numpy(whole, features):
