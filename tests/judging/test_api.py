@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from option_samples import needed, sample
+from tiny import FEATURES
 from torch import nn
 
 import saebench
@@ -46,12 +47,12 @@ class Plain(nn.Module):
 
     def __init__(self, sae):
         super().__init__()
-        self.encoder, self.decoder = (
-            nn.Parameter(w.detach().clone()) for w in (sae.W_enc, sae.W_dec)
+        self.encoder, self.bias, self.decoder = (
+            nn.Parameter(w.detach().clone()) for w in (sae.W_enc, sae.b_enc, sae.W_dec)
         )
 
     def encode(self, x):
-        return torch.relu(x @ self.encoder)
+        return torch.relu(x @ self.encoder + self.bias)
 
     def decode(self, features):
         return features @ self.decoder
@@ -229,7 +230,7 @@ def test_one_word_may_stand_for_a_list_of_one(tiny, option):
 
 def test_a_dead_sae_fails_without_a_warning(tiny, tmp_path):
     """Zero over zero is an ERROR of the case; numpy's warning would break strict test runs."""
-    dead = tiny.with_weights(tiny.good, tmp_path / "dead", b_enc=torch.full((32,), -1e9))
+    dead = tiny.with_weights(tiny.good, tmp_path / "dead", b_enc=torch.full((FEATURES,), -1e9))
     run = saebench.judge(str(dead), tiny.model, tiny.texts, sequences=4, properties=PROPERTIES)
     assert {c.property: c.verdict.value for c in run.cases}["shrinkage"] == "ERROR"
 
