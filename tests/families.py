@@ -21,7 +21,7 @@ class StubTokenizer:
     eos_token_id: int | None = 1
     pad_token_id: int | None = None
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int], **_: Any) -> str:
         return "".join(f" w{i}" for i in ids)
 
 

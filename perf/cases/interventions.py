@@ -1,4 +1,4 @@
-"""All eleven interventions of docs/metrics.md, against one full pass for each."""
+"""All thirteen interventions of docs/metrics.md, against one full pass for each."""
 
 from contextlib import AbstractContextManager
 

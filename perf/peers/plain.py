@@ -21,6 +21,7 @@ class Corpus:
 
     mean: Float[Tensor, "d"]
     factor: Float[Tensor, "d d"]
+    basis: Float[Tensor, "d d"]
     x: Float[Tensor, "tokens d"]
     error: Float[Tensor, "tokens d"]
 
@@ -31,6 +32,7 @@ class Substituted:
 
     x: Float[Tensor, "batch pos d"]
     x_hat: Float[Tensor, "batch pos d"]
+    l0: Int[Tensor, "batch pos"]
     corpus: Corpus
     generator: torch.Generator
 
@@ -45,8 +47,20 @@ class Substituted:
         return table[picked]
 
     def at_distance(self, direction: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
-        """Return x + ε·direction/‖direction‖."""
-        return self.x + _length(self.x - self.x_hat) * _unit(direction)
+        """Return x + ‖e - ē‖·direction/‖direction‖."""
+        return self.x + _length(self.centred(self.x - self.x_hat)) * _unit(direction)
+
+    def centred(self, error: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
+        """Return e - ē, less its mean over components, which GPT-2's norms subtract."""
+        rest = error - self.corpus.error.mean(dim=0)
+        return rest - rest.mean(dim=-1, keepdim=True)
+
+    def components(self) -> Float[Tensor, "batch pos d"]:
+        """Return the mean and as many principal components as features are active."""
+        along = (self.x - self.corpus.mean) @ self.corpus.basis
+        rank = along.abs().argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        kept = torch.where(rank < self.l0[..., None], along, 0.0)
+        return self.corpus.mean + kept @ self.corpus.basis.T
 
     def at_angle(self) -> Float[Tensor, "batch pos d"]:
         """Return unit vectors at x̂'s angle from x, otherwise random."""
@@ -61,11 +75,13 @@ RULES: dict[str, Callable[[Substituted], Tensor]] = {
     "norm_corrected": lambda s: _unit(s.x_hat) * _length(s.x),
     "sae_norm": lambda s: _unit(s.x) * _length(s.x_hat),
     "eps_random": lambda s: s.at_distance(s.normal()),
+    "eps_random_uncentred": lambda s: s.x + _length(s.x - s.x_hat) * _unit(s.normal()),
     "theta_random_x": lambda s: s.at_angle() * _length(s.x),
     "theta_random_sae": lambda s: s.at_angle() * _length(s.x_hat),
     "cov_random": lambda s: s.at_distance(s.normal() @ s.corpus.factor.T),
     "real_difference": lambda s: s.at_distance(s.drawn(s.corpus.x) - s.drawn(s.corpus.x)),
-    "error_shuffled": lambda s: s.at_distance(s.drawn(s.corpus.error)),
+    "error_shuffled": lambda s: s.at_distance(s.centred(s.drawn(s.corpus.error))),
+    "pca_matched": lambda s: s.components(),
     "zero": lambda s: torch.zeros_like(s.x),
     "mean": lambda s: s.corpus.mean.expand_as(s.x),
 }
@@ -107,7 +123,9 @@ def plain_runner(
             log_p = logits.log_softmax(dim=-1)
             p = log_p.exp()
             _keep(parts, "ce.clean", _cross_entropy(log_p, some))
-            tokens = Substituted(x, sae.decode(sae.encode(x)), corpus, generator)
+            features = sae.encode(x)
+            l0 = (features != 0).sum(dim=-1)
+            tokens = Substituted(x, sae.decode(features), l0, corpus, generator)
             for name in interventions:
                 changed = x.clone()
                 changed[:, first:] = RULES[name](tokens)[:, first:]
@@ -138,7 +156,9 @@ def _corpus(model: FullPasses, ids: Tensor, sae: Any, *, batch: int) -> Corpus:
     d = len(covariance)
     ridge = 1e-6 * covariance.trace() / d * torch.eye(d, dtype=torch.float64, device=x.device)
     factor = torch.linalg.cholesky(covariance + ridge).float()
-    return Corpus(x.double().mean(dim=0).float(), factor, x, x - sae.decode(sae.encode(x)))
+    basis = torch.linalg.eigh(covariance).eigenvectors.float()
+    mean = x.double().mean(dim=0).float()
+    return Corpus(mean, factor, basis, x, x - sae.decode(sae.encode(x)))
 
 
 def _cross_entropy(log_q: Tensor, ids: Tensor) -> Float[Tensor, "batch scored"]:

@@ -57,5 +57,5 @@ def _components_of(target: Target, engine: Engine) -> Sequence[str]:
     site = site_of(engine.host, target.subject)
     reads = reading_site(engine.host, target.subject, writes=site)
     statistics = engine.references_at([site, reads])
-    l0 = float(target.subject.reconstruct(statistics[reads].bank).l0.mean())
+    l0 = float(target.subject.reconstruct_many(statistics[reads].bank).l0.mean())
     return [components(k) for k in grid(l0, site.width)]

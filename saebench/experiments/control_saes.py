@@ -64,7 +64,7 @@ def _controls_of(subject: Subject, engine: Engine) -> tuple[list[Subject], dict[
     """Return the SAE's controls, and by name the reason for those that cannot be made."""
     place = reading_site(engine.host, subject, writes=site_of(engine.host, subject))
     bank = engine.reference(place).bank
-    active = float(subject.reconstruct(bank).l0.mean())
+    active = float(subject.reconstruct_many(bank).l0.mean())
     controls, missing = [], {}
     for name in CONTROLS:
         try:

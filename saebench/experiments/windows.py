@@ -247,7 +247,7 @@ class Places:
         if subject.id not in self._placed:
             site = site_of(self.engine.host, subject)
             reference = self.engine.reference(site)
-            made = subject.reconstruct(reference.bank)
+            made = subject.reconstruct_many(reference.bank)
             check_first_look(subject, reference.bank, made.x_hat)
             errors = bank_errors(self.engine.host, site, reference.bank, made)
             self._placed[subject.id] = Placed(subject, site, reference, errors, self.engine.seed)

@@ -29,6 +29,21 @@ def promised(figure: str) -> str:
     return f"promised.{figure}"
 
 
+def in_stratum(channel: str, group: str, index: int) -> str:
+    """Name a channel's sums over one stratum of a group of strata.
+
+    Example:
+        >>> in_stratum("sae.kl", "decile", 9)
+        'sae.kl#decile=9'
+    """
+    return f"{channel}#{group}={index}"
+
+
+DICTIONARY = "dictionary"
+"""Stored if a property's ``keeps`` names it: how much each feature is used, and where."""
+STRATA = "strata"
+"""Stored if a property's ``keeps`` names it: the SAE's KL by kinds of tokens."""
+
 READ_OUT = ("kl", "ce", "tv", "agrees", "exceeded")
 """What is read out of every intervention: channels such as ``sae.kl``."""
 

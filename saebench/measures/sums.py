@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saebench.measures.histogram import BINS, LogHistogram, binned
@@ -75,6 +75,30 @@ class TokenSums:
         if channel in self.keep:
             by_token = self._table(BY_TOKEN, channel, device)[rows]
             by_token += masked[: len(by_token)].float()
+
+    def add_by_label(
+        self,
+        names: Sequence[str],
+        values: Float[Tensor, "tokens"],
+        *,
+        labels: Int[Tensor, "tokens"],
+        row: Int[Tensor, "tokens"],
+        rows: slice,
+    ) -> None:
+        """Add a batch's values to the sums by sequence of one channel for each label.
+
+        Args:
+            names: the channels, in the labels' order.
+            values: of the batch's tokens.
+            labels: of each token, from 0.
+            row: the sequence of each token, counted from the batch's first.
+            rows: the batch's sequences.
+        """
+        batch = rows.stop - rows.start
+        table = torch.zeros(batch * len(names), dtype=torch.float64, device=values.device)
+        table.index_add_(0, row * len(names) + labels, values.double())
+        for name, column in zip(names, table.view(batch, len(names)).unbind(dim=1), strict=True):
+            self._table(BY_SEQUENCE, name, values.device)[rows] += column
 
     @property
     def kept_sequences(self) -> int:

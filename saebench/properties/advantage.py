@@ -21,10 +21,11 @@ from saebench.properties.base import (
     Property,
     estimated,
     evaluate,
+    plain,
     size_of,
 )
 from saebench.records.run import Direction, Metric, Verdict
-from saebench.statistics.bootstrap import estimate
+from saebench.statistics.bootstrap import by_percentiles
 from saebench.statistics.clusters import chosen
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _of_curve(measurement: "Measurement") -> Findings:
     used = chosen(table, (*channels, "l0", "n.scored"))
     n = size_of(table, "n.scored")
     metrics: list[Metric] = [
-        estimated(EQUIVALENT, estimate(lambda sums: _equivalent(sums, grid), used), n=n),
+        estimated(EQUIVALENT, by_percentiles(lambda sums: _equivalent(sums, grid), used), n=n),
         _equivalent_ratio(measurement, used, grid),
     ]
     scored = measurement.sums.total("n.scored")
@@ -151,13 +152,12 @@ def _equivalent_ratio(measurement: "Measurement", used: "Table", grid: list[int]
     n = size_of(measurement.table(), "n.scored")
     if not measurement.sums.total("l0"):
         note = "undefined: no feature is active"
-        nothing = estimate(lambda sums: sums["l0"], used)
-        return estimated(EQUIVALENT_RATIO, nothing, n=n, note=note)
+        return plain(EQUIVALENT_RATIO, measurement, None, note=note)
 
     def ratio(sums: "Table") -> np.ndarray:
         return _equivalent(sums, grid) / (sums["l0"] / sums["n.scored"])
 
-    return estimated(EQUIVALENT_RATIO, estimate(ratio, used), n=n)
+    return estimated(EQUIVALENT_RATIO, by_percentiles(ratio, used), n=n)
 
 
 def _equivalent(sums: "Table", grid: list[int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from saebench.errors import NonFiniteValue, OptionError
 from saebench.experiments.base import SEQUENCES, Experiment
 from saebench.measures.names import Probe
-from saebench.records.run import Direction, Interval, Metric, SampleSize
+from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, Formula, estimate
 from saebench.statistics.clusters import chosen, independent
 
@@ -154,6 +154,14 @@ def plain(
     """Return a metric that is not a formula of sums; a note says why a value is None."""
     n = size_of(measurement.table(), spec.counts)
     return _metric(spec, n, value=value, ci=ci, note=note)
+
+
+def undefined(
+    spec: MetricSpec, measurement: HasTable, *, note: str, fallback: Fallback | None = None
+) -> Metric:
+    """Return a metric without a value: why it has none, and what a gate reads instead."""
+    n = size_of(measurement.table(), spec.counts)
+    return _metric(spec, n, note=note, fallback=fallback)
 
 
 def size_of(table: Mapping[str, np.ndarray], counts: str) -> SampleSize:

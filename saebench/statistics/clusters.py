@@ -39,6 +39,22 @@ def of_clusters(table: Table) -> Mapping[str, np.ndarray]:
     }
 
 
+def rows_by_text(rows: np.ndarray, clusters: np.ndarray | None) -> np.ndarray:
+    """Return the sums of a matrix's rows by cluster; the matrix itself without clusters.
+
+    Example:
+        >>> rows_by_text(np.array([[1, 2], [3, 4], [5, 6]]), np.array([0.0, 1.0, 0.0]))
+        array([[6, 8],
+               [3, 4]])
+    """
+    if clusters is None:
+        return rows
+    distinct, index = np.unique(clusters, return_inverse=True)
+    sums = np.zeros((len(distinct), rows.shape[1]), dtype=rows.dtype)
+    np.add.at(sums, index, rows)
+    return sums
+
+
 def independent(table: Table) -> int:
     """Return the number of independent observations in a table: its clusters, or its sequences."""
     if CLUSTER in table:

@@ -1,24 +1,27 @@
 """Loaded SAEs: one interface to reconstruct activations, whatever the architecture."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from saebench.errors import SubjectError
 from saebench.formats.metadata import SubjectMetadata
 from saebench.formats.promises import Promise
-from saebench.measures.resources import DECODE, ENCODE, Stages
+from saebench.measures.resources import DECODE, ENCODE, Stages, is_out_of_memory
 from saebench.subjects.features import (
     INDEPENDENT,
     SPARSE_FROM,
     SPARSE_SHARE,
     Active,
+    Usage,
+    Watch,
     tiles_of,
 )
 from saebench.subjects.modules import (
@@ -51,6 +54,7 @@ class Reconstruction:
         fired: number of tokens at which each feature is not zero.
         skipped: the part of ``x_hat`` that a skip transcoder's linear map of its input gives; None
             without a skip path.
+        usage: what a watch asked for; None without one.
     """
 
     x_hat: Float[Tensor, "tokens d"]
@@ -59,6 +63,23 @@ class Reconstruction:
     l1_unit: Float[Tensor, "tokens"] | None
     fired: Int[Tensor, "features"]
     skipped: Float[Tensor, "tokens d"] | None = None
+    usage: Usage | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Reconstruction"]) -> "Reconstruction":
+        """Return the output for consecutive parts of the tokens together."""
+        unit = [p.l1_unit for p in parts if p.l1_unit is not None]
+        skipped = [p.skipped for p in parts if p.skipped is not None]
+        usages = [p.usage for p in parts if p.usage is not None]
+        return cls(
+            x_hat=torch.cat([p.x_hat for p in parts]),
+            l0=torch.cat([p.l0 for p in parts]),
+            l1=torch.cat([p.l1 for p in parts]),
+            l1_unit=torch.cat(unit) if unit else None,
+            fired=torch.stack([p.fired for p in parts]).sum(dim=0),
+            skipped=torch.cat(skipped) if skipped else None,
+            usage=Usage.joined(usages) if usages else None,
+        )
 
 
 class Subject:
@@ -155,26 +176,38 @@ class Subject:
 
     @torch.inference_mode()
     def reconstruct(
-        self, x: Float[Tensor, "tokens d"], *, stages: Stages | None = None
+        self,
+        x: Float[Tensor, "tokens d"],
+        *,
+        stages: Stages | None = None,
+        watch: Watch | None = None,
     ) -> Reconstruction:
         """Encode and decode chunk by chunk: some normalisations keep state between the two.
 
         Args:
             x: activations.
             stages: timer of encoding and decoding.
+            watch: what to record of the features' usage.
         """
         stages = stages or Stages(x.device)
-        parts = list(self._parts(x, stages))
-        unit = [p.l1_unit for p in parts if p.l1_unit is not None]
-        skipped = [p.skipped for p in parts if p.skipped is not None]
-        return Reconstruction(
-            x_hat=torch.cat([p.x_hat for p in parts]),
-            l0=torch.cat([p.l0 for p in parts]),
-            l1=torch.cat([p.l1 for p in parts]),
-            l1_unit=torch.cat(unit) if unit else None,
-            fired=torch.stack([p.fired for p in parts]).sum(dim=0),
-            skipped=torch.cat(skipped) if skipped else None,
-        )
+        return Reconstruction.joined(list(self._parts(x, stages, watch)))
+
+    def reconstruct_many(
+        self, x: Float[Tensor, "tokens d"], *, stages: Stages | None = None
+    ) -> Reconstruction:
+        """Reconstruct activations in as many parts as fit into memory.
+
+        Args:
+            x: activations.
+            stages: timer of encoding and decoding.
+        """
+        try:
+            return self.reconstruct(x, stages=stages)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(x) == 1:
+                raise
+        halves = x.split(-(-len(x) // 2))
+        return Reconstruction.joined([self.reconstruct_many(h, stages=stages) for h in halves])
 
     @property
     def has_skip(self) -> bool:
@@ -185,6 +218,52 @@ class Subject:
     def calls(self) -> Calls:
         """Guarded calls of the SAE's functions."""
         return Calls(self.sae, self.source)
+
+    @property
+    def decoder(self) -> Float[Tensor, "features d"] | None:
+        """The features' directions; None without a decoder matrix."""
+        return self._decoder
+
+    def norm_of_features(self, like: Tensor) -> Float[Tensor, "features"]:
+        """Return what |f| is multiplied by for its share of the activation mass, in fp32.
+
+        It is ‖d_f‖, or 1 where there is no decoder matrix or features have its norm already.
+
+        Args:
+            like: a tensor on the SAE's device.
+        """
+        if self._decoder_norm is None:
+            return torch.ones(self._features_seen, dtype=torch.float32, device=like.device)
+        return self._decoder_norm.float()
+
+    @torch.inference_mode()
+    def constant_output(self, like: Tensor) -> Float64[Tensor, "d"] | None:
+        """Return the output of no features; None where it differs from token to token.
+
+        It does where each token is normalised by itself, and where a linear map of the input is
+        added.
+
+        Args:
+            like: a tensor on the SAE's device.
+        """
+        kind = self.config.get("normalize_activations") or "none"
+        plain = kind in ("none", "expected_average_only_in")
+        if not plain or self.has_skip or not self.d_sae:
+            return None
+        none = torch.zeros(1, self.d_sae, dtype=self.calls.dtype, device=like.device)
+        return self.calls.decode(none, like=like[:1])[0].double()
+
+    @torch.inference_mode()
+    def fired_on(
+        self, x: Float[Tensor, "tokens d"]
+    ) -> tuple[Bool[Tensor, "tokens features"], Float64[Tensor, "features"]]:
+        """Return which features fire at each token, and each feature's activation mass."""
+        fired, mass = [], torch.zeros((), dtype=torch.float64, device=x.device)
+        for rows in x.split(self._rows_at_once(x.device)):
+            features = self._features(rows)
+            fired.append(features != 0)
+            mass = mass + features.abs().float().sum(dim=0).double()
+        return torch.cat(fired), mass * self.norm_of_features(x)
 
     @torch.inference_mode()
     def active(self, x: Float[Tensor, "tokens d"]) -> Bool[Tensor, "tokens features"]:
@@ -203,22 +282,22 @@ class Subject:
         self._features_seen = features.shape[-1]
         return features
 
-    def _parts(self, x: Tensor, stages: Stages) -> Iterator[Reconstruction]:
+    def _parts(self, x: Tensor, stages: Stages, watch: Watch | None) -> Iterator[Reconstruction]:
         if self._tiled and self._on_cpu(x):
-            for rows in x.split(TILE_ROWS):
+            for rows, watched in _chunks(x, watch, TILE_ROWS):
                 active = self._active_by_tiles(rows, stages)
                 if active is None:
-                    yield from self._by_rows(rows, stages)
+                    yield from self._by_rows(rows, stages, watched)
                 else:
                     with stages(DECODE):
-                        gathered = self._gathered(active, rows)
+                        gathered = self._gathered(active, rows, watched)
                         yield self._with_skip(gathered, rows.to(self.sae.dtype))
         else:
-            yield from self._by_rows(x, stages)
+            yield from self._by_rows(x, stages, watch)
 
-    def _by_rows(self, x: Tensor, stages: Stages) -> Iterator[Reconstruction]:
-        for rows in x.split(self._rows_at_once(x.device)):
-            yield self._reconstruct(rows, stages)
+    def _by_rows(self, x: Tensor, stages: Stages, watch: Watch | None) -> Iterator[Reconstruction]:
+        for rows, watched in _chunks(x, watch, self._rows_at_once(x.device)):
+            yield self._reconstruct(rows, stages, watched)
 
     def _active_by_tiles(self, x: Tensor, stages: Stages) -> Active | None:
         """Return the active features, or None where they are too many to be gathered.
@@ -242,12 +321,14 @@ class Subject:
             self._features_seen = self.d_sae
             return Active.joined(actives, starts)
 
-    def _reconstruct(self, x: Tensor, stages: Stages) -> Reconstruction:
+    def _reconstruct(self, x: Tensor, stages: Stages, watch: Watch | None) -> Reconstruction:
         with stages(ENCODE):
             features = self._features(x)
         with stages(DECODE):
-            sparse = self._sparse and self._on_cpu(x) and self._few(features)
-            result = self._gathered(Active.of(features), x) if sparse else self._dense(features, x)
+            if self._sparse and self._on_cpu(x) and self._few(features):
+                result = self._gathered(Active.of(features), x, watch)
+            else:
+                result = self._dense(features, x, watch)
             return self._with_skip(result, x.to(features.dtype))
 
     @staticmethod
@@ -267,18 +348,20 @@ class Subject:
         skipped = (x.to(skip.dtype) @ skip.T).to(result.x_hat.dtype)
         return replace(result, x_hat=result.x_hat + skipped, skipped=skipped)
 
-    def _dense(self, features: Tensor, x: Tensor) -> Reconstruction:
+    def _dense(self, features: Tensor, x: Tensor, watch: Watch | None) -> Reconstruction:
         # Both are computed before decode, which may write to the features.
         active = features != 0
         # In fp32: the sum of an fp16 SAE's features may be beyond its range.
         size = features.abs().float()
         norm = self._decoder_norm
+        usage = watch and Usage.dense(size, active, self.norm_of_features(x), watch)
         return Reconstruction(
             x_hat=self.calls.decode(features, like=x),
             l0=active.sum(dim=-1).float(),
             l1=size.sum(dim=-1),
             l1_unit=None if norm is None else size @ norm.float(),
             fired=active.sum(dim=0),
+            usage=usage,
         )
 
     def _side_of_encoder(self, side: int) -> int:
@@ -287,7 +370,7 @@ class Subject:
             return 0
         return weight.shape[side]
 
-    def _gathered(self, active: Active, x: Tensor) -> Reconstruction:
+    def _gathered(self, active: Active, x: Tensor, watch: Watch | None) -> Reconstruction:
         size = active.value.abs()
         norm = self._decoder_norm
         return Reconstruction(
@@ -296,6 +379,7 @@ class Subject:
             l1=active.by_token(size).float(),
             l1_unit=None if norm is None else active.by_token(size * norm[active.feature]).float(),
             fired=torch.bincount(active.feature, minlength=self._features_seen),
+            usage=watch and Usage.sparse(active, self.norm_of_features(x), watch),
         )
 
     def _summed(self, active: Active) -> Float[Tensor, "tokens d"]:
@@ -332,3 +416,8 @@ class Subject:
         tiles = torch.cat([tile.encode(x) for _, tile in tiles_of(self.sae, self.d_sae)], dim=-1)
         dense = self.sae.encode(x)
         return tiles.shape == dense.shape and torch.allclose(tiles, dense, rtol=1e-4, atol=1e-5)
+
+
+def _chunks(x: Tensor, watch: Watch | None, size: int) -> Iterable[tuple[Tensor, Watch | None]]:
+    """Return consecutive tokens, ``size`` at a time, each with its part of the watch."""
+    return zip(x.split(size), repeat(None) if watch is None else watch.split(size), strict=False)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 
 from jaxtyping import Float
@@ -14,8 +14,10 @@ from saebench.measures.divergence import RowReadout
 from saebench.measures.names import (
     AT_ERROR_RADIUS,
     CURRENT_TOKEN,
+    DICTIONARY,
     INDEPENDENT_OF_SAE,
     SKIP_ONLY,
+    STRATA,
     Probe,
     is_pca,
     needs_corpus,
@@ -47,6 +49,7 @@ from saebench.substitution.batches import (
     write_rows,
 )
 from saebench.substitution.current_token import current_token_ce, prefix_of
+from saebench.substitution.feature_use import DictionaryWatch
 from saebench.substitution.gathering import (
     Gathered,
     bank_errors,
@@ -59,6 +62,7 @@ from saebench.substitution.measurement import Measurement, Spread, TokenMeasurem
 from saebench.substitution.passes import CleanPass, Passes
 from saebench.substitution.readout import Changed, Readout, Repeated, every_row
 from saebench.substitution.reference import Reference, ReferenceSums
+from saebench.substitution.token_strata import Strata, StrataSums
 
 REFERENCE_SEQUENCES = 512
 
@@ -124,33 +128,23 @@ class Engine:
             subjects: the SAEs, each with the interventions it needs.
             progress: called with the number of tokens just finished.
             edges: by SAE id, the edges of the bins of positions that get sums of their own.
-            keep: by SAE id, the channels whose values are stored token by token.
+            keep: by SAE id, the channels whose values are stored token by token, and DICTIONARY or
+                STRATA where these are to be stored.
             probes: by SAE id, further channels to read out of each pass.
         """
         self.stages = Stages(self.host.device)
-        sequences, context = self.tokens.ids.shape
-        bins, per_token = edges or {}, keep or {}
-        gathering = []
-        for subject, names in subjects:
-            extras = (bins.get(subject.id, ()), tuple(per_token.get(subject.id, ())))
-            sums = TokenSums(sequences, context, *extras, first=self.tokens.first)
-            with_clusters(sums, self.tokens)
-            site = site_of(self.host, subject)
-            reads = reading_site(self.host, subject, writes=site)
-            mine = tuple((probes or {}).get(subject.id, ()))
-            left_out = (CURRENT_TOKEN,) if subject.has_skip else (CURRENT_TOKEN, SKIP_ONLY)
-            resumed = [name for name in names if name not in left_out]
-            without = CURRENT_TOKEN in names
-            each = Gathered(
-                subject, site, reads, resumed, sums, probes=mine, without_context=without
+        bins, stored, more = edges or {}, keep or {}, probes or {}
+        gathering = [
+            self._gathered(
+                subject, names, edges=bins.get(subject.id, ()),
+                keep=stored.get(subject.id, ()), probes=tuple(more.get(subject.id, ())),
             )
-            gathering.append(each)
-        needed = [g for g in gathering if self._needs_reference(g)]
-        self._gather_references(site for g in needed for site in (g.site, g.reads))
-        for g in gathering:
-            self._reconstruct_bank(g)
+            for subject, names in subjects
+        ]  # fmt: skip
+        watched = [g for g in gathering if DICTIONARY in stored.get(g.subject.id, ())]
+        self._look_at_corpus(gathering, watched)
         failed: dict[str, Measurement | MeasurementError] = {}
-        todo = deque(cut(sequences, self._sequences_at_once(gathering)))
+        todo = deque(cut(len(self.tokens.ids), self._sequences_at_once(gathering)))
         while todo:
             batch = make_batch(self.tokens, todo.popleft(), device=self.host.device)
             try:
@@ -167,6 +161,42 @@ class Engine:
             progress(batch.ids.numel())
         return failed | {g.subject.id: self._finished(g) for g in gathering}
 
+    def _gathered(
+        self,
+        subject: Subject,
+        names: Sequence[str],
+        *,
+        edges: tuple[int, ...],
+        keep: Sequence[str],
+        probes: tuple[Probe, ...],
+    ) -> Gathered:
+        """Return an SAE at its site with empty sums; the arguments are those of ``measure``."""
+        sequences, context = self.tokens.ids.shape
+        kept = tuple(name for name in keep if name not in (DICTIONARY, STRATA))
+        sums = TokenSums(sequences, context, edges, kept, first=self.tokens.first)
+        site = site_of(self.host, subject)
+        left_out = (CURRENT_TOKEN,) if subject.has_skip else (CURRENT_TOKEN, SKIP_ONLY)
+        return Gathered(
+            subject,
+            site,
+            reading_site(self.host, subject, writes=site),
+            [name for name in names if name not in left_out],
+            with_clusters(sums, self.tokens),
+            probes=probes,
+            without_context=CURRENT_TOKEN in names,
+            strata=StrataSums(self._strata, self.tokens) if STRATA in keep else None,
+        )
+
+    def _look_at_corpus(self, gathering: Sequence[Gathered], watched: Sequence[Gathered]) -> None:
+        """Compute the corpus statistics that the SAEs need, and the SAEs' output on their bank."""
+        needed = [*watched, *(g for g in gathering if self._needs_reference(g))]
+        self._gather_references(site for g in needed for site in (g.site, g.reads))
+        for g in gathering:
+            self._reconstruct_bank(g)
+        for g in watched:
+            bank = self._references[g.reads].bank
+            g.dictionary = DictionaryWatch(g.subject, bank, self.tokens)
+
     def reference(self, site: Site) -> Reference:
         """Return the corpus statistics at a site, from the run's first sequences."""
         return self.references_at([site])[site]
@@ -175,6 +205,12 @@ class Engine:
         """Return the corpus statistics at sites, from one pass over the run's first sequences."""
         self._gather_references(sites)
         return {site: self._references[site] for site in sites}
+
+    @cached_property
+    def _strata(self) -> Strata:
+        first = self._corpus.part(slice(0, REFERENCE_SEQUENCES))
+        text = partial(token_text, self.host.tokenizer)
+        return Strata.of(first, self._corpus.ids, text=text, device=self.host.device)
 
     def _needs_reference(self, g: Gathered) -> bool:
         many = len(self._corpus.ids) > REFERENCE_SEQUENCES
@@ -201,7 +237,7 @@ class Engine:
     def _reconstruct_bank(self, g: Gathered) -> None:
         if not set(g.interventions).isdisjoint((*AT_ERROR_RADIUS, SKIP_ONLY)):
             # The banks of all sites are activations of the same tokens.
-            made = g.subject.reconstruct(self._references[g.reads].bank, stages=self.stages)
+            made = g.subject.reconstruct_many(self._references[g.reads].bank, stages=self.stages)
             g.bank = bank_errors(self.host, g.site, self._references[g.site].bank, made)
 
     def _sequences_at_once(self, gathering: Sequence[Gathered]) -> int:
@@ -275,7 +311,8 @@ class Engine:
     ) -> tuple[Float[Tensor, "tokens width"], Reconstruction]:
         x = read_rows(g.site, clean.activations[g.site], batch.at)
         read = x if g.reads == g.site else read_rows(g.reads, clean.activations[g.reads], batch.at)
-        return x, g.subject.reconstruct(read, stages=self.stages)
+        watch = None if g.dictionary is None else g.dictionary.of(batch)
+        return x, g.subject.reconstruct(read, stages=self.stages, watch=watch)
 
     def _check_first_batch(
         self,

@@ -17,8 +17,10 @@ from saebench.subjects.hooks import Site, find_site, ignores_mean
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Reconstruction, Subject
 from saebench.substitution.batches import Batch
+from saebench.substitution.feature_use import DictionaryWatch
 from saebench.substitution.interventions import BankErrors
 from saebench.substitution.measurement import SCORED, TARGETS, Measurement, Spread, TokenMeasurement
+from saebench.substitution.token_strata import StrataSums
 
 
 def site_of(host: Host, subject: Subject) -> Site:
@@ -164,6 +166,8 @@ class Gathered:
         without_context: read the model's cross-entropy from the current token alone, too.
         squared_errors: ‖x - x′‖² of the current batch's tokens, of interventions whose error is
             compared with the SAE's.
+        dictionary: records how each feature is used; None if nothing reads it.
+        strata: sums of KL by kinds of tokens; None if nothing reads them.
     """
 
     subject: Subject
@@ -178,6 +182,8 @@ class Gathered:
     probes: tuple[Probe, ...] = ()
     without_context: bool = False
     squared_errors: dict[str, Tensor] = field(default_factory=dict)
+    dictionary: DictionaryWatch | None = None
+    strata: StrataSums | None = None
 
     def drop(self, name: str, error: UndefinedDirection) -> None:
         """Stop measuring an intervention."""
@@ -202,11 +208,15 @@ class Gathered:
         for channel, value in values.items():
             self.sums.add(channel, batch.spread(value), mask=batch.counted, rows=batch.rows)
         self.fired = output.fired if self.fired is None else self.fired + output.fired
+        if self.dictionary is not None:
+            self.dictionary.fold(self.sums, batch, output)
         self.spread.update(x, batch.at[0] + batch.rows.start)
 
     def fold_readouts(self, batch: Batch, ce: Tensor, readouts: dict[str, RowReadout]) -> None:
         """Add the readouts of the model's predictions."""
         fold(self.sums, ce, readouts, at=batch)
+        if self.strata is not None and "sae" in readouts:
+            self.strata.fold(self.sums, batch, readouts["sae"].kl)
 
     def fold_current_token(self, batch: Batch, ce: Float[Tensor, "batch pos"]) -> None:
         """Add the cross-entropy from the current token alone."""
@@ -233,6 +243,8 @@ class Gathered:
             moves=self.spread.moves(),
             transcodes=self.reads != self.site,
             promises={name: p.source for name, p in self.subject.promises.items()},
+            dictionary=None if self.dictionary is None else self.dictionary.use(),
+            by_token=None if self.strata is None else self.strata.by_token(),
         )
         return measurement if part else measurement.finished()
 

@@ -15,6 +15,8 @@ from saebench.errors import MeasurementError, NonFiniteValue
 from saebench.measures.state import State, concatenated, first, merged, one_path, state, total
 from saebench.measures.sums import TokenSums
 from saebench.records.run import CLUSTER
+from saebench.substitution.feature_use import ONE_SEQUENCE, DictionaryUse
+from saebench.substitution.token_strata import TokenStrata
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class Measurement(State):
             once that is done.
         transcodes: the SAE is a transcoder, which reads elsewhere than it writes.
         promises: for each figure that the SAE is said to have where it is stated.
+        dictionary: how each feature was used, if that was requested.
+        by_token: KL of single token ids, if strata were requested.
     """
 
     sums: TokenSums = state(TokenSums.joined)
@@ -164,6 +168,8 @@ class Measurement(State):
     moves: Moves | None = state(merged, default=None)
     transcodes: bool = state(default=False)
     promises: Mapping[str, str] = state(first, factory=dict)
+    dictionary: DictionaryUse | None = state(merged, default=None)
+    by_token: TokenStrata | None = state(merged, default=None)
 
     @classmethod
     def merged(cls, parts: Sequence[Any]) -> Self:
@@ -173,11 +179,18 @@ class Measurement(State):
         return run
 
     def finished(self) -> Self:
-        """Correct squared deviations to those from the run's mean, once all parts are merged."""
+        """Compute what needs the whole run, once all parts are merged.
+
+        Squared deviations are corrected to those from the run's mean, and the mass of features that
+        fire in one sequence alone is counted for that sequence.
+        """
         if self.moves is not None:
             table = self.sums.by_sequence
             table["squared_deviation"] += self.moves.moved(table[SCORED])
             self.moves = None
+        if self.dictionary is not None:
+            alone = self.dictionary.one_sequence(self.sums.sequences, first=self.sums.first)
+            self.sums.by_sequence[ONE_SEQUENCE] = alone
         return self
 
     def table(self) -> Mapping[str, np.ndarray]:
