@@ -96,6 +96,9 @@ def test_a_plain_module_is_judged_as_the_sae_that_it_computes(tiny, sae, by_spec
         properties=PROPERTIES,
     )
     known = _known(run)
+    # Without a decoder matrix features' masses are f, not f·‖d‖.
+    mass = known.pop("sparsity.one_sequence_mass")
+    assert mass == pytest.approx(_values(by_spec)["sparsity.one_sequence_mass"], rel=0.02)
     same = {k: v for k, v in _known(by_spec).items() if k in known}
     assert {"fidelity.kl", "kl_gap.ratio[eps_random]", "sparsity.l0", "sparsity.dead"} <= set(same)
     assert known == pytest.approx(same, rel=1e-5, abs=1e-8)
@@ -105,7 +108,7 @@ def test_a_module_that_changes_its_input_is_judged_as_the_sae_that_it_computes(t
     class InPlace(Plain):
         def encode(self, x):
             x.neg_()
-            return torch.relu(-x @ self.encoder)
+            return torch.relu(-x @ self.encoder + self.bias)
 
     options = {"hook": HOOK, "sequences": 6, "context": 12, "properties": PROPERTIES}
     saes = {"plain": Plain(sae), "in place": InPlace(sae)}
