@@ -45,13 +45,13 @@ PRIMARY = {
 }
 MARGIN = {
     (about, control): MetricSpec(
-        f"controls.margin[{about}:{control}]", spec.unit, Direction.HIGHER, None
+        f"controls.margin[{about}:{control}]", spec.unit, Direction.HIGHER, None, version=2
     )
     for about, spec in PRIMARY.items()
     for control in NEGATIVE
 }
 SEPARATED = {
-    about: MetricSpec(f"controls.separated[{about}]", "share", Direction.HIGHER, None)
+    about: MetricSpec(f"controls.separated[{about}]", "share", Direction.HIGHER, None, version=2)
     for about in PRIMARY
 }
 IDENTITY_KL = MetricSpec("controls.identity_kl", "nats", Direction.LOWER, None)

@@ -34,7 +34,7 @@ TEXTS, TEXT_TOKENS = 3, 192  # stored for the report; bounds the size of the res
 
 def _spec(what: str) -> MetricSpec:
     name = f"hard_tokens.correlation[{what}]"
-    return MetricSpec(name, "ρ", Direction.TARGET, None, target=0.0)
+    return MetricSpec(name, "ρ", Direction.TARGET, None, target=0.0, version=2)
 
 
 CORRELATION = {what: _spec(what) for what in (*COVARIATES, OTHERS)}

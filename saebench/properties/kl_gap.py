@@ -28,6 +28,7 @@ from saebench.properties.base import (
     plain,
     position_of,
 )
+from saebench.properties.fidelity import no_gain
 from saebench.records.run import Direction, Fallback, Metric, Negligible
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ DECIDING = AT_ERROR_RADIUS
 SCOPES = ("all", "single")
 FLOOR = 1e-4  # nats; below it a ratio of KLs is dominated by noise
 TAIL = 0.999
-# A KL of 0.02 nats, or of 1% of what context gives the model if that is less, is negligible.
-NEGLIGIBLE_NATS, NEGLIGIBLE_SHARE = 0.02, 0.01
+NEGLIGIBLE = 0.01  # of what context gives the model: a ratio of two such KLs fails nothing
 
 
 def _ratio(over: str) -> "Formula":
@@ -71,7 +71,7 @@ def _of_baselines(
             formula(b),
             tuple(channel.format(b=b) for channel in channels),
             per,
-            version=2 if b in DECIDING else 1,
+            version=2,  # 2: the radius is that of the centred error
         )
         for b in BASELINES
     }
@@ -86,14 +86,12 @@ SHARE = _of_baselines("share_above", "share", lambda b: mean_of(f"{b}.exceeded")
 KL = {
     name: MetricSpec(
         f"kl_gap.kl[{name}]", "nats", LOWER, mean_of(f"{name}.kl"), (f"{name}.kl",),
-        version=2 if name in DECIDING else 1,
+        version=2,
     )
     for name in ("sae", *BASELINES)
 }  # fmt: skip
 P999 = {
-    name: MetricSpec(
-        f"kl_gap.kl_p99.9[{name}]", "nats", LOWER, None, version=2 if name in DECIDING else 1
-    )
+    name: MetricSpec(f"kl_gap.kl_p99.9[{name}]", "nats", LOWER, None, version=2)
     for name in ("sae", *BASELINES)
 }
 EXPLAINED = MetricSpec(
@@ -105,14 +103,13 @@ EXPLAINED = MetricSpec(
 )
 
 
-def _of_negligible(sums: "Table") -> "np.ndarray":
+def _share_of_context(sums: "Table") -> "np.ndarray":
     gain = (sums[f"{CURRENT_TOKEN}.ce"] - sums["clean.ce"]) / sums["n.targets"]
-    most = np.minimum(NEGLIGIBLE_NATS, NEGLIGIBLE_SHARE * np.maximum(gain, 1e-9))
-    return sums["sae.kl"] / sums["n.scored"] / most
+    return sums["sae.kl"] / sums["n.scored"] / gain
 
 
-OF_NEGLIGIBLE = MetricSpec(
-    "kl_gap.of_negligible", "×", LOWER, _of_negligible,
+SHARE_OF_CONTEXT = MetricSpec(
+    "kl_gap.share_of_context", "share", LOWER, _share_of_context,
     ("sae.kl", "clean.ce", f"{CURRENT_TOKEN}.ce", "n.targets"),
 )  # fmt: skip
 CONSTANT = MetricSpec(
@@ -166,7 +163,10 @@ def _findings(measurement: "Measurement", params: Params) -> Findings:
         metrics.append(_explained(measurement))
     if _is_single(params):
         return Findings(tuple(metrics), _series(measurement, names, by="offset"))
-    metrics += [evaluate(OF_NEGLIGIBLE, measurement), _constant_share(measurement)]
+    metrics += [
+        evaluate(SHARE_OF_CONTEXT, measurement, note=no_gain(measurement)),
+        _constant_share(measurement),
+    ]
     series = _series(measurement, names, by="position")
     return Findings(tuple(metrics), series | {"sentences": _sentences(metrics)})
 
@@ -204,7 +204,7 @@ def _against(b: str, measurement: "Measurement") -> list[Metric]:
     note = None
     if mean < FLOOR:
         note = f"undefined: the mean KL of {b} is {mean:.2g} nats, below {FLOOR:g}"
-    declared: dict[str, Any] = {"negligible": Negligible(OF_NEGLIGIBLE.name, 1.0)}
+    declared: dict[str, Any] = {"negligible": Negligible(SHARE_OF_CONTEXT.name, NEGLIGIBLE)}
     if note:
         declared["fallback"] = Fallback(DIFFERENCE[b].name, FLOOR)
     return [
@@ -260,7 +260,7 @@ PROPERTY = Property(
     tuple(
         spec for specs in (RATIO, DIFFERENCE, CE_RATIO, SHARE, KL, P999) for spec in specs.values()
     )
-    + (EXPLAINED, OF_NEGLIGIBLE, CONSTANT),
+    + (EXPLAINED, SHARE_OF_CONTEXT, CONSTANT),
     _interventions,
     _findings,
     experiment=_experiment,

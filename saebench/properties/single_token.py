@@ -11,7 +11,7 @@ import numpy as np
 
 from saebench.errors import OptionError, nearest
 from saebench.experiments.base import Experiment, ManyDraws, OneToken
-from saebench.measures.names import INTERVENTIONS, in_bin
+from saebench.measures.names import in_bin
 from saebench.properties.base import (
     Findings,
     MetricSpec,
@@ -70,6 +70,7 @@ def _specs(
             formula(offset, name),
             tuple(in_bin(channel, offset) for channel in (f"{name}.kl", *also)),
             in_bin("n.scored", offset),
+            version=2,  # 2: the radius of random errors is that of the centred error
         )
         for name in of
         for offset in METRIC_OFFSETS
@@ -78,13 +79,14 @@ def _specs(
 
 RATIO = _specs("ratio", "×", _at, BASELINES, "sae.kl")
 DIFFERENCE = _specs("difference", "nats", _difference, BASELINES, "sae.kl")
-KL = _specs("kl", "nats", _mean, INTERVENTIONS)
+KL = _specs("kl", "nats", _mean, ("sae", *BASELINES))
 OFFSETS = tuple(spec for specs in (RATIO, DIFFERENCE, KL) for spec in specs.values())
 
-Z_MEDIAN = MetricSpec("single_token.z_median", "σ", LOWER, None, counts=DRAWN)
+Z_MEDIAN = MetricSpec("single_token.z_median", "σ", LOWER, None, counts=DRAWN, version=2)
 Z_ABOVE = MetricSpec(
-    "single_token.z_above_2", "share", LOWER, mean_of("z.above", per=DRAWN), ("z.above",), DRAWN
-)
+    "single_token.z_above_2", "share", LOWER, mean_of("z.above", per=DRAWN), ("z.above",), DRAWN,
+    version=2,
+)  # fmt: skip
 PERCENTILE = MetricSpec(
     "single_token.percentile",
     "share",
@@ -92,6 +94,7 @@ PERCENTILE = MetricSpec(
     mean_of("percentile", per=DRAWN),
     ("percentile",),
     DRAWN,
+    version=2,
 )
 DRAWS = (Z_MEDIAN, Z_ABOVE, PERCENTILE)
 

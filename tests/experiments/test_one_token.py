@@ -251,7 +251,7 @@ def test_position_0_does_not_apply_unless_it_counts():
 
 @every_site
 def test_the_identity_changes_nothing(site):
-    names = [n for n in NAMES if n not in ("zero", "mean")]
+    names = [n for n in NAMES if n not in ("zero", "mean", "pca[5]")]
     found = _measure(site, _subject(Identity(), site), names=names)["sae"]
     for name in names:
         assert found.sums.total(f"{name}.kl") / found.sums.total("n.scored") <= 1e-6, name

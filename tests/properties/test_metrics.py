@@ -133,8 +133,8 @@ def test_kl_gap_is_its_formulas_for_every_baseline():
     _assert_values(metrics, {"kl_gap.explained_by_norm": explained, "kl_gap.kl[sae]": sae})
     constant = w.mean(w.values["error_along_mean"]) / w.mean(w.values["squared_error"])
     gain = w.mean_ce("current_token") - w.mean_ce("clean")
-    negligible = sae / min(0.02, 0.01 * gain)
-    _assert_values(metrics, {"kl_gap.constant_share": constant, "kl_gap.of_negligible": negligible})
+    shares = {"kl_gap.constant_share": constant, "kl_gap.share_of_context": sae / gain}
+    _assert_values(metrics, shares)
 
 
 def test_advantage_is_its_formulas():

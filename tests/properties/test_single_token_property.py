@@ -13,7 +13,6 @@ from saebench.errors import OptionError
 from saebench.experiments.base import SEQUENCES, ManyDraws, OneToken
 from saebench.experiments.draws import DrawsMeasurement
 from saebench.experiments.one_token import SingleMeasurement
-from saebench.measures.names import INTERVENTIONS
 from saebench.measures.sums import TokenSums
 from saebench.options import Settings
 from saebench.properties import find_property
@@ -22,6 +21,7 @@ from saebench.records.run import CaseResult, Metric, Verdict
 from saebench.store.environment import benchmarks_dir
 
 N, WIDTH = 12, 17
+NAMES = ("sae", *BASELINES)
 NEAR = ("--sae-position", "4", "--sae-draw-position", "5", "--sae-draws", "7")
 
 
@@ -34,8 +34,7 @@ class _World:
         self.scored[:, 0] = True
         self.scored[3] = False  # left out
         self.kl = {
-            name: kl_scale * rng.gamma(1, 0.3 + 0.1 * i, (N, width))
-            for i, name in enumerate(INTERVENTIONS)
+            name: kl_scale * rng.gamma(1, 0.3 + 0.1 * i, (N, width)) for i, name in enumerate(NAMES)
         }
 
     def measurement(self) -> SingleMeasurement:
@@ -49,9 +48,7 @@ class _World:
             for channel in ("kl", "ce", "tv", "agrees", "exceeded"):
                 sums.add(f"{name}.{channel}", torch.from_numpy(values), mask=mask, rows=rows)
             sums.tally(f"{name}.kl", torch.from_numpy(values[self.scored]))
-        return SingleMeasurement(
-            sums, INTERVENTIONS, np.zeros(0), "prefix", position=32, cut=0, left_out=1
-        )
+        return SingleMeasurement(sums, NAMES, np.zeros(0), "prefix", position=32, cut=0, left_out=1)
 
     def mean(self, name: str, offset: int) -> float:
         kept = [self.kl[name][s, offset] for s in range(N) if self.scored[s, offset]]
@@ -75,7 +72,7 @@ def test_metrics_of_offsets_are_their_formulas():
             assert ratio.ci.low < ratio.value < ratio.ci.high
             difference = metrics[f"single_token.difference[{b}@{offset}]"]
             assert difference.value == pytest.approx(sae - kl)
-    assert len(metrics) == 2 * (len(INTERVENTIONS) + 2 * len(BASELINES))
+    assert len(metrics) == 2 * (len(NAMES) + 2 * len(BASELINES))
 
 
 def test_sequences_left_out_have_no_say_and_do_not_count():
@@ -103,14 +100,14 @@ def test_curves_by_offset_are_means_over_sequences():
     series = find_property("single_token").findings(world.measurement(), {}).series
     assert series["offsets"] == list(range(WIDTH))
     assert (series["position"], series["sequences_left_out"]) == (32, 1)
-    for name in INTERVENTIONS:
+    for name in NAMES:
         expected = [world.mean(name, offset) for offset in range(WIDTH)]
         assert series["kl_by_offset"][name] == pytest.approx(expected)
 
 
 def test_the_gap_of_scope_single_is_pooled_over_the_offsets():
     world, metrics = _World(), _found(_World(), "kl_gap", scope="single")
-    kl = {name: world.kl[name][world.scored].mean() for name in INTERVENTIONS}
+    kl = {name: world.kl[name][world.scored].mean() for name in NAMES}
     for b in BASELINES:
         assert metrics[f"kl_gap.ratio[{b}]"].value == pytest.approx(kl["sae"] / kl[b])
     series = find_property("kl_gap").findings(world.measurement(), {"scope": "single"}).series
@@ -339,7 +336,7 @@ def test_a_threshold_for_a_case_that_does_not_exist_is_refused(single_run, tiny,
 def test_the_shipped_limit_of_the_gap_decides_scope_all_alone(single_run, tiny):
     single_run.judge("--sae", tiny.good, *NEAR, "-k", "kl_gap")
     gates = {c["params"]["scope"]: len(c["gates"]) for c in _cases(single_run).values()}
-    assert gates == {"all": 1, "single": 0}
+    assert gates == {"all": 4, "single": 0}
 
 
 def test_an_sae_whose_gates_pass_passes_although_nothing_decides_single_tokens(single_run, tiny):

@@ -167,7 +167,7 @@ def test_sums_by_position_and_by_sequence_are_sums_of_the_same_tokens(site):
 
 @every_site
 def test_the_identity_changes_nothing(site):
-    names = [n for n in NAMES if n not in ("zero", "mean")]
+    names = [n for n in NAMES if n not in ("zero", "mean", "pca[5]")]
     found = _measure(site, _subject(Identity(), site), names=names)["sae"]
     for name in names:
         # docs/metrics.md: KL ≤ 1e-6 on the mean. norm_corrected and the angles round x.

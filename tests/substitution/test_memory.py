@@ -62,7 +62,8 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_gives_the_same_sums():
 def test_once_halved_the_run_does_not_try_the_larger_batch_again():
     sae = _Halving(most=2 * (T - 1))
     _measure(sae, batch_size=4)
-    assert [n for n in sae.seen if n > sae.most] == [4 * (T - 1)]
+    # The bank of corpus statistics, of all 77 tokens, is reconstructed in parts before.
+    assert sae.seen.count(4 * (T - 1)) == 1
 
 
 def test_a_single_sequence_that_does_not_fit_is_the_users_to_know():

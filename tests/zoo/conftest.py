@@ -25,13 +25,10 @@ def model():
 @pytest.fixture(scope="session")
 def heldout(model, tokenizer):
     """Activations of held-out stories, by hook name."""
-    return {
-        hook_name: activations.collect(
-            model,
-            tokenizer,
-            hook_name=hook_name,
-            corpus_seed=corpus.split_seed("validation"),
-            n=N_ACTIVATIONS,
-        )
-        for hook_name in {recipe.hook_name for recipe in SAES}
-    }
+    return activations.collect(
+        model,
+        tokenizer,
+        hook_names=sorted({recipe.hook_name for recipe in SAES}),
+        corpus_seed=corpus.split_seed("validation"),
+        n=N_ACTIVATIONS,
+    )

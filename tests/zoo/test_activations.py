@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from saebench.zoo.recipe import SAES
+from saebench.zoo.recipe import SAE_CONTEXT, SAES
 from tools.zoo import activations, batches
 
 HOOKS = sorted({recipe.hook_name for recipe in SAES})
@@ -35,6 +35,19 @@ def test_hook_z_goes_through_c_proj_to_the_attention_output(model, ids):
         projected = attention.c_proj(z)
     kept = torch.cat([row[1:] for row in expected.split((ids[1] >= 0).sum(1).tolist())])
     torch.testing.assert_close(projected, kept)
+
+
+def test_collecting_at_several_hooks_gives_the_first_rows_of_each(model, tokenizer):
+    found = activations.collect(
+        model, tokenizer, hook_names=HOOKS, corpus_seed=1, n=150, batch_sequences=2
+    )
+    stories = [
+        batches.pad(batches.story_ids(tokenizer, 1, start=start, n=2, context=SAE_CONTEXT))
+        for start in (0, 2, 4, 6)
+    ]
+    for hook_name in HOOKS:
+        rows = [activations.activations(model, hook_name, *each) for each in stories]
+        assert torch.equal(found[hook_name], torch.cat(rows)[:150])
 
 
 @pytest.mark.parametrize("hook_name", HOOKS)

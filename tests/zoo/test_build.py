@@ -80,6 +80,17 @@ def tiny_recipe(monkeypatch):
         monkeypatch.setattr(build, name, size)
 
 
+def test_training_the_saes_again_leaves_the_model_as_it_is(tiny_recipe, tampered, stored):
+    assert build.main(["--saes-only", "--out", str(tampered)]) == 0
+    again = card.read_card(tampered)
+    assert again.files == card.file_hashes(tampered)
+    changed = {path for path in again.files if again.files[path] != stored.files[path]}
+    assert {f"saes/{name}/sae_weights.safetensors" for name in zoo.names()} <= changed
+    assert all(path.startswith("saes/") for path in changed)
+    assert (again.cloze, again.heldout_ce) == (stored.cloze, stored.heldout_ce)
+    assert not again.gate
+
+
 def test_every_stage_of_the_build_gives_a_zoo_that_the_gate_can_load(tiny_recipe, tmp_path):
     made = build.build(tmp_path)
     assert set(made.saes) == set(zoo.names())

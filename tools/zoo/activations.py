@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -35,43 +35,67 @@ def collect(
     model: GPT2LMHeadModel,
     tokenizer: PreTrainedTokenizerFast,
     *,
-    hook_name: str,
+    hook_names: Sequence[str],
     corpus_seed: int,
     n: int,
     batch_sequences: int = 256,
-) -> Tensor:
-    """Return the first `n` activations at `hook_name`, position 0 and padding left out.
+) -> dict[str, Tensor]:
+    """Return the first `n` activations `[n, d_in]` at each hook, from one pass of the model.
 
-    Sequences are the first `SAE_CONTEXT` tokens of each story, BOS included.
+    Position 0 and padding are left out. Sequences are the first `SAE_CONTEXT` tokens of each
+    story, BOS included.
     """
-    chunks: list[Tensor] = []
-    start = gathered = 0
-    with tqdm(total=n, desc=hook_name, mininterval=1) as bar:
-        while gathered < n:
+    gathered: dict[str, Tensor] = {}
+    start = filled = 0
+    with tqdm(total=n, desc="activations", mininterval=1) as bar:
+        while filled < n:
             stories = batches.story_ids(
                 tokenizer, corpus_seed, start=start, n=batch_sequences, context=SAE_CONTEXT
             )
-            chunks.append(activations(model, hook_name, *batches.pad(stories)))
+            found = at_hooks(model, hook_names, *batches.pad(stories))
+            added = _fill(gathered, found, start=filled, n=n)
+            filled += added
             start += batch_sequences
-            gathered += len(chunks[-1])
-            bar.update(len(chunks[-1]))
-    return torch.cat(chunks)[:n]
+            bar.update(added)
+    return gathered
+
+
+def _fill(gathered: dict[str, Tensor], found: dict[str, Tensor], *, start: int, n: int) -> int:
+    """Copy rows to `start` and on, up to row `n`; return how many."""
+    for hook_name, rows in found.items():
+        if hook_name not in gathered:
+            gathered[hook_name] = rows.new_empty(n, rows.shape[1])
+        gathered[hook_name][start : start + len(rows)] = rows[: n - start]
+    return min(n - start, len(next(iter(found.values()))))
 
 
 @torch.no_grad()
 def activations(model: GPT2LMHeadModel, hook_name: str, ids: Tensor, labels: Tensor) -> Tensor:
     """Return the activations `[tokens, d_in]` of all real tokens after position 0."""
-    recorded: list[Tensor] = []
+    return at_hooks(model, [hook_name], ids, labels)[hook_name]
 
-    def record(activation: Tensor) -> Tensor:
-        recorded.append(activation)
-        return activation
 
-    with edited(model, hook_name, record):
-        model.transformer(input_ids=ids)
+@torch.no_grad()
+def at_hooks(
+    model: GPT2LMHeadModel, hook_names: Sequence[str], ids: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """Return the activations `[tokens, d_in]` of all real tokens after position 0, by hook."""
     real = labels != batches.IGNORED
     real[:, 0] = False
-    return recorded[0][real]
+    recorded: dict[str, Tensor] = {}
+
+    def recorder(hook_name: str) -> Edit:
+        def record(activation: Tensor) -> Tensor:
+            recorded[hook_name] = activation[real]
+            return activation
+
+        return record
+
+    with ExitStack() as hooks:
+        for hook_name in hook_names:
+            hooks.enter_context(edited(model, hook_name, recorder(hook_name)))
+        model.transformer(input_ids=ids)
+    return recorded
 
 
 def _attach(model: GPT2LMHeadModel, hook_name: str, edit: Edit) -> RemovableHandle:

@@ -7,7 +7,14 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from saebench.zoo.recipe import MODEL, SAE_CONTEXT, SAE_TRAINING, SAES
+from saebench.zoo.recipe import (
+    L0_TARGET,
+    MODEL,
+    PUBLISHED_L0_SHARE,
+    SAE_CONTEXT,
+    SAE_TRAINING,
+    SAES,
+)
 
 CARD_JSON = "card.json"
 CARD_TEXT = "CARD.md"
@@ -119,6 +126,21 @@ def _model_lines(card: Card) -> list[str]:
     return lines
 
 
+_CHOICES = (
+    "The target of sparsity came first: {} active features a token, {:.3f} of the model's width; "
+    "SAEs of GPT-2 small have about {} to {} (Anders & Bloom 2024).".format(
+        L0_TARGET, L0_TARGET / MODEL.d_model, *PUBLISHED_L0_SHARE
+    ),
+    "Each strength of sparsity is the one of 1, 1.5, 2, 3, 5 and 7 times a power of ten that came "
+    "near it on validation stories. Steps, batch and the start of the decoder's bias were chosen "
+    "by explained variance at that sparsity and by the share of dead features. No SAE was chosen "
+    "or left out for its verdict.",
+    "Two are bad on purpose and must fail: l2-dense, whose L1 is ten times weaker, and "
+    "l2-shrunken, whose L1 is more than twice as strong. They stay beside the others, as does any "
+    "other that fails.",
+)
+
+
 def _sae_lines(card: Card) -> list[str]:
     lines = [
         "",
@@ -128,16 +150,20 @@ def _sae_lines(card: Card) -> list[str]:
         f"{SAE_TRAINING.d_sae} features, {SAE_TRAINING.n_activations:,} activations, "
         f"{SAE_TRAINING.steps} steps of {SAE_TRAINING.batch_size}; "
         f"{card.saes_duration_s / 60:.0f} minutes for all.",
+        "",
+        *_CHOICES,
+        "",
         "Scores are on held-out stories at positions 1 to 63.",
         "",
-        "| name | hook | trained as | l0 | l2_ratio | explained variance | dead |",
-        "|---|---|---|---|---|---|---|",
+        "| name | hook | trained as | l0 | l0 by width | l2_ratio | explained variance | dead |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for recipe in SAES:
         scores, (option, value) = card.saes[recipe.name], next(iter(recipe.options.items()))
         lines.append(
             f"| {recipe.name} | {recipe.hook_name} | {recipe.architecture}, {option} {value:g} "
-            f"| {scores.l0:.1f} | {scores.l2_ratio:.3f} | {scores.explained_variance:.3f} "
+            f"| {scores.l0:.1f} | {scores.l0 / MODEL.d_model:.3f} "
+            f"| {scores.l2_ratio:.3f} | {scores.explained_variance:.3f} "
             f"| {scores.dead:.3f} |"
         )
     return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,20 @@ def train_sae(
     *,
     seed: int,
     training: SaeTraining = SAE_TRAINING,
+    after_steps: Callable[[int, TrainingSAE[Any]], None] | None = None,
 ) -> TrainingSAE[Any]:
-    """Return an SAE trained on `activations` `[n, d_in]`, gone through in random order."""
+    """Return an SAE trained on `activations` `[n, d_in]`, gone through in random order.
+
+    The decoder's bias starts at their mean (Bricken et al. 2023). `after_steps` is called with the
+    number of steps done, before each further one.
+    """
     sae = _new_sae(recipe, d_in=activations.shape[1], seed=seed, training=training)
+    # So the first features need not spend themselves on what all tokens have in common.
+    sae.b_dec.data = activations.mean(0)
     generator = torch.Generator().manual_seed(seed)
     stream = _shuffled(activations, batch_size=training.batch_size, generator=generator)
+    if after_steps is not None:
+        stream = _told(stream, sae, after_steps)
     trainer = SAETrainer(_trainer_config(training), sae, data_provider=stream)
     trainer.fit()
     return sae.eval()
@@ -114,6 +123,14 @@ def _trainer_config(training: SaeTraining) -> SAETrainerConfig:
         feature_sampling_window=max(1, training.steps * 3 // 4),  # l0 is that of the last quarter
         logger=LoggingConfig(log_to_wandb=False),
     )
+
+
+def _told(
+    stream: Iterator[Tensor], sae: TrainingSAE[Any], after_steps: Callable[[int, Any], None]
+) -> Iterator[Tensor]:
+    for step, batch in enumerate(stream):
+        after_steps(step, sae)
+        yield batch
 
 
 def _shuffled(
