@@ -84,7 +84,9 @@ def store(
 def _case(subject, kind, table, versions):
     about = kind.partition("[")[0]
     specs = {spec.name: spec for spec in find_property(about).metrics}
-    metrics = tuple(_metric(specs[n], table, versions.get(n, 1)) for n in CASES[kind])
+    metrics = tuple(
+        _metric(specs[n], table, versions.get(n, specs[n].version)) for n in CASES[kind]
+    )
     params = {"scope": "all"} if "[" in kind else {}
     return CaseResult(
         f"{kind}@{subject.id}", subject.id, about, params, Verdict.PASS, "", 0.1, "f" * 8, metrics

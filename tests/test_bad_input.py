@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny import FEATURES
 
 import saebench
 from saebench.errors import DataError, OptionError, SubjectError
@@ -119,7 +120,7 @@ def test_a_size_of_a_trillion_features_ends_with_exit_code_4(gate_run, tiny, tmp
 def test_shapes_that_disagree_with_the_weights_are_refused(gate_run, tiny, tmp_path, size):
     sae = tiny.copy_of(tiny.good, tmp_path / "other", d_sae=size)
     message = gate_run.refusal("--sae", str(sae))
-    assert f"W_enc is (16, 32), but cfg.json says (16, {size})" in message
+    assert f"W_enc is (16, {FEATURES}), but cfg.json says (16, {size})" in message
 
 
 def test_weights_without_an_encoder_are_refused(gate_run, tiny, tmp_path):

@@ -250,16 +250,18 @@ def test_batch_size_does_not_change_a_value(gate_run, tiny):
     assert values[2] == pytest.approx(values[0], rel=1e-4, abs=1e-6)
 
 
-def test_interventions_limit_what_kl_gap_measures(gate_run, tiny):
-    options = ("-k", "kl_gap", "--sae-interventions", "eps_random, zero")
+def test_interventions_limit_what_kl_gap_measures_beside_those_that_decide(gate_run, tiny):
+    options = ("-k", "kl_gap", "--sae-interventions", "sae_norm, zero")
     gate_run.judge("--sae", tiny.good, *options)
     names = {m["name"] for m in gate_run.result()["cases"][0]["metrics"]}
     ratios = {n for n in names if n.startswith("kl_gap.ratio")}
-    assert ratios == {"kl_gap.ratio[eps_random]", "kl_gap.ratio[zero]"}
+    decide = ("eps_random", "cov_random", "real_difference", "error_shuffled")
+    assert ratios == {f"kl_gap.ratio[{name}]" for name in (*decide, "sae_norm", "zero")}
 
 
 def test_a_gate_on_an_intervention_left_out_is_an_error_not_a_pass(gate_run, tiny):
-    options = ("-k", "kl_gap", "--sae-interventions", "zero")
+    rule = ("--sae-fail-on", "kl_gap.ratio[theta_random_x]<=100")
+    options = ("-k", "kl_gap", "--sae-interventions", "zero", *rule)
     done = gate_run.judge("--sae", tiny.good, *options)
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     assert gate_run.result()["cases"][0]["verdict"] == "ERROR"

@@ -11,6 +11,11 @@ from safetensors.torch import load_file, save_file
 WIDTH, WORDS, LAYERS, CONTEXT = 16, 40, 2, 48
 DOCUMENTS, DOCUMENT_TOKENS, TRAINING_CONTEXT = 40, 24, 12
 HOOK = "blocks.1.hook_resid_pre"
+FEATURES = 3 + WORDS  # one for each token
+THRESHOLD = 0.5  # what a feature ignores: above every cosine between two tokens' embeddings
+# Times what each block would write: at the hook x is a token's embedding and a little context.
+WRITTEN = (0.002, 0.1)
+SOFTER = 0.1  # times attention scores: random ones are so large that one token gets all
 
 
 class TinyWorld:
@@ -64,20 +69,35 @@ class TinyWorld:
 
 
 def save_sae(path: Path, *, error: float, width: int, model: str) -> None:
-    """Save a StandardSAE: x̂ = x + W·error, features are relu(±x)."""
+    """Save a StandardSAE with a feature for each token: x̂ is the token's embedding + an error.
+
+    A feature reads ⟨x, d⟩ - t for its direction d, with t above every cosine between two
+    directions, and is scaled so that it is 1 where x is d.
+    """
     from sae_lens import StandardSAE, StandardSAEConfig
     from sae_lens.saes.sae import SAEMetadata
 
     stated = SAEMetadata(
         model_name=model, hook_name=HOOK, context_size=TRAINING_CONTEXT, prepend_bos=True
     )
-    sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=2 * width, metadata=stated))
-    both = torch.cat([torch.eye(width), -torch.eye(width)])
-    noise = torch.randn(both.shape, generator=torch.Generator().manual_seed(1))
+    sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=FEATURES, metadata=stated))
+    directions = spread_directions(FEATURES, width)
+    noise = torch.randn(directions.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        sae.W_enc.copy_(both.T)
-        sae.W_dec.copy_(both + error * noise / width**0.5)
+        sae.W_enc.copy_(directions.T / (1 - THRESHOLD))
+        sae.b_enc.fill_(-THRESHOLD / (1 - THRESHOLD))
+        sae.W_dec.copy_(directions + error * noise / width**0.5)
     sae.save_model(path)
+
+
+def spread_directions(count: int, width: int) -> torch.Tensor:
+    """Return unit vectors (count, width) that were pushed apart from a random start."""
+    vectors = torch.randn(count, width, generator=torch.Generator().manual_seed(0))
+    for _ in range(300):
+        vectors = vectors / vectors.norm(dim=1, keepdim=True)
+        push = (10 * (vectors @ vectors.T - 1)).exp().fill_diagonal_(0)
+        vectors = vectors - 0.3 * push @ vectors
+    return vectors / vectors.norm(dim=1, keepdim=True)
 
 
 def make_tokenizer() -> Any:
@@ -109,7 +129,14 @@ def _model() -> Any:
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
+        model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(spread_directions(FEATURES, WIDTH))
+        for block, share in zip(model.model.layers, WRITTEN, strict=True):
+            block.self_attn.q_proj.weight.mul_(SOFTER)
+            block.self_attn.o_proj.weight.mul_(share)
+            block.mlp.down_proj.weight.mul_(share)
+    return model
 
 
 @torch.inference_mode()

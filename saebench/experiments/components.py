@@ -33,7 +33,8 @@ class ComponentsMeasurer(Measurer):
     def extent(self, targets: Targets) -> Extent:
         """Return the first sequences; their width counts about eight passes for each SAE."""
         first = first_sequences(self.bench.tokens)
-        return Extent(len(first.ids), 8 * len(targets) * first.ids.shape[1], first.fingerprint)
+        run = self.bench.extent  # whose tokens say which sequences are the first
+        return Extent(len(first.ids), 8 * len(targets) * run.width, run.fingerprint)
 
     def corpora(self, targets: Targets) -> list[TokenSet]:  # noqa: ARG002
         """Return the first sequences."""
@@ -42,7 +43,6 @@ class ComponentsMeasurer(Measurer):
     def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
         """Measure the SAEs and their numbers of components with one clean pass."""
         bench, first = self.bench, first_sequences(self.bench.tokens)
-        bench.parts[str(self.experiment)] = bench.readings.record(first)
         engine = bench.engine(first)
         wanted = [(t.subject, ["sae", *_components_of(t, engine)]) for t in targets]
         ids = engine.tokens.ids

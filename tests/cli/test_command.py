@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from tiny import FEATURES, HOOK
 
 import saebench
 from saebench.cli import main
@@ -20,7 +21,7 @@ def test_list_shows_id_architecture_features_and_hook(tiny, capsys):
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["SAE", "architecture", "features", "hook"]
     assert [row.split() for row in rows] == [
-        [name, "standard", "32", "blocks.1.hook_resid_pre"] for name in ("good", "bad")
+        [name, "standard", str(FEATURES), HOOK] for name in ("good", "bad")
     ]
 
 

@@ -115,7 +115,7 @@ def test_a_run_in_the_c_locale_reads_and_writes_such_paths_and_prints_its_table(
 
 def test_an_ascii_pipe_gets_the_runs_table_too(tiny, project):
     line = (f"run|--sae|{tiny.good}|--sae-model|{tiny.model}|--sae-dataset|{tiny.texts}"
-            "|--sae-sequences|4|-k|fidelity|-p|no:cacheprovider")  # fmt: skip
+            "|--sae-sequences|8|-k|fidelity|-p|no:cacheprovider")  # fmt: skip
     done = _run(SEVERAL, line, cwd=project, **ASCII)
     assert "== 0" in done.stdout.decode("ascii"), done.stderr
     assert "good  PASS" in done.stdout.decode("ascii")

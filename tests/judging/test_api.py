@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from option_samples import needed, sample
+from tiny import FEATURES
 from torch import nn
 
 import saebench
@@ -46,12 +47,12 @@ class Plain(nn.Module):
 
     def __init__(self, sae):
         super().__init__()
-        self.encoder, self.decoder = (
-            nn.Parameter(w.detach().clone()) for w in (sae.W_enc, sae.W_dec)
+        self.encoder, self.bias, self.decoder = (
+            nn.Parameter(w.detach().clone()) for w in (sae.W_enc, sae.b_enc, sae.W_dec)
         )
 
     def encode(self, x):
-        return torch.relu(x @ self.encoder)
+        return torch.relu(x @ self.encoder + self.bias)
 
     def decode(self, features):
         return features @ self.decoder
@@ -95,6 +96,9 @@ def test_a_plain_module_is_judged_as_the_sae_that_it_computes(tiny, sae, by_spec
         properties=PROPERTIES,
     )
     known = _known(run)
+    # Without a decoder matrix features' masses are f, not f·‖d‖.
+    mass = known.pop("sparsity.one_sequence_mass")
+    assert mass == pytest.approx(_values(by_spec)["sparsity.one_sequence_mass"], rel=0.02)
     same = {k: v for k, v in _known(by_spec).items() if k in known}
     assert {"fidelity.kl", "kl_gap.ratio[eps_random]", "sparsity.l0", "sparsity.dead"} <= set(same)
     assert known == pytest.approx(same, rel=1e-5, abs=1e-8)
@@ -104,7 +108,7 @@ def test_a_module_that_changes_its_input_is_judged_as_the_sae_that_it_computes(t
     class InPlace(Plain):
         def encode(self, x):
             x.neg_()
-            return torch.relu(-x @ self.encoder)
+            return torch.relu(-x @ self.encoder + self.bias)
 
     options = {"hook": HOOK, "sequences": 6, "context": 12, "properties": PROPERTIES}
     saes = {"plain": Plain(sae), "in place": InPlace(sae)}
@@ -229,7 +233,7 @@ def test_one_word_may_stand_for_a_list_of_one(tiny, option):
 
 def test_a_dead_sae_fails_without_a_warning(tiny, tmp_path):
     """Zero over zero is an ERROR of the case; numpy's warning would break strict test runs."""
-    dead = tiny.with_weights(tiny.good, tmp_path / "dead", b_enc=torch.full((32,), -1e9))
+    dead = tiny.with_weights(tiny.good, tmp_path / "dead", b_enc=torch.full((FEATURES,), -1e9))
     run = saebench.judge(str(dead), tiny.model, tiny.texts, sequences=4, properties=PROPERTIES)
     assert {c.property: c.verdict.value for c in run.cases}["shrinkage"] == "ERROR"
 

@@ -21,7 +21,8 @@ def _written(tiny, path: Path, texts, times):
 
 
 def _prompts(tiny, path: Path, texts, times):
-    rows = [{"text": " ".join(text.split()[:11])} for text in texts]
+    # One word is in every prompt: helpfulness needs a feature that is active on 20 of them.
+    rows = [{"text": " ".join(["w0", *text.split()[:10]])} for text in texts]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows * times))
     return str(path)
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tiny import FEATURES, WIDTH
 
 from saebench.cli.stored import known_facts
 from saebench.errors import NotApplicable
@@ -165,7 +166,7 @@ def test_a_measurement_that_is_nan_is_not_stored_and_the_store_stays_as_it_was(
     assert gate_run.judge("--sae", tiny.good, *update).ret == pytest.ExitCode.OK
     root = gate_run.pytester.path / "baselines"
     before = _bytes_below(root)
-    huge = torch.full((32, 16), 3e38)  # the output is infinite, the logits NaN
+    huge = torch.full((FEATURES, WIDTH), 3e38)  # the output is infinite, the logits NaN
     bad = tiny.with_weights(tiny.good, tmp_path / "good", W_dec=huge)
     done = gate_run.judge("--sae", str(bad), *update)
     assert done.ret == pytest.ExitCode.TESTS_FAILED

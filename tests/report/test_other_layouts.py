@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from runs import make_case, make_run
 from saelens_evals import BATCH, CONTEXT, SEQUENCES, run_evals_on
+from tiny import FEATURES
 
 import saebench
 from saebench.data.documents import open_documents
@@ -143,7 +144,7 @@ def test_saebench_reads_every_number_it_demands(run):
 def _as_its_plots_read(found):
     """As sae_bench_utils/graphing_utils.py flattens a core result."""
     assert found["sae_cfg_dict"]["architecture"] == "standard"
-    assert found["sae_cfg_dict"]["d_sae"] == 32
+    assert found["sae_cfg_dict"]["d_sae"] == FEATURES
     return {k: v for group in found["eval_result_metrics"].values() for k, v in group.items()}
 
 
@@ -164,7 +165,7 @@ def test_the_shares_of_frequent_features_are_those_of_the_densities(tiny):
     histogram = run.cases[0].series["density_histogram"]
     counts = dict(zip(histogram["edges"], histogram["counts"], strict=False))
     above = sum(n for edge, n in counts.items() if edge >= 0.1 * (1 - 1e-9))
-    assert misc["freq_over_10_percent"] == pytest.approx(above / 32)
+    assert misc["freq_over_10_percent"] == pytest.approx(above / FEATURES)
     assert misc["freq_over_10_percent"] <= misc["freq_over_1_percent"] <= misc["frac_alive"]
     assert 0 < misc["normalized_freq_over_10_percent"] <= misc["normalized_freq_over_1_percent"]
 

@@ -73,7 +73,7 @@ def test_the_value_of_another_tools_option_is_kept(pytester, tiny):
     ]
     done = pytester.runpytest_inprocess(
         str(BENCHMARKS / "test_sparsity.py"), *options, "--sae-stop-early", "--sae", tiny.good,
-        *tiny.options(), "--sae-fail-on", "sparsity.l0<=1", "-p", "no:cacheprovider",
+        *tiny.options(), "--sae-fail-on", "sparsity.l0<=0.5", "-p", "no:cacheprovider",
     )  # fmt: skip
     (line,) = (line for line in done.outlines if "sparsity@good: pytest" in line)
     words = shlex.split(line.partition(": ")[2])

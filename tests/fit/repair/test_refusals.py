@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -32,7 +33,10 @@ def _left(tmp_path):
 
 
 def test_a_tied_sae_is_refused(repair, tiny, tmp_path):
-    code, said = repair(tiny.sae("tied", error=0.0))
+    encoder = load_file(Path(tiny.bad) / "sae_weights.safetensors")["W_enc"]
+    code, said = repair(
+        tiny.with_weights(tiny.bad, tmp_path / "tied", W_dec=encoder.T.contiguous())
+    )
     assert code == 4
     assert "W_dec is the transpose of W_enc: they are tied" in said
     assert _left(tmp_path) == []
