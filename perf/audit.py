@@ -54,14 +54,14 @@ class Deciding:
     """A metric that decides, and the case that it is of."""
 
     metric: str
-    property: str
+    about: str
     params: Mapping[str, str]
 
     @property
     def kind(self) -> str:
         """The case's name without its SAE."""
         inner = ",".join(f"{k}={v}" for k, v in self.params.items())
-        return f"{self.property}[{inner}]" if inner else self.property
+        return f"{self.about}[{inner}]" if inner else self.about
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def measured(
     judge = Judge(settings)
     found = find_subjects(list(saes))
     wanted = {each.kind: each for each in metrics}.values()
-    judge.announce(case_request(s.id, w.property, dict(w.params)) for s in found for w in wanted)
+    judge.announce(case_request(s.id, w.about, dict(w.params)) for s in found for w in wanted)
     judge.adopt(prepare(settings, found))
     for request in judge.requests:
         judge.case(request, progress=progress_bar)
