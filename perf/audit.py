@@ -192,8 +192,9 @@ def _apart(metric: str, pair: tuple[SideCase, SideCase]) -> tuple[float, bool]:
     values = [float(m.value or 0.0) for m in both]
     half = [(m.ci.high - m.ci.low) / 2 if m.ci else 0.0 for m in both]
     apart = abs(values[0] - values[1])
-    allowed = float(np.hypot(*half)) + 1e-9
-    return apart / max(abs(np.mean(values)), 1e-12), apart <= allowed
+    allowed = (half[0] ** 2 + half[1] ** 2) ** 0.5 + 1e-9
+    mean = abs(values[0] + values[1]) / 2
+    return apart / max(mean, 1e-12), apart <= allowed
 
 
 def in_order(sides: Mapping[str, Side], of: Deciding) -> tuple[int, int]:
