@@ -173,6 +173,37 @@ def test_other_interventions_start_from_the_outputs_activation(family):
     assert all(found.table()[f"{name}.kl"].min() > 0 for name in NAMES)
 
 
+@every_family
+def test_the_skip_path_alone_has_the_features_mean_effect_in_their_place(family):
+    kind, hand, places = "skip_transcoder", _ByHand(family), slice(1, None)
+    given = [hand.run(ids, lambda _, out: out)[1][1:] for ids in _tokens().ids]
+    skip = _transcoder(kind).W_skip.detach().double()
+    features = torch.cat([_predicted(kind, x) - x @ skip.T for x in given]).mean(dim=0)
+    expected = np.zeros(N)
+    for s, ids in enumerate(_tokens().ids):
+
+        def alone(x: Tensor, out: Tensor) -> Tensor:
+            changed = out.clone()
+            changed[0, places] = x[places] @ skip.T + features
+            return changed
+
+        clean, changed = (hand.run(ids, c)[0] for c in (lambda _, out: out, alone))
+        expected[s] = rel_entr(np.exp(clean[1:]), np.exp(changed[1:])).sum()
+    engine = Engine(make_host(family), _tokens(), seed=3, batch_size=2)
+    wanted = [
+        (_subject(kind), ("sae", "skip_only")),
+    ]
+    found = engine.measure(wanted, progress=lambda _: None)["sae"]
+    np.testing.assert_allclose(found.table()["skip_only.kl"], expected, rtol=1e-4)
+    assert found.transcodes
+
+
+def test_an_sae_without_a_skip_path_has_no_skip_to_measure():
+    engine = Engine(make_host("llama"), _tokens(), seed=3, batch_size=2)
+    found = engine.measure([(_subject(), ("sae", "skip_only"))], progress=lambda _: None)["sae"]
+    assert found.interventions == ("sae",)
+
+
 def test_an_sae_and_a_transcoder_measured_together_are_measured_as_alone():
     from sae_lens import StandardSAE, StandardSAEConfig
 
