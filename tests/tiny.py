@@ -129,7 +129,7 @@ def _model() -> Any:
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = LlamaForCausalLM(config).eval()
+        model: Any = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(spread_directions(FEATURES, WIDTH))
         for block, share in zip(model.model.layers, WRITTEN, strict=True):
