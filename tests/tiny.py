@@ -35,7 +35,7 @@ class TinyWorld:
         self.bad = self.sae("bad", error=3.0)
 
     def sae(self, name: str, *, error: float = 0.05, width: int = WIDTH) -> str:
-        """Save an SAE that encodes each component and its negative, and decodes with an error."""
+        """Save an SAE with a feature for each token, decoded with an error of this size."""
         path = self.root / "saes" / name
         save_sae(path, error=error, width=width, model=self.model)
         return str(path)
