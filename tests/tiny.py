@@ -35,7 +35,7 @@ class TinyWorld:
         self.bad = self.sae("bad", error=3.0)
 
     def sae(self, name: str, *, error: float = 0.05, width: int = WIDTH) -> str:
-        """Save an SAE that encodes each component and its negative, and decodes with an error."""
+        """Save an SAE with a feature for each token, decoded with an error of this size."""
         path = self.root / "saes" / name
         save_sae(path, error=error, width=width, model=self.model)
         return str(path)
@@ -129,7 +129,7 @@ def _model() -> Any:
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = LlamaForCausalLM(config).eval()
+        model: Any = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(spread_directions(FEATURES, WIDTH))
         for block, share in zip(model.model.layers, WRITTEN, strict=True):

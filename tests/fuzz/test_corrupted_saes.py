@@ -126,7 +126,7 @@ def test_the_gate_s_number_for_altered_weights_is_that_of_the_weights_read_indep
     weights = {n: torch.tensor(t) for n, t in read_weights(directory / WEIGHTS).items()}
     plain = _Plain(weights)
     about = {"hook": "blocks.1.hook_resid_pre", "training_context": 12, "prepend_bos": True}
-    config = {"properties": ["fidelity"], "sequences": 8, "context": 12}
+    config = {"properties": ["fidelity"], "sequences": 24, "context": 12}
     first = saebench.judge(str(directory), tiny.model, tiny.texts, **config)
     second = saebench.judge(plain, tiny.model, tiny.texts, **config, **about)
     before = saebench.judge(tiny.good, tiny.model, tiny.texts, **config)

@@ -79,6 +79,22 @@ def test_a_good_sae_passes_and_a_bad_one_does_not(tiny, by_spec):
     ).passed
 
 
+def test_a_good_sae_passes_every_shipped_gate_and_a_bad_one_fails_against_pca_too(tiny):
+    runs = {
+        sae: saebench.judge(sae, tiny.model, tiny.texts, sequences=24)
+        for sae in (tiny.good, tiny.bad)
+    }
+    decided = {
+        sae: {gate.rule: gate.verdict for case in run.cases for gate in case.deciding}
+        for sae, run in runs.items()
+    }
+    assert set(decided[tiny.good].values()) == {Verdict.PASS}
+    rules = {"advantage.kl_ratio<=0.5", "advantage.fvu_ratio<=0.9", "strata.worst_decile_ratio<=4"}
+    assert rules <= set(decided[tiny.good])
+    failed = {rule for rule, verdict in decided[tiny.bad].items() if verdict is Verdict.FAIL}
+    assert failed >= {"advantage.kl_ratio<=0.5", "fidelity.context_recovered>=0.8"}
+
+
 def test_a_saelens_object_is_judged_as_its_directory(tiny, sae, by_spec):
     run = saebench.judge(sae, tiny.model, tiny.texts, sequences=24, properties=PROPERTIES)
     assert _known(run) == _close(by_spec)
