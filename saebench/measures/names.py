@@ -43,6 +43,8 @@ DENSE = "dense"
 """Channel: 1 at tokens with at least half as many active features as the activation is wide."""
 DICTIONARY = "dictionary"
 """Stored if a property's ``keeps`` names it: how much each feature is used, and where."""
+RANDOM_DICTIONARY = "random_dictionary"
+"""Stored likewise: the SAE's error and that of sparse coding over random directions."""
 STRATA = "strata"
 """Stored if a property's ``keeps`` names it: the SAE's KL by kinds of tokens."""
 

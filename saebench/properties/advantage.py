@@ -13,7 +13,7 @@ import numpy as np
 
 from saebench.errors import OptionError, nearest
 from saebench.experiments.base import SEQUENCES, Experiment, PrincipalComponents
-from saebench.measures.names import SKIP_ONLY, components, components_of
+from saebench.measures.names import RANDOM_DICTIONARY, SKIP_ONLY, components, components_of
 from saebench.properties.base import (
     Findings,
     MetricSpec,
@@ -24,8 +24,8 @@ from saebench.properties.base import (
     plain,
     size_of,
 )
-from saebench.records.run import Direction, Metric, Verdict
-from saebench.statistics.bootstrap import by_percentiles
+from saebench.records.run import Direction, Metric, SampleSize, Verdict
+from saebench.statistics.bootstrap import by_percentiles, estimate
 from saebench.statistics.clusters import chosen
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ SKIP_RATIO = MetricSpec(
 )  # fmt: skip
 EQUIVALENT = MetricSpec("advantage.equivalent_components", "components", HIGHER, None)
 EQUIVALENT_RATIO = MetricSpec("advantage.equivalent_ratio", "×", HIGHER, None)
-OF_MATCHED = (KL_RATIO, FVU_RATIO, KL_PCA)
+RANDOM_RATIO = MetricSpec("advantage.random_dictionary_ratio", "×", LOWER, None)
+OF_MATCHED = (KL_RATIO, FVU_RATIO, RANDOM_RATIO, KL_PCA)
 OF_CURVE = (EQUIVALENT, EQUIVALENT_RATIO)
 
 
@@ -95,12 +96,26 @@ def _of_matched(measurement: "Measurement") -> Findings:
     metrics = [
         evaluate(KL_RATIO, measurement, note=note, **declared),
         evaluate(FVU_RATIO, measurement, note=note, **declared),
+        _random_ratio(measurement, note=note, **declared),
         evaluate(KL_PCA, measurement),
     ]
     if SKIP_ONLY in measurement.interventions:
         metrics.append(_beyond_skip(measurement))
     curves = {name: sums.curve(f"{name}.kl", per="n.scored") for name in ("sae", PCA)}
     return Findings(tuple(metrics), {"kl_by_position": curves})
+
+
+def _random_ratio(measurement: "Measurement", *, note: str | None, **declared: Any) -> Metric:
+    """Return the squared error against that of sparse coding over random directions."""
+    if measurement.pursuit is None:
+        raise ValueError(f"{RANDOM_RATIO.name}: the measurement has no random dictionary")
+    table = measurement.pursuit.by_sequence()
+    n = SampleSize(len(table["n"]), int(table["n"].sum()))
+    left = table["random"].sum()
+    if note is None and not left:
+        note = "undefined: random directions, as many as features are active, leave nothing out"
+    result = estimate(lambda sums: sums["sae"] / sums["random"], table)
+    return estimated(RANDOM_RATIO, result, n=n, note=note, **declared)
 
 
 def _beyond_skip(measurement: "Measurement") -> Metric:
@@ -185,6 +200,7 @@ PROPERTY = Property(
     _findings,
     experiment=_experiment,
     defaults=(("k", MATCHED),),
+    keeps=(RANDOM_DICTIONARY,),
     cases=tuple({"k": k} for k in (MATCHED, CURVE)),
     reported=_reported,
 )

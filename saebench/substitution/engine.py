@@ -16,6 +16,7 @@ from saebench.measures.names import (
     CURRENT_TOKEN,
     DICTIONARY,
     INDEPENDENT_OF_SAE,
+    RANDOM_DICTIONARY,
     SKIP_ONLY,
     STRATA,
     Probe,
@@ -60,6 +61,7 @@ from saebench.substitution.gathering import (
 from saebench.substitution.interventions import Tokens, substitute
 from saebench.substitution.measurement import Measurement, Spread, TokenMeasurement, with_clusters
 from saebench.substitution.passes import CleanPass, Passes
+from saebench.substitution.pursuit import PursuitErrors
 from saebench.substitution.readout import Changed, Readout, Repeated, every_row
 from saebench.substitution.reference import Reference, ReferenceSums
 from saebench.substitution.token_strata import Strata, StrataSums
@@ -128,8 +130,8 @@ class Engine:
             subjects: the SAEs, each with the interventions it needs.
             progress: called with the number of tokens just finished.
             edges: by SAE id, the edges of the bins of positions that get sums of their own.
-            keep: by SAE id, the channels whose values are stored token by token, and DICTIONARY or
-                STRATA where these are to be stored.
+            keep: by SAE id, the channels whose values are stored token by token, and
+                DICTIONARY, RANDOM_DICTIONARY or STRATA where these are to be stored.
             probes: by SAE id, further channels to read out of each pass.
         """
         self.stages = Stages(self.host.device)
@@ -172,7 +174,7 @@ class Engine:
     ) -> Gathered:
         """Return an SAE at its site with empty sums; the arguments are those of ``measure``."""
         sequences, context = self.tokens.ids.shape
-        kept = tuple(name for name in keep if name not in (DICTIONARY, STRATA))
+        kept = tuple(name for name in keep if name not in (DICTIONARY, RANDOM_DICTIONARY, STRATA))
         sums = TokenSums(sequences, context, edges, kept, first=self.tokens.first)
         site = site_of(self.host, subject)
         left_out = (CURRENT_TOKEN,) if subject.has_skip else (CURRENT_TOKEN, SKIP_ONLY)
@@ -184,12 +186,14 @@ class Engine:
             with_clusters(sums, self.tokens),
             probes=probes,
             without_context=CURRENT_TOKEN in names,
+            pursues=RANDOM_DICTIONARY in keep,
             strata=StrataSums(self._strata, self.tokens) if STRATA in keep else None,
         )
 
     def _look_at_corpus(self, gathering: Sequence[Gathered], watched: Sequence[Gathered]) -> None:
         """Compute the corpus statistics that the SAEs need, and the SAEs' output on their bank."""
-        needed = [*watched, *(g for g in gathering if self._needs_reference(g))]
+        others = (g for g in gathering if g.pursues or self._needs_reference(g))
+        needed = [*watched, *others]
         self._gather_references(site for g in needed for site in (g.site, g.reads))
         for g in gathering:
             self._reconstruct_bank(g)
@@ -235,10 +239,17 @@ class Engine:
             self._references[site] = sums.compute(self.host.device)
 
     def _reconstruct_bank(self, g: Gathered) -> None:
-        if not set(g.interventions).isdisjoint((*AT_ERROR_RADIUS, SKIP_ONLY)):
-            # The banks of all sites are activations of the same tokens.
-            made = g.subject.reconstruct_many(self._references[g.reads].bank, stages=self.stages)
-            g.bank = bank_errors(self.host, g.site, self._references[g.site].bank, made)
+        of_errors = not set(g.interventions).isdisjoint((*AT_ERROR_RADIUS, SKIP_ONLY))
+        if not (of_errors or g.pursues):
+            return
+        # The banks of all sites are activations of the same tokens.
+        made = g.subject.reconstruct_many(self._references[g.reads].bank, stages=self.stages)
+        reference = self._references[g.site]
+        if of_errors:
+            g.bank = bank_errors(self.host, g.site, reference.bank, made)
+        if g.pursues:
+            features = len(made.fired)
+            g.pursuit = PursuitErrors.of(reference, made, features=features, seed=self.seed)
 
     def _sequences_at_once(self, gathering: Sequence[Gathered]) -> int:
         if self._batch_size is not None:

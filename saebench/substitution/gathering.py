@@ -20,6 +20,7 @@ from saebench.substitution.batches import Batch
 from saebench.substitution.feature_use import DictionaryWatch
 from saebench.substitution.interventions import BankErrors
 from saebench.substitution.measurement import SCORED, TARGETS, Measurement, Spread, TokenMeasurement
+from saebench.substitution.pursuit import PursuitErrors
 from saebench.substitution.token_strata import StrataSums
 
 
@@ -163,6 +164,8 @@ class Gathered:
         fired: for each feature the number of tokens on which it fired.
         failures: the error of each intervention that could not be computed.
         probes: further channels to read out of each pass.
+        pursues: compare the SAE's error with that of sparse coding over random directions.
+        pursuit: those errors.
         without_context: read the model's cross-entropy from the current token alone, too.
         squared_errors: ‖x - x′‖² of the current batch's tokens, of interventions whose error is
             compared with the SAE's.
@@ -181,6 +184,8 @@ class Gathered:
     failures: dict[str, UndefinedDirection] = field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
     without_context: bool = False
+    pursues: bool = False
+    pursuit: PursuitErrors | None = None
     squared_errors: dict[str, Tensor] = field(default_factory=dict)
     dictionary: DictionaryWatch | None = None
     strata: StrataSums | None = None
@@ -243,6 +248,7 @@ class Gathered:
             per_token=per_token,
             moves=self.spread.moves(),
             transcodes=self.reads != self.site,
+            pursuit=self.pursuit,
             promises={name: p.source for name, p in self.subject.promises.items()},
             dictionary=None if self.dictionary is None else self.dictionary.use(),
             by_token=None if self.strata is None else self.strata.by_token(),

@@ -16,6 +16,7 @@ from saebench.measures.state import State, concatenated, first, merged, one_path
 from saebench.measures.sums import TokenSums
 from saebench.records.run import CLUSTER
 from saebench.substitution.feature_use import ONE_SEQUENCE, DictionaryUse
+from saebench.substitution.pursuit import PursuitErrors
 from saebench.substitution.token_strata import TokenStrata
 
 
@@ -153,6 +154,7 @@ class Measurement(State):
         per_token: values token by token of the channels for which they were requested.
         moves: corrects squared deviations from a fixed vector to those from the run's mean; None
             once that is done.
+        pursuit: its error against sparse coding over random directions, if that was requested.
         transcodes: the SAE is a transcoder, which reads elsewhere than it writes.
         promises: for each figure that the SAE is said to have where it is stated.
         dictionary: how each feature was used, if that was requested.
@@ -166,6 +168,7 @@ class Measurement(State):
     failures: dict[str, MeasurementError] = state(_failures, factory=dict)
     per_token: TokenMeasurement | None = state(merged, default=None)
     moves: Moves | None = state(merged, default=None)
+    pursuit: PursuitErrors | None = state(default=None)
     transcodes: bool = state(default=False)
     promises: Mapping[str, str] = state(first, factory=dict)
     dictionary: DictionaryUse | None = state(merged, default=None)

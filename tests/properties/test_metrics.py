@@ -15,6 +15,7 @@ from saebench.properties import find_property, metric_names, properties
 from saebench.properties.kl_gap import BASELINES, DECIDING, FLOOR
 from saebench.records.run import Direction, Metric, Verdict
 from saebench.substitution.measurement import Measurement
+from saebench.substitution.pursuit import PursuitErrors
 
 N, T, FEATURES = 10, 9, 30
 PER_TOKEN = (
@@ -48,7 +49,8 @@ class _World:
     def measurement(self) -> Measurement:
         sums = TokenSums(N, T)
         self._fill(sums)
-        return Measurement(sums, INTERVENTIONS, self.fired, "resumed")
+        pursuit = PursuitErrors(np.array([1.0, 2, 3]), np.array([4.0, 5, 6]), np.array([0, 1, 2]))
+        return Measurement(sums, INTERVENTIONS, self.fired, "resumed", pursuit=pursuit)
 
     def _fill(self, sums: TokenSums) -> None:
         everywhere = slice(0, N)
@@ -144,6 +146,7 @@ def test_advantage_is_its_formulas():
     expected = {
         "advantage.kl_ratio": w.mean(w.kl["sae"]) / w.mean(w.kl["pca_matched"]),
         "advantage.fvu_ratio": mean["squared_error"] / mean["pca_matched.squared_error"],
+        "advantage.random_dictionary_ratio": 6.0 / 15.0,
         "advantage.kl_pca": w.mean(w.kl["pca_matched"]),
     }
     metrics = _found("advantage", w)
@@ -166,7 +169,7 @@ def test_a_transcoders_advantage_is_reported_and_decides_nothing():
     measurement = _World().measurement()
     measurement.transcodes = True
     found = find_property("advantage").findings(measurement, {}).metrics
-    assert [m.decides for m in found] == [False, False, True]
+    assert [m.decides for m in found] == [False, False, False, True]
 
 
 def test_the_share_of_context_is_undefined_for_a_model_that_gains_nothing_from_it():
