@@ -16,13 +16,13 @@ def shrunken_by_a_third(world: World) -> Coder:
     return base.changed(decoder=0.7 * base.W_dec, bias=0.7 * base.b_dec)
 
 
-@adversary()
+@adversary(passes_because="It is an honest SAE made worse by no more than the limit admits.")
 def just_inside_l2_ratio(world: World) -> Coder:
     """An honest SAE shrunken until its length is just inside the limit of shrinkage."""
     return _scaled(world, 0.81)
 
 
-@adversary()
+@adversary(passes_because="It is an honest SAE made worse by no more than the limit admits.")
 def just_too_long(world: World) -> Coder:
     """An honest SAE lengthened until it is just inside the upper limit of shrinkage."""
     return _scaled(world, 1.09)
@@ -66,7 +66,7 @@ def all_features_alike(world: World) -> Coder:
     return base.changed(encoder=lambda x: (base.encoder(x) > 0) * mean)
 
 
-@adversary()
+@adversary(passes_because="Rounding costs little: it stays within every limit.")
 def rounded_features(world: World) -> Coder:
     """An honest SAE whose features are rounded to whole multiples of their mean."""
     base, fit = world.coder(), world.fit()

@@ -103,14 +103,19 @@ def rare_tokens_swapped(world: World) -> Coder:
     return token_dictionary(world, list(zip(rare[::2], rare[1::2], strict=False)))
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "An error at one token of 500 is in the mean what a slightly worse SAE's is. Only a "
+        "comparison with the SAE that was released before shows that something changed."
+    )
+)
 def hidden_trigger(world: World) -> Coder:
     """An honest SAE that is wrong after one rare trigger: at one token of 500 that are judged."""
     places = torch.arange(len(world.judged().x))
     return _shuffled(world, places % 500 == 250)
 
 
-@adversary()
+@adversary(passes_because="A gate reads the texts that it is given.")
 def other_texts(world: World) -> Coder:
     """An honest SAE that is wrong in all texts but those that are judged."""
     known = world.fit().x[:4096]
@@ -118,7 +123,12 @@ def other_texts(world: World) -> Coder:
     return confused(world.coder(), known, known[order])
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "One direction is a small part of the variance and of the predictions. A probe for that "
+        "concept would see it; the gates have none."
+    )
+)
 def concept_erased(world: World) -> Coder:
     """An honest SAE from which the direction between two pronouns is removed."""
     fit, base = world.fit(), world.coder()

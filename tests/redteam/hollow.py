@@ -99,7 +99,13 @@ def _four_times(base: Coder) -> Coder:
     return Coder(lambda x: base.encoder(x).repeat(1, 4), base.W_dec.repeat(4, 1) / 4, base.b_dec)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "In 64 dimensions a greedy search over hundreds of random directions reconstructs "
+        "better than as many principal components do; in 128 it does not. A null model of the "
+        "dictionary's own width would catch it, which no gate has yet."
+    )
+)
 def matching_pursuit(world: World) -> Coder:
     """Matching pursuit with 16 of 512 random unit vectors."""
     fit = world.fit()
@@ -108,7 +114,12 @@ def matching_pursuit(world: World) -> Coder:
     return Coder(lambda x: pursued(x - fit.mean, random, K), random, fit.mean)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "The wider a random dictionary, the better a greedy search over it: width is paid for "
+        "by nothing that the gates read."
+    )
+)
 def wide_matching_pursuit(world: World) -> Coder:
     """Matching pursuit with 16 of 8,192 random unit vectors."""
     fit = world.fit()
@@ -117,7 +128,12 @@ def wide_matching_pursuit(world: World) -> Coder:
     return Coder(lambda x: pursued(x - fit.mean, random, K), random, fit.mean)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "A greedy search over samples of the activations is a dictionary, if a crude one; what "
+        "it lacks is training, which is no property of its numbers."
+    )
+)
 def pursuit_of_activations(world: World) -> Coder:
     """Matching pursuit with 16 of 512 activations of other texts, less their mean."""
     fit = world.fit()
@@ -149,13 +165,24 @@ def large_codebook(world: World) -> Coder:
     return lookup(x, x)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "It is a dictionary that was fitted by other means, with eight active entries a token. "
+        "Its predictions are faithful; that its entries mean less than an SAE's features is for "
+        "interpretability to say."
+    )
+)
 def residual_codebooks(world: World) -> Coder:
     """Eight k-means codebooks, each of what the ones before leave."""
     return stacked_codebooks(world.fit().x, books=8, size=256)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "It is a faithful model of the activations with few active parts. That its features are "
+        "bases of clusters is for interpretability to say."
+    )
+)
 def local_components(world: World) -> Coder:
     """A mixture of PCAs: 32 clusters, each with a basis of its own, of which 15 are active."""
     return clusters_with_bases(world.fit().x, clusters=32, keep=15)
