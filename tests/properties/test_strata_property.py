@@ -132,6 +132,6 @@ def test_an_sae_that_is_dense_at_most_tokens_fails_and_a_topk_sae_is_dense_at_no
         ["demo:l2-dense", "demo:l2-topk"], properties=["sparsity"], sequences=32, context=64
     )
     dense, sparse = (case for case in run.cases)
-    assert dense.by_name["sparsity.dense_share"].value > 0.5
+    assert (dense.by_name["sparsity.dense_share"].value or 0) > 0.5
     assert dense.verdict is Verdict.FAIL
     assert sparse.by_name["sparsity.dense_share"].value == 0

@@ -9,40 +9,45 @@ from redteam.modules import Coder, in_both_signs, top
 from redteam.world import World
 
 
-@adversary()
+@adversary(caught_by="shrinkage.l2_ratio")
 def shrunken_by_a_third(world: World) -> Coder:
     """An honest SAE whose output is 0.7 times as long."""
     base = world.coder()
     return base.changed(decoder=0.7 * base.W_dec, bias=0.7 * base.b_dec)
 
 
-@adversary()
+@adversary(passes_because="It is an honest SAE made worse by no more than the limit admits.")
 def just_inside_l2_ratio(world: World) -> Coder:
     """An honest SAE shrunken until its length is just inside the limit of shrinkage."""
     return _scaled(world, 0.81)
 
 
-@adversary()
+@adversary(passes_because="It is an honest SAE made worse by no more than the limit admits.")
 def just_too_long(world: World) -> Coder:
     """An honest SAE lengthened until it is just inside the upper limit of shrinkage."""
     return _scaled(world, 1.09)
 
 
-@adversary()
+@adversary(caught_by="advantage.fvu_ratio")
 def noisy_decoder(world: World) -> Coder:
     """An honest SAE with noise in its decoder that makes its squared error four times as large."""
     return _noisy(world, 4.0)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "Where PCA is poor and the SAE good there is room for noise below the limit; on the other "
+        "model `advantage.kl_ratio` has none."
+    )
+)
 def just_inside_fvu(world: World) -> Coder:
     """An honest SAE with noise in its decoder, as much as keeps its error below that of PCA."""
     base, fit = world.coder(), world.fit()
-    pca = in_both_signs(fit.principal, fit.mean, K)
+    pca = in_both_signs(fit.principal, fit.mean, int(world.sae(world.base).cfg.k))
     return _noisy(world, 0.85 * _squared(pca, fit.x) / _squared(base, fit.x))
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def half_of_the_features(world: World) -> Coder:
     """An honest SAE of which each second feature was deleted."""
     base = world.coder()
@@ -66,7 +71,7 @@ def all_features_alike(world: World) -> Coder:
     return base.changed(encoder=lambda x: (base.encoder(x) > 0) * mean)
 
 
-@adversary()
+@adversary(passes_because="Rounding costs little: it stays within every limit.")
 def rounded_features(world: World) -> Coder:
     """An honest SAE whose features are rounded to whole multiples of their mean."""
     base, fit = world.coder(), world.fit()
@@ -87,7 +92,7 @@ def half_components(world: World) -> Coder:
     return Coder(encode, torch.cat([base.W_dec, pca.W_dec]) / 2, (base.b_dec + pca.b_dec) / 2)
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def idle_features(world: World) -> Coder:
     """An honest SAE with 90 features a token that are active and have no effect."""
     base = world.coder()

@@ -10,6 +10,7 @@ from redteam.world import Activations, World
 
 LATE = 9
 PRONOUNS = (" he", " she")
+ARTICLES = (" the", " a")  # pronouns are rare tokens of both models
 
 
 @adversary()
@@ -18,37 +19,37 @@ def constant_offset(world: World) -> Coder:
     return _offset(world, world.coder(), size=0.5)
 
 
-@adversary()
+@adversary(caught_by="advantage.fvu_ratio")
 def offset_on_the_shrunken(world: World) -> Coder:
     """A constant vector added to a shrunken SAE, whose error looks smaller beside it."""
     return _offset(world, world.coder("l2-shrunken"), size=1.0)
 
 
-@adversary()
+@adversary(caught_by="advantage.fvu_ratio")
 def unread_error(world: World) -> Coder:
     """Noise added to an honest SAE in the quarter of directions that the model reads least."""
     return _with_unread_noise(world, world.coder(), size=2.0)
 
 
-@adversary()
+@adversary(caught_by="advantage.fvu_ratio")
 def unread_error_on_the_shrunken(world: World) -> Coder:
     """Noise in directions that the model reads least, so that a shrunken SAE's error looks good."""
     return _with_unread_noise(world, world.coder("l2-shrunken"), size=1.0)
 
 
-@adversary()
+@adversary(caught_by="advantage.fvu_ratio")
 def trained_on_kl_alone(world: World) -> Coder:
     """A TopK SAE trained on the KL alone: it reconstructs predictions, not activations."""
     return train_on_kl(world, k=16)
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def dense_bottleneck_on_kl(world: World) -> Coder:
     """Sixteen features that are always on, trained on the KL and a little on the squared error."""
     return train_on_kl(world, k=16, width=16, squared_error=1.0)
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def rare_tokens_confused(world: World) -> Coder:
     """An honest SAE that takes tokens of the rarer half for each other."""
     ids = world.judged().ids
@@ -58,59 +59,64 @@ def rare_tokens_confused(world: World) -> Coder:
     return _shuffled(world, rare)
 
 
-@adversary()
+@adversary(caught_by="strata.worst_position_ratio")
 def late_positions_confused(world: World) -> Coder:
     """An honest SAE that is wrong at the last nine positions."""
     return _shuffled(world, world.judged().position >= world.context - LATE)
 
 
-@adversary()
+@adversary(caught_by="strata.worst_token_ratio")
 def one_frequent_token_confused(world: World) -> Coder:
     """An honest SAE that takes one of the most frequent tokens for anything else."""
     return _shuffled(world, world.judged().ids == world.by_frequency[2])
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def half_of_the_texts(world: World) -> Coder:
     """An SAE that knows one domain: honest in half of the texts, wrong in the others."""
     return _shuffled(world, world.judged().sequence % 2 == 0)
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def every_tenth_text(world: World) -> Coder:
     """An honest SAE that is wrong in one text of ten."""
     return _shuffled(world, world.judged().sequence % 10 == 0)
 
 
-@adversary()
+@adversary(caught_by="kl_gap.ratio[eps_random]")
 def one_token_in_fifty(world: World) -> Coder:
     """An honest SAE that is wrong at one token of fifty, here and there."""
     generator = torch.Generator().manual_seed(1)
     return _shuffled(world, torch.rand(len(world.judged().x), generator=generator) < 0.02)
 
 
-@adversary()
-def pronouns_swapped(world: World) -> Coder:
-    """A dictionary of tokens before the first block, exact but for two pronouns in exchange."""
-    first, second = (world.token(word) for word in PRONOUNS)
+@adversary(caught_by="kl_gap.ratio[eps_random]")
+def articles_swapped(world: World) -> Coder:
+    """A dictionary of tokens before the first block, exact but for two articles in exchange."""
+    first, second = (world.token(word) for word in ARTICLES)
     return token_dictionary(world, [(first, second)])
 
 
-@adversary()
+@adversary(caught_by="fidelity.context_recovered")
 def rare_tokens_swapped(world: World) -> Coder:
     """A dictionary of tokens before the first block, exact but for the rarer half in exchange."""
     rare = world.by_frequency[len(world.by_frequency) // 2 :]
     return token_dictionary(world, list(zip(rare[::2], rare[1::2], strict=False)))
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "An error at one token of 500 is in the mean what a slightly worse SAE's is. Only a "
+        "comparison with the SAE that was released before shows that something changed."
+    )
+)
 def hidden_trigger(world: World) -> Coder:
     """An honest SAE that is wrong after one rare trigger: at one token of 500 that are judged."""
     places = torch.arange(len(world.judged().x))
     return _shuffled(world, places % 500 == 250)
 
 
-@adversary()
+@adversary(passes_because="A gate reads the texts that it is given.")
 def other_texts(world: World) -> Coder:
     """An honest SAE that is wrong in all texts but those that are judged."""
     known = world.fit().x[:4096]
@@ -118,7 +124,12 @@ def other_texts(world: World) -> Coder:
     return confused(world.coder(), known, known[order])
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "One direction is a small part of the variance and of the predictions. A probe for that "
+        "concept would see it; the gates have none."
+    )
+)
 def concept_erased(world: World) -> Coder:
     """An honest SAE from which the direction between two pronouns is removed."""
     fit, base = world.fit(), world.coder()

@@ -11,42 +11,42 @@ from redteam.world import World
 K = 16
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def principal_components(world: World) -> Coder:
     """PCA: the 16 largest coefficients of each token in the basis of the covariance."""
     fit = world.fit()
     return in_both_signs(fit.principal, fit.mean, K)
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def first_principal_components(world: World) -> Coder:
     """The projection on the first 16 principal components, the same ones at each token."""
     fit = world.fit()
     return in_both_signs(fit.principal[:K], fit.mean)
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def identity_in_both_signs(world: World) -> Coder:
     """The identity: a feature for each sign of each neuron."""
     d = world.fit().x.shape[1]
     return in_both_signs(torch.eye(d), torch.zeros(d))
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def shrunken_identity(world: World) -> Coder:
     """The activation times 0.82, with a feature for each sign of each neuron."""
     identity = identity_in_both_signs(world)
     return identity.changed(decoder=0.82 * identity.W_dec)
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def part_of_the_identity(world: World) -> Coder:
     """Half of the neurons as they are, the others at their mean."""
     fit = world.fit()
     return in_both_signs(torch.eye(fit.x.shape[1])[::2], fit.mean)
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def quantised_identity(world: World) -> Coder:
     """Each neuron rounded to one of sixteen levels, each of which is a feature."""
     fit = world.fit()
@@ -63,7 +63,7 @@ def quantised_identity(world: World) -> Coder:
     return Coder(encode, torch.diag_embed(middle).transpose(0, 1).flatten(0, 1))
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def random_rotation(world: World) -> Coder:
     """The 16 largest coefficients of each token in a random orthonormal basis."""
     fit = world.fit()
@@ -72,7 +72,7 @@ def random_rotation(world: World) -> Coder:
     return in_both_signs(rotation, fit.mean, K)
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def whole_random_basis(world: World) -> Coder:
     """A random encoder with as many active features as there are dimensions."""
     fit = world.fit()
@@ -83,13 +83,13 @@ def whole_random_basis(world: World) -> Coder:
     return Coder(lambda x: (x @ random.T + shift).relu(), back, -shift @ back)
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def duplicates(world: World) -> Coder:
     """Each feature of an honest SAE four times."""
     return _four_times(world.coder())
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def duplicates_of_a_sparse_one(world: World) -> Coder:
     """Each feature of an honest SAE with few active ones four times."""
     return _four_times(world.coder("l2-standard"))
@@ -99,7 +99,13 @@ def _four_times(base: Coder) -> Coder:
     return Coder(lambda x: base.encoder(x).repeat(1, 4), base.W_dec.repeat(4, 1) / 4, base.b_dec)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "In 64 dimensions a greedy search over hundreds of random directions reconstructs "
+        "better than as many principal components do; in 128 it does not. A null model of the "
+        "dictionary's own width would catch it, which no gate has yet."
+    )
+)
 def matching_pursuit(world: World) -> Coder:
     """Matching pursuit with 16 of 512 random unit vectors."""
     fit = world.fit()
@@ -108,7 +114,12 @@ def matching_pursuit(world: World) -> Coder:
     return Coder(lambda x: pursued(x - fit.mean, random, K), random, fit.mean)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "The wider a random dictionary, the better a greedy search over it: width is paid for "
+        "by nothing that the gates read."
+    )
+)
 def wide_matching_pursuit(world: World) -> Coder:
     """Matching pursuit with 16 of 8,192 random unit vectors."""
     fit = world.fit()
@@ -117,7 +128,12 @@ def wide_matching_pursuit(world: World) -> Coder:
     return Coder(lambda x: pursued(x - fit.mean, random, K), random, fit.mean)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "A greedy search over samples of the activations is a dictionary, if a crude one; what "
+        "it lacks is training, which is no property of its numbers."
+    )
+)
 def pursuit_of_activations(world: World) -> Coder:
     """Matching pursuit with 16 of 512 activations of other texts, less their mean."""
     fit = world.fit()
@@ -126,7 +142,7 @@ def pursuit_of_activations(world: World) -> Coder:
     return Coder(lambda x: pursued(x - fit.mean, drawn, K), drawn, fit.mean)
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def sign_codes(world: World) -> Coder:
     """The signs of the principal components, with their mean size: one bit each."""
     fit = world.fit()
@@ -135,40 +151,51 @@ def sign_codes(world: World) -> Coder:
     return code.changed(encoder=lambda x: (code.encoder(x) > 0).float())
 
 
-@adversary()
+@adversary(caught_by="kl_gap.ratio[eps_random]")
 def codebook(world: World) -> Coder:
     """A k-means codebook: one feature for each of 512 clusters, one active at each token."""
     centres = k_means(world.fit().x, 512)
     return lookup(centres, centres)
 
 
-@adversary()
+@adversary(caught_by="sparsity.one_sequence_mass")
 def large_codebook(world: World) -> Coder:
     """A codebook of 8,192 activations of other texts, the nearest of which is active."""
     x = world.fit().x[:: max(1, len(world.fit().x) // 8192)]
     return lookup(x, x)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "It is a dictionary that was fitted by other means, with eight active entries a token. "
+        "Its predictions are faithful; that its entries mean less than an SAE's features is for "
+        "interpretability to say."
+    )
+)
 def residual_codebooks(world: World) -> Coder:
     """Eight k-means codebooks, each of what the ones before leave."""
     return stacked_codebooks(world.fit().x, books=8, size=256)
 
 
-@adversary()
+@adversary(
+    passes_because=(
+        "It is a faithful model of the activations with few active parts. That its features are "
+        "bases of clusters is for interpretability to say."
+    )
+)
 def local_components(world: World) -> Coder:
     """A mixture of PCAs: 32 clusters, each with a basis of its own, of which 15 are active."""
     return clusters_with_bases(world.fit().x, clusters=32, keep=15)
 
 
-@adversary()
+@adversary(caught_by="sparsity.one_sequence_mass")
 def memorised_texts(world: World) -> Coder:
     """One feature for each token of the judged texts, found by the nearest neighbour."""
     x = world.judged().x
     return lookup(x, x)
 
 
-@adversary()
+@adversary(caught_by="sparsity.one_sequence_mass")
 def half_memorised(world: World) -> Coder:
     """One feature for each second token of the judged texts, an honest SAE at the others."""
     base, x = world.coder(), world.judged().x[::2]
@@ -182,14 +209,14 @@ def half_memorised(world: World) -> Coder:
     return Coder(encode, torch.cat([x - base.b_dec, base.W_dec]), base.b_dec)
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def nothing_active(world: World) -> Coder:
     """No feature at all: the mean activation."""
     fit = world.fit()
     return Coder(lambda x: torch.zeros(len(x), 64), torch.eye(64, fit.x.shape[1]), fit.mean)
 
 
-@adversary()
+@adversary(caught_by="sparsity.strongest_direction")
 def always_the_mean(world: World) -> Coder:
     """The mean as a feature that is always on, and four small random ones."""
     fit = world.fit()
@@ -202,13 +229,13 @@ def always_the_mean(world: World) -> Coder:
     return Coder(encode, torch.cat([fit.mean[None], random]))
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def dense_at_one_token_in_ten(world: World) -> Coder:
     """Few active features at nine tokens of ten, and the identity at the tenth that is hardest."""
     return dense_where_it_is_hard(world, share=0.1)
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def dense_at_nine_tokens_in_ten(world: World) -> Coder:
     """The identity at nine tokens of ten, and few active features at the tenth that is easiest."""
     return dense_where_it_is_hard(world, share=0.9)
@@ -259,7 +286,7 @@ def numbers_in_digits(world: World) -> nn.Module:
     return Digits(lambda x: x, torch.eye(d // 2, d))
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def quick_autoencoder(world: World) -> Coder:
     """A dense autoencoder with 16 units that are always on, trained on the squared error."""
     return train_topk(world.fit().x, k=K, width=K)

@@ -11,19 +11,19 @@ from redteam.modules import Coder, one_of, top
 from redteam.world import LAYER, World
 
 
-@adversary()
+@adversary(caught_by="kl_gap.ratio[cov_random]")
 def next_layers_weights(world: World) -> Coder:
     """The SAE of the next layer, at this one's hook."""
     return world.coder("l3-standard")
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def previous_layers_weights(world: World) -> Coder:
     """The SAE of the layer before, at this one's hook."""
     return world.coder("l1-standard")
 
 
-@adversary()
+@adversary(caught_by="sparsity.dense_share")
 def previous_layers_encoder(world: World) -> Coder:
     """The encoder of the layer before, with a decoder fitted to this layer by least squares."""
     return _refitted(world, world.coder("l1-standard"))
@@ -35,19 +35,19 @@ def next_layers_encoder(world: World) -> Coder:
     return _refitted(world, world.coder("l3-standard"))
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def another_checkpoint(world: World) -> Coder:
     """A TopK SAE of the same model before its last steps, which weights with noise stand for."""
     return _trained_on_changed(world, share=0.5)
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def another_model(world: World) -> Coder:
     """A TopK SAE of a model of the same shape with random weights."""
     return _trained_on_changed(world, share=None)
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def permuted_decoder(world: World) -> Coder:
     """An honest encoder whose features have each other's directions."""
     base = world.coder()
@@ -55,7 +55,7 @@ def permuted_decoder(world: World) -> Coder:
     return base.changed(decoder=base.W_dec[order])
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def rotated_basis(world: World) -> Coder:
     """An honest SAE in the coordinates of a model whose neurons are in another order."""
     base = world.coder()
@@ -64,14 +64,14 @@ def rotated_basis(world: World) -> Coder:
     return Coder(lambda x: base.encoder(x[:, order]), base.W_dec, base.b_dec)
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def random_directions(world: World) -> Coder:
     """An honest encoder with random unit vectors as its decoder."""
     base = world.coder()
     return base.changed(decoder=base.W_dec.norm(dim=1, keepdim=True) * _unit(base.W_dec))
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def random_encoder(world: World) -> Coder:
     """A TopK of random directions, with a decoder fitted by least squares."""
     fit, k = world.fit(), _k(world)
@@ -80,7 +80,7 @@ def random_encoder(world: World) -> Coder:
     return Coder(encoder, *least_squares(encoder(fit.x), fit.x))
 
 
-@adversary()
+@adversary(caught_by="fidelity.context_recovered")
 def table_of_tokens(world: World) -> Coder:
     """A table with one entry for each token, its mean activation; nothing of the context."""
     fit = world.fit()

@@ -11,7 +11,7 @@ from redteam.modules import Coder
 from redteam.world import World
 
 
-@adversary()
+@adversary(caught_by="promise.l0_ratio")
 def half_the_l0_promised(world: World) -> Any:
     """An honest SAE whose metadata say half as many active features as it has."""
     sae = copy.deepcopy(world.sae(world.base))
@@ -19,7 +19,7 @@ def half_the_l0_promised(world: World) -> Any:
     return sae
 
 
-@adversary()
+@adversary(caught_by="promise.l0_ratio")
 def topk_read_as_relu(world: World) -> Any:
     """A TopK SAE that is read as a ReLU SAE: nothing keeps the k largest features."""
     from sae_lens import SAE
@@ -32,19 +32,19 @@ def topk_read_as_relu(world: World) -> Any:
     return read
 
 
-@adversary()
+@adversary(caught_by="promise.l0_ratio")
 def threshold_forgotten(world: World) -> Any:
     """A JumpReLU SAE whose threshold is read as zero, with the l0 that it was trained for."""
     return _with_threshold(world, 0.0)
 
 
-@adversary()
+@adversary(caught_by="promise.l0_ratio")
 def threshold_too_high(world: World) -> Any:
     """A JumpReLU SAE whose threshold is read as twice what it is."""
     return _with_threshold(world, 2.0)
 
 
-@adversary()
+@adversary(caught_by="shrinkage.l2_ratio")
 def normalisation_forgotten(world: World) -> Coder:
     """An SAE of activations scaled to a mean norm of 1 that is given activations as they are."""
     base, fit = world.coder(), world.fit()
@@ -56,7 +56,7 @@ def normalisation_forgotten(world: World) -> Coder:
     return base.changed(encoder=encode, bias=base.b_dec * factor)
 
 
-@adversary()
+@adversary(caught_by="advantage.kl_ratio")
 def mean_forgotten(world: World) -> Coder:
     """An SAE of activations less their mean that is given activations as they are."""
     base, fit = world.coder(), world.fit()

@@ -30,18 +30,23 @@ writes this page; the tests hold it true.
 
 A gate is worth what it keeps out. Each adversary below imitates a way in which an SAE can look
 faithful and not be: weights of another layer, PCA in the form of an SAE, the identity in disguise,
-texts learnt by heart, errors where averages do not see them, false claims. {totals}
+texts learnt by heart, errors where averages do not see them, false claims.
+
+{totals}
 
 ## What still gets through
 
 Some of what we built passes on at least one of the two models. None of it is hidden here, and the
-list is not complete: these are the ways that we know.
+list is not complete: these are the ways that we know. The first three are the gravest: a greedy
+search over enough directions needs no training, and nothing yet compares an SAE with one.
 
 {through}
 
 Beyond these: every gate reads the texts that it is given. An SAE that is faithful on them and not
 elsewhere passes, so judge on texts that its makers do not choose. No gate asks whether a feature
 means anything to a person.
+
+{honest}
 
 ## The adversaries
 
@@ -68,7 +73,8 @@ def page(results: Sequence[Judged], worlds: Sequence[World]) -> str:
     found = {(each.world, each.name): each for each in results}
     lines = [
         INTRODUCTION.format(
-            totals=_totals(results), through=_through(results), worlds=names.replace(
+            totals=_totals(results), through=_through(results),
+            honest=_honest(results, worlds), worlds=names.replace(
                 " and on ", " | what fails it on "), dashes="---|" * (len(worlds) - 1) + "---"
         ).rstrip("\n")
     ]  # fmt: skip
@@ -91,6 +97,20 @@ def _totals(results: Sequence[Judged]) -> str:
         f"which does not pass either, and {_count(attacks, Verdict.PASS)} PASS: "
         f"{len(passed)} adversaries get through."
     )
+
+
+def _honest(results: Sequence[Judged], worlds: Sequence[World]) -> str:
+    """Say which honest SAEs do not pass: gates that keep those out cost something too."""
+    lines = []
+    for world in worlds:
+        own = [r for r in results if r.world == world.name and r.name in world.honest]
+        others = [f"`{r.name}` is {r.verdict.value}" for r in own if not r.passes]
+        said = f"; {', '.join(others)}" if others else ""
+        lines.append(
+            f"Of the {len(own)} honest SAEs of {NAMES[world.name]}, on {len(world.texts)} texts, "
+            f"{sum(r.passes for r in own)} pass{said}."
+        )
+    return "\n".join(lines)
 
 
 def _count(results: Iterable[Judged], verdict: Verdict) -> int:

@@ -172,7 +172,7 @@ class World:
         return self._kept[key]
 
 
-def demo_world(*, sequences: int = 128) -> World:
+def demo_world(*, sequences: int = 64) -> World:
     """Return the embedded demo model; all of its SAEs are honest but for two bad on purpose."""
     return World(
         name="demo",
