@@ -18,7 +18,7 @@ def _metrics(run, property):
 
 @pytest.fixture(scope="module")
 def honest():
-    return saebench.judge("demo:l2-topk", properties=PROPERTIES, sequences=64)
+    return saebench.judge("demo:l2-batchtopk", properties=PROPERTIES, sequences=64)
 
 
 def test_a_trained_sae_passes_the_strata_and_its_dictionary_is_healthy(honest):
