@@ -59,6 +59,9 @@ class _Group:
         return _Group(names, self.sums[:, chosen], self.counts[:, chosen])
 
 
+WORTH_SAYING = 2.0  # times the mean, surely
+
+
 def _interventions(_: Params) -> tuple[str, ...]:
     return ("sae",)
 
@@ -68,7 +71,7 @@ def _findings(measurement: "Measurement", _: Params) -> Findings:
     table = measurement.table()
     overall = {"sum": table[KL], "count": table[SCORED]}
     overall |= {CLUSTER: table[CLUSTER]} if CLUSTER in table else {}
-    metrics, series = [], {}
+    metrics, series, said = [], {}, []
     for group, strata in _groups(measurement):
         if not strata.counts.any():
             metrics.append(_too_rare(measurement))
@@ -76,7 +79,9 @@ def _findings(measurement: "Measurement", _: Params) -> Findings:
         worst = worst_stratum(strata.names, strata.sums, strata.counts, overall, floor=FLOOR)
         metrics.append(estimated(SPECS[group], worst.estimate, n=size_of(table, SCORED)))
         series[group] = _series(worst)
-    return Findings(tuple(metrics), series)
+        if worst.estimate.interval is not None and worst.estimate.interval.low > WORTH_SAYING:
+            said.append(series[group]["sentence"])
+    return Findings(tuple(metrics), series | {"sentences": said})
 
 
 def _groups(measurement: "Measurement") -> Iterator[tuple[str, _Group]]:
