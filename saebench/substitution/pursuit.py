@@ -12,7 +12,7 @@ from saebench.subjects.sae import Reconstruction
 from saebench.substitution.reference import Reference
 
 TOKENS = 256  # of the bank
-MOST_DIRECTIONS = 4096
+MOST_DIRECTIONS = 8192
 
 
 @dataclass(frozen=True)

@@ -99,13 +99,7 @@ def _four_times(base: Coder) -> Coder:
     return Coder(lambda x: base.encoder(x).repeat(1, 4), base.W_dec.repeat(4, 1) / 4, base.b_dec)
 
 
-@adversary(
-    passes_because=(
-        "In 64 dimensions a greedy search over hundreds of random directions reconstructs "
-        "better than as many principal components do; in 128 it does not. A null model of the "
-        "dictionary's own width would catch it, which no gate has yet."
-    )
-)
+@adversary(caught_by="advantage.random_dictionary_ratio")
 def matching_pursuit(world: World) -> Coder:
     """Matching pursuit with 16 of 512 random unit vectors."""
     fit = world.fit()
@@ -114,12 +108,7 @@ def matching_pursuit(world: World) -> Coder:
     return Coder(lambda x: pursued(x - fit.mean, random, K), random, fit.mean)
 
 
-@adversary(
-    passes_because=(
-        "The wider a random dictionary, the better a greedy search over it: width is paid for "
-        "by nothing that the gates read."
-    )
-)
+@adversary(caught_by="advantage.random_dictionary_ratio")
 def wide_matching_pursuit(world: World) -> Coder:
     """Matching pursuit with 16 of 8,192 random unit vectors."""
     fit = world.fit()

@@ -9,6 +9,7 @@ from saebench.records.run import GateResult, Verdict
 
 TITLES = {
     "advantage.kl_ratio": "KL by PCA's", "advantage.fvu_ratio": "error by PCA's",
+    "advantage.random_dictionary_ratio": "error by random's",
     "fidelity.context_recovered": "context recovered",
     "kl_gap.ratio[eps_random]": "eps", "kl_gap.ratio[cov_random]": "cov",
     "kl_gap.ratio[real_difference]": "diff", "kl_gap.ratio[error_shuffled]": "shuffled",
@@ -37,8 +38,7 @@ texts learnt by heart, errors where averages do not see them, false claims.
 ## What still gets through
 
 Some of what we built passes on at least one of the two models. None of it is hidden here, and the
-list is not complete: these are the ways that we know. The first three are the gravest: a greedy
-search over enough directions needs no training, and nothing yet compares an SAE with one.
+list is not complete: these are the ways that we know.
 
 {through}
 
