@@ -109,7 +109,7 @@ def _random_ratio(measurement: "Measurement", *, note: str | None, **declared: A
     """Return the squared error against that of sparse coding over random directions."""
     if measurement.pursuit is None:
         raise ValueError(f"{RANDOM_RATIO.name}: the measurement has no random dictionary")
-    table = measurement.pursuit.by_sequence()
+    table = measurement.pursuit.by_text()
     n = SampleSize(len(table["n"]), int(table["n"].sum()))
     left = table["random"].sum()
     if note is None and not left:

@@ -248,8 +248,13 @@ class Engine:
         if of_errors:
             g.bank = bank_errors(self.host, g.site, reference.bank, made)
         if g.pursues:
-            features = len(made.fired)
-            g.pursuit = PursuitErrors.of(reference, made, features=features, seed=self.seed)
+            g.pursuit = PursuitErrors.of(
+                reference,
+                made,
+                features=len(made.fired),
+                seed=self.seed,
+                clusters=self._corpus.clusters,
+            )
 
     def _sequences_at_once(self, gathering: Sequence[Gathered]) -> int:
         if self._batch_size is not None:

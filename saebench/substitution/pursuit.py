@@ -22,16 +22,22 @@ class PursuitErrors(State):
     Attributes:
         sae: ‖x - x̂‖².
         random: ‖x - x_omp‖², with as many active directions as the SAE has active features.
-        sequence: the sequence of each token.
+        text: the text of each token; sequences that repeat each other are one.
     """
 
     sae: Float[np.ndarray, "tokens"] = state()
     random: Float[np.ndarray, "tokens"] = state()
-    sequence: Int[np.ndarray, "tokens"] = state()
+    text: Int[np.ndarray, "tokens"] = state()
 
     @classmethod
     def of(
-        cls, reference: Reference, made: Reconstruction, *, features: int, seed: int
+        cls,
+        reference: Reference,
+        made: Reconstruction,
+        *,
+        features: int,
+        seed: int,
+        clusters: Int[np.ndarray, "sequences"] | None = None,
     ) -> "PursuitErrors":
         """Return the errors on a bank.
 
@@ -40,18 +46,20 @@ class PursuitErrors(State):
             made: the SAE's output for the bank.
             features: number of the SAE's features, of which the dictionary has as many.
             seed: the run's root seed.
+            clusters: the text of each sequence of the run; None where all differ.
         """
         some = slice(None, None, max(1, -(-len(reference.bank) // TOKENS)))
         x, l0 = reference.bank[some], made.l0[some]
         centred = (x.double() - reference.mean).float()
         left = omp_errors(centred, l0, directions=min(features, MOST_DIRECTIONS), seed=seed)
         error = (x - made.x_hat[some]).double().square().sum(dim=-1)
-        columns = (error, left, reference.sequence[some])
-        return cls(*(column.cpu().numpy() for column in columns))
+        sequence = reference.sequence[some].cpu().numpy()
+        text = sequence if clusters is None else clusters[sequence]
+        return cls(error.cpu().numpy(), left.cpu().numpy(), text)
 
-    def by_sequence(self) -> dict[str, np.ndarray]:
-        """Return the sums of each sequence that has a token among them."""
-        _, index = np.unique(self.sequence, return_inverse=True)
+    def by_text(self) -> dict[str, np.ndarray]:
+        """Return the sums of each text that has a token among them."""
+        _, index = np.unique(self.text, return_inverse=True)
         counts = np.bincount(index).astype(np.float64)
         sums = {"sae": np.bincount(index, self.sae), "random": np.bincount(index, self.random)}
         return sums | {"n": counts}

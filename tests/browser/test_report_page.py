@@ -31,7 +31,7 @@ def test_every_published_figure_is_drawn_with_data(report):
 def test_every_intervention_has_a_colour_of_its_own(report):
     bars = "document.querySelector('#kl-of-interventions .js-plotly-plot').data"
     colours = report.page.evaluate(f"{bars}.map(bar => bar.marker.color)")
-    assert len(colours) == 11
+    assert len(colours) == 12
     assert len(set(colours)) == len(colours)
 
 

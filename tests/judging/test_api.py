@@ -89,10 +89,11 @@ def test_a_good_sae_passes_every_shipped_gate_and_a_bad_one_fails_against_pca_to
         for sae, run in runs.items()
     }
     assert set(decided[tiny.good].values()) == {Verdict.PASS}
-    rules = {"advantage.kl_ratio<=0.5", "advantage.fvu_ratio<=0.9", "strata.worst_decile_ratio<=4"}
+    rules = {"advantage.kl_ratio<=0.5", "advantage.fvu_ratio<=0.9", "strata.worst_decile_ratio<=5",
+             "advantage.random_dictionary_ratio<=0.8"}  # fmt: skip
     assert rules <= set(decided[tiny.good])
     failed = {rule for rule, verdict in decided[tiny.bad].items() if verdict is Verdict.FAIL}
-    assert failed >= {"advantage.kl_ratio<=0.5", "fidelity.context_recovered>=0.8"}
+    assert failed >= {"advantage.kl_ratio<=0.5", "fidelity.context_recovered>=0.85"}
 
 
 def test_a_saelens_object_is_judged_as_its_directory(tiny, sae, by_spec):

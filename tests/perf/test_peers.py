@@ -39,7 +39,7 @@ def test_no_other_token_than_the_first_is_special(world):
 
 def test_the_plain_way_makes_all_interventions_and_knows_which_are_noise():
     assert set(RULES) == set(INTERVENTIONS)
-    assert len(NOISY) == 6
+    assert len(NOISY) == 7
 
 
 @torch.inference_mode()

@@ -38,7 +38,7 @@ def long_run():
 @pytest.fixture
 def scopes_run():
     """A run of two cases that report one metric, as 1.5 and 7; some of them gated."""
-    name = "kl_gap.ratio[cov_random]"
+    name = "kl_gap.explained_by_norm"
 
     def made(*, gate=name, **gated):
         cases = []

@@ -62,7 +62,7 @@ def test_of_two_cases_with_one_headline_the_gated_or_else_the_first_has_it(
     scopes_run, gated, shown
 ):
     run = scopes_run(all=False, single=gated, gate="kl_gap.kl")
-    (line,) = (x for x in render(run).splitlines() if "cov_random" in x)
+    (line,) = (x for x in render(run).splitlines() if "explained_by_norm" in x)
     assert shown in line
 
 

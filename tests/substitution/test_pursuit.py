@@ -43,9 +43,9 @@ def test_more_directions_leave_less():
     assert left == sorted(left, reverse=True)
 
 
-def test_sums_are_by_the_tokens_sequences():
+def test_sums_are_by_the_tokens_texts():
     errors = PursuitErrors(np.array([1.0, 2, 3]), np.array([4.0, 5, 6]), np.array([7, 9, 7]))
-    table = errors.by_sequence()
+    table = errors.by_text()
     assert table["sae"].tolist() == [4.0, 2.0]
     assert table["random"].tolist() == [10.0, 5.0]
     assert table["n"].tolist() == [2.0, 1.0]
