@@ -15,7 +15,7 @@ from saebench.report.sections import sections
 from saebench.report.style import reading_series
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a67c00", "#56b4e9", "#555555", "#7a4fbf",
-           "#8c3a00", "#006d77", "#000000")  # fmt: skip
+           "#8c3a00", "#006d77", "#000000", "#5c7a00")  # fmt: skip
 FIXED = {"sae": 1, "eps_random": 0, "clean": 6, "both": 2, "only_clean": 1, "only_sae": 0,
          "neither": 6, "prompt": 0}  # fmt: skip
 MARKERS = "osD^Pvx*<>h"

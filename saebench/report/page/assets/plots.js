@@ -1,8 +1,8 @@
 // From a chart's data to plotly's: colours that colour-blind people tell apart, and shapes too.
 const PALETTE = {
   // Okabe and Ito's, darker or lighter where the ground asks for contrast.
-  light: ["#0072b2", "#d55e00", "#008c67", "#b8568f", "#a67c00", "#3a9bd0", "#555555", "#7a4fbf", "#8c3a00", "#006d77", "#1a1a1a"],
-  dark: ["#56b4e9", "#ff9a52", "#2fc79b", "#e39ac6", "#f0d94a", "#8ecdf3", "#bbbbbb", "#b79bf0", "#e0a070", "#6fd0d8", "#ffffff"],
+  light: ["#0072b2", "#d55e00", "#008c67", "#b8568f", "#a67c00", "#3a9bd0", "#555555", "#7a4fbf", "#8c3a00", "#006d77", "#1a1a1a", "#5c7a00"],
+  dark: ["#56b4e9", "#ff9a52", "#2fc79b", "#e39ac6", "#f0d94a", "#8ecdf3", "#bbbbbb", "#b79bf0", "#e0a070", "#6fd0d8", "#ffffff", "#b5d35c"],
 };
 const FIXED = { sae: 1, eps_random: 0, clean: 6, zero: 8, mean: 9, both: 2, only_clean: 1, only_sae: 0, neither: 6, prompt: 0 };
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon", "triangle-down", "hexagon"];
@@ -15,7 +15,7 @@ const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&
 const styleOf = (layers) => {
   const keyOf = (layer) => layer.key || layer.name;
   const taken = new Set(layers.map((layer) => FIXED[keyOf(layer)]));
-  const free = [2, 3, 4, 5, 7, 10, 6, 8, 9, 0, 1].filter((colour) => !taken.has(colour));
+  const free = [2, 3, 4, 5, 7, 10, 11, 6, 8, 9, 0, 1].filter((colour) => !taken.has(colour));
   let next = 0;
   return layers.map((layer, i) => {
     const key = keyOf(layer);
