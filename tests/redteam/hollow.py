@@ -166,12 +166,7 @@ def residual_codebooks(world: World) -> Coder:
     return stacked_codebooks(world.fit().x, books=8, size=256)
 
 
-@adversary(
-    passes_because=(
-        "It is a faithful model of the activations with few active parts. That its features are "
-        "bases of clusters is for interpretability to say."
-    )
-)
+@adversary()
 def local_components(world: World) -> Coder:
     """A mixture of PCAs: 32 clusters, each with a basis of its own, of which 15 are active."""
     return clusters_with_bases(world.fit().x, clusters=32, keep=15)
