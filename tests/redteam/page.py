@@ -12,7 +12,7 @@ TITLES = {
     "advantage.random_dictionary_ratio": "error by random's",
     "fidelity.context_recovered": "context recovered",
     "kl_gap.ratio[eps_random]": "eps", "kl_gap.ratio[cov_random]": "cov",
-    "kl_gap.ratio[real_difference]": "diff", "kl_gap.ratio[error_shuffled]": "shuffled",
+    "kl_gap.ratio[real_difference]": "diff",
     "shrinkage.l2_ratio": "l2 ratio", "sparsity.l0": "l0", "sparsity.dense_share": "dense",
     "sparsity.one_sequence_mass": "one text", "sparsity.strongest_direction": "one direction",
     "strata.worst_decile_ratio": "decile", "strata.worst_type_ratio": "type",
@@ -20,7 +20,7 @@ TITLES = {
     "promise.l0_ratio": "promised l0",
 }  # fmt: skip
 FALLBACKS = {f"kl_gap.difference[{name}]": f"kl_gap.ratio[{name}]" for name in
-             ("eps_random", "cov_random", "real_difference", "error_shuffled")}  # fmt: skip
+             ("eps_random", "cov_random", "real_difference")}  # fmt: skip
 NAMES = {"demo": "the demo model", "stories": "stories260K"}
 
 INTRODUCTION = """\
@@ -59,9 +59,9 @@ TABLE = """\
 ## Every gate, on {world}
 
 {sequences} texts of {context} tokens. An entry is what was measured; **bold** fails its gate, *?*
-is undecided, – is undefined. *eps*, *cov*, *diff* and *shuffled* are the KL against that of random
-errors (`eps_random`, `cov_random`, `real_difference`, `error_shuffled`); a KL that is negligible
-passes them whatever the ratio. *dense*, *one text* and *one direction* are shares that `sparsity`
+is undecided, – is undefined. *eps*, *cov* and *diff* are the KL against that of random errors
+(`eps_random`, `cov_random`, `real_difference`); a KL that is negligible passes them whatever the
+ratio. *dense*, *one text* and *one direction* are shares that `sparsity`
 reports; *decile*, *type*, *position* and *token* are ratios of `strata`. The SAEs of the model come
 first.
 """
