@@ -8,7 +8,7 @@ with any number of active features: a linear skip path at one hook, an activatio
 import copy
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saebench.errors import SubjectError
@@ -16,9 +16,12 @@ from saebench.subjects.hooks import Site
 from saebench.subjects.modules import Calls, is_known
 from saebench.subjects.sae import Subject
 
-# Relative difference of a token's reconstruction, in fp32 and in half precision.
+# Relative difference of a token's reconstruction. Values that are equal in exact arithmetic agree
+# to 1e-5 in fp32, and to 1e-2 in half precision.
 CLOSE, CLOSE_HALF = 1e-3, 5e-2
-FEW = 2  # tokens that may differ, as in saebench.experiments.trial
+# Tokens that may differ: a feature near its threshold may fire with one matrix kernel and not with
+# another.
+FEW = 2
 NUDGE = 2**-7  # by which each feature is changed, relatively: half precision's last digit
 # A linear decoder's output changes by about as much as its features do, relatively, and where
 # they cancel by several times as much.
@@ -36,7 +39,7 @@ def refuse_skip_at_one_hook(subject: Subject, *, reads: Site, writes: Site) -> N
     Raises:
         SubjectError: naming the hook.
     """
-    if _has_skip(subject) and reads == writes:
+    if subject.has_skip and reads == writes:
         raise SubjectError(_skip_text(subject, f"reads and writes at {writes.hook}"))
 
 
@@ -55,15 +58,11 @@ def refuse_skip_of_equal_activations(
     Raises:
         SubjectError: if they are equal.
     """
-    if not _has_skip(subject) or given.shape != compared.shape:
+    if not subject.has_skip or given.shape != compared.shape:
         return
-    if not _differs(subject, given, compared).any():
+    if not differing(subject, given, compared).any():
         where = f"reads {subject.metadata.input_hook}, which is what {subject.metadata.hook} is"
         raise SubjectError(_skip_text(subject, where))
-
-
-def _has_skip(subject: Subject) -> bool:
-    return isinstance(getattr(subject.sae, "W_skip", None), Tensor)
 
 
 def _skip_text(subject: Subject, where: str) -> str:
@@ -125,12 +124,12 @@ def refuse_bypass(subject: Subject, x: Float[Tensor, "tokens d"], untouched: Unt
         return  # every case of this SAE ends with an ERROR that says so
     others = alike_but_for_direction(x)
     again = untouched.decode(features, after=others)
-    if int(_differs(subject, again, expected).sum()) > min(FEW, len(x) - 1):
+    if differ(subject, again, expected):
         raise SubjectError(
             f"{subject.source}: its reconstruction is not a function of its features: decoded "
             f"again after other activations, the features of {len(x)} activations give "
-            f"reconstructions that are {_gap(again, expected):.1%} off; decode must not use what "
-            "encode was given, but for the activation's mean and norm"
+            f"reconstructions that are {relative_gap(again, expected):.1%} off; decode must not "
+            "use what encode was given, but for the activation's mean and norm"
         )
     _refuse_without_features(subject, x, features, again)
     if not is_known(subject.sae):
@@ -169,7 +168,7 @@ def _refuse_without_features(
     if features.count_nonzero() > 0 or len(x) < 2:
         return
     x_hat = subject.reconstruct(x).x_hat
-    if _differs(subject, x_hat, decoded).any():
+    if differing(subject, x_hat, decoded).any():
         raise SubjectError(
             f"{subject.source}: no feature is active at any of {len(x)} activations, and its "
             "output varies with them all the same: it reaches them by a way around the features "
@@ -199,12 +198,19 @@ def _refuse_jumps(
         )
 
 
-def _differs(subject: Subject, actual: Tensor, expected: Tensor) -> Tensor:
+def differing(subject: Subject, actual: Tensor, expected: Tensor) -> Bool[Tensor, "tokens"]:
+    """Return the tokens at which a reconstruction is another one by more than rounding."""
     half = subject.calls.dtype in (torch.float16, torch.bfloat16)
     length = expected.norm(dim=-1).clamp_min(1e-12)
     # Not ">": NaN counts as different too.
     return ~((actual - expected).norm(dim=-1) / length <= (CLOSE_HALF if half else CLOSE))
 
 
-def _gap(actual: Tensor, expected: Tensor) -> float:
+def differ(subject: Subject, actual: Tensor, expected: Tensor) -> bool:
+    """True where reconstructions differ at more tokens than those near a threshold."""
+    return int(differing(subject, actual, expected).sum()) > min(FEW, len(expected) - 1)
+
+
+def relative_gap(actual: Tensor, expected: Tensor) -> float:
+    """Return the difference of reconstructions as a share of their length."""
     return float((actual - expected).norm() / expected.norm().clamp_min(1e-12))

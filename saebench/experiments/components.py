@@ -44,6 +44,7 @@ class ComponentsMeasurer(Measurer):
         """Measure the SAEs and their numbers of components with one clean pass."""
         bench, first = self.bench, first_sequences(self.bench.tokens)
         engine = bench.engine(first)
+        engine.references_at(bench.sites(targets))  # one pass for all sites
         wanted = [(t.subject, ["sae", *_components_of(t, engine)]) for t in targets]
         ids = engine.tokens.ids
         with progress(f"{self.label(targets)}, components", ids.numel()) as advance:

@@ -11,9 +11,11 @@ from saebench.data.tokens import TokenSet
 from saebench.errors import HookError, SubjectError
 from saebench.experiments.bypass import (
     Untouched,
+    differ,
     refuse_bypass,
     refuse_skip_at_one_hook,
     refuse_skip_of_equal_activations,
+    relative_gap,
 )
 from saebench.formats.metadata import SubjectMetadata
 from saebench.subjects.hooks import Site
@@ -26,12 +28,6 @@ from saebench.substitution.gathering import reading_site, site_of
 from saebench.substitution.passes import Passes
 
 TRIED = 16  # activations
-# Relative difference of a token's reconstruction. Values that are equal in exact arithmetic agree
-# to 1e-5 in fp32, and to 1e-2 in half precision.
-CLOSE, CLOSE_HALF = 1e-3, 5e-2
-# Tokens that may differ: a feature near its threshold may fire with one matrix kernel and not with
-# another.
-FEW = 2
 
 
 def find_place(host: Host, subject: Subject) -> Site:
@@ -99,10 +95,10 @@ def hold_against_itself(subject: Subject, x: Float[Tensor, "tokens d"]) -> None:
     if not torch.isfinite(first.x_hat).all():
         return  # every case of this SAE ends with an ERROR that says so
     forward = subject.calls.forward(x, width=first.x_hat.shape[-1])
-    if forward is not None and _differ(subject, first.x_hat, forward):
+    if forward is not None and differ(subject, first.x_hat, forward):
         raise SubjectError(
             f"{subject.source}: decode(encode(x)) is not what forward(x) gives: on {len(x)} "
-            f"activations they differ by {_relative_gap(first.x_hat, forward):.1%} of forward's "
+            f"activations they differ by {relative_gap(first.x_hat, forward):.1%} of forward's "
             f"length (encode: {float(first.l0.mean()):.1f} features a token); what forward does "
             "in addition, such as keeping the k largest, belongs into encode or decode: wrap the "
             "SAE in a module that does it there"
@@ -115,33 +111,20 @@ def hold_against_itself(subject: Subject, x: Float[Tensor, "tokens d"]) -> None:
 def _hold_against_repetition(subject: Subject, x: Tensor, first: Tensor) -> None:
     """Check that reconstructing again, and each activation alone, gives the same."""
     second = subject.reconstruct(x).x_hat
-    if _differ(subject, second, first):
+    if differ(subject, second, first):
         raise SubjectError(
             f"{subject.source}: reconstructs the same {len(x)} activations differently each time "
-            f"(by {_relative_gap(second, first):.1%} of their length): it is random or "
+            f"(by {relative_gap(second, first):.1%} of their length): it is random or "
             "has a state, so that no metric of it is reproducible; switch that off in evaluation"
         )
     alone = torch.cat([subject.reconstruct(row).x_hat for row in x.split(1)])
-    if _differ(subject, alone, first):
+    if differ(subject, alone, first):
         raise SubjectError(
             f"{subject.source}: its reconstruction of an activation depends on the others in its "
             f"batch: alone, {len(x)} activations are reconstructed with a difference of "
-            f"{_relative_gap(alone, first):.1%}; a BatchTopK SAE needs its threshold, or a "
+            f"{relative_gap(alone, first):.1%}; a BatchTopK SAE needs its threshold, or a "
             "fixed k for each token in evaluation"
         )
-
-
-def _differ(subject: Subject, actual: Tensor, expected: Tensor) -> bool:
-    half = subject.calls.dtype in (torch.float16, torch.bfloat16)
-    length = expected.norm(dim=-1).clamp_min(1e-12)
-    gap = (actual - expected).norm(dim=-1) / length
-    # Not ">": NaN counts as different too.
-    different = ~(gap <= (CLOSE_HALF if half else CLOSE))
-    return int(different.sum()) > min(FEW, len(gap) - 1)
-
-
-def _relative_gap(actual: Tensor, expected: Tensor) -> float:
-    return float((actual - expected).norm() / expected.norm().clamp_min(1e-12))
 
 
 DIGITS = 6  # all processes of a run round to the same factor, and a user can pass it as an option

@@ -60,7 +60,7 @@ IDENTITY_EV = MetricSpec(
 )
 IDENTITY_FORMULAS = {
     IDENTITY_KL: mean_of("sae.kl"),
-    IDENTITY_EV: lambda sums: 1 - sums["squared_error"] / sums["squared_deviation"],
+    IDENTITY_EV: fidelity.explained_variance,
 }
 
 

@@ -34,7 +34,13 @@ def _context_recovered(sums: "Table") -> np.ndarray:
     return 1 - (sums["sae.ce"] - sums["clean.ce"]) / (sums[NO_CONTEXT] - sums["clean.ce"])
 
 
-def _explained_variance(sums: "Table") -> np.ndarray:
+def context_gain(sums: "Table") -> np.ndarray:
+    """Return the nats that the model gains from context: CE_1 - CE, over the scored tokens."""
+    return (sums[NO_CONTEXT] - sums["clean.ce"]) / sums["n.targets"]
+
+
+def explained_variance(sums: "Table") -> np.ndarray:
+    """Return 1 - Σ‖e‖² / Σ‖x - x̄‖² of sums."""
     return 1 - sums["squared_error"] / sums["squared_deviation"]
 
 
@@ -66,7 +72,7 @@ METRICS = (
         "fidelity.explained_variance",
         "share",
         HIGHER,
-        _explained_variance,
+        explained_variance,
         ("squared_error", "squared_deviation"),
     ),
     MetricSpec("fidelity.mse", "‖e‖²", LOWER, mean_of("squared_error"), ("squared_error",)),
@@ -78,15 +84,10 @@ def _interventions(_: Params) -> tuple[str, ...]:
     return ("sae", "zero", CURRENT_TOKEN)
 
 
-def context_gain(measurement: "Measurement") -> float:
-    """Return the nats that the model gains from context: CE_1 - CE, over the scored tokens."""
-    sums = measurement.sums
-    return (sums.total(NO_CONTEXT) - sums.total("clean.ce")) / sums.total("n.targets")
-
-
 def no_gain(measurement: "Measurement") -> str | None:
     """Return why a share of what context gives is undefined; None where it is defined."""
-    gain = context_gain(measurement)
+    channels = (NO_CONTEXT, "clean.ce", "n.targets")
+    gain = context_gain({name: np.asarray(measurement.sums.total(name)) for name in channels})
     if gain >= LEAST_GAIN:
         return None
     return (

@@ -28,7 +28,7 @@ from saebench.properties.base import (
     plain,
     position_of,
 )
-from saebench.properties.fidelity import no_gain
+from saebench.properties.fidelity import NO_CONTEXT, context_gain, no_gain
 from saebench.records.run import Direction, Fallback, Metric, Negligible
 
 if TYPE_CHECKING:
@@ -104,13 +104,12 @@ EXPLAINED = MetricSpec(
 
 
 def _share_of_context(sums: "Table") -> "np.ndarray":
-    gain = (sums[f"{CURRENT_TOKEN}.ce"] - sums["clean.ce"]) / sums["n.targets"]
-    return sums["sae.kl"] / sums["n.scored"] / gain
+    return sums["sae.kl"] / sums["n.scored"] / context_gain(sums)
 
 
 SHARE_OF_CONTEXT = MetricSpec(
     "kl_gap.share_of_context", "share", LOWER, _share_of_context,
-    ("sae.kl", "clean.ce", f"{CURRENT_TOKEN}.ce", "n.targets"),
+    ("sae.kl", "clean.ce", NO_CONTEXT, "n.targets"),
 )  # fmt: skip
 CONSTANT = MetricSpec(
     "kl_gap.constant_share", "share", LOWER,

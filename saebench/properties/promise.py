@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from saebench.errors import NotApplicable, OptionError, nearest
 from saebench.measures.names import promised
 from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate
+from saebench.properties.fidelity import explained_variance
 from saebench.records.run import Direction
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ def _l0_ratio(sums: "Table") -> "np.ndarray":
 
 
 def _difference(sums: "Table") -> "np.ndarray":
-    measured = 1 - sums["squared_error"] / sums["squared_deviation"]
-    return measured - sums[promised(EXPLAINED_VARIANCE)] / sums["n.scored"]
+    return explained_variance(sums) - sums[promised(EXPLAINED_VARIANCE)] / sums["n.scored"]
 
 
 SPECS = {

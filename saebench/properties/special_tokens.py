@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.experiments.base import Everywhere
 from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
+from saebench.properties.fidelity import explained_variance
 from saebench.properties.kl_gap import FLOOR
 from saebench.records.run import Direction, Metric
 
@@ -20,10 +21,6 @@ def _ratio(sums: "Table") -> "np.ndarray":
     return sums["everywhere.kl"] / sums["usual.kl"]
 
 
-def _explained(sums: "Table") -> "np.ndarray":
-    return 1 - sums["squared_error"] / sums["squared_deviation"]
-
-
 def _without_sinks(sums: "Table") -> "np.ndarray":
     return 1 - sums["rest.squared_error"] / sums["rest.squared_deviation"]
 
@@ -36,7 +33,7 @@ EXPLAINED = MetricSpec(
     "special_tokens.explained_variance",
     "share",
     HIGHER,
-    _explained,
+    explained_variance,
     ("squared_error", "squared_deviation"),
 )
 WITHOUT_SINKS = MetricSpec(

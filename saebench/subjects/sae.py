@@ -342,9 +342,9 @@ class Subject:
 
     def _with_skip(self, result: Reconstruction, x: Tensor) -> Reconstruction:
         """Add a skip transcoder's linear map of its input."""
-        skip = getattr(self.sae, "W_skip", None)
-        if not isinstance(skip, Tensor):
+        if not self.has_skip:
             return result
+        skip = self.sae.W_skip
         skipped = (x.to(skip.dtype) @ skip.T).to(result.x_hat.dtype)
         return replace(result, x_hat=result.x_hat + skipped, skipped=skipped)
 

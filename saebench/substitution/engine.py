@@ -143,8 +143,7 @@ class Engine:
             )
             for subject, names in subjects
         ]  # fmt: skip
-        watched = [g for g in gathering if DICTIONARY in stored.get(g.subject.id, ())]
-        self._look_at_corpus(gathering, watched)
+        self._look_at_corpus(gathering)
         failed: dict[str, Measurement | MeasurementError] = {}
         todo = deque(cut(len(self.tokens.ids), self._sequences_at_once(gathering)))
         while todo:
@@ -186,20 +185,20 @@ class Engine:
             with_clusters(sums, self.tokens),
             probes=probes,
             without_context=CURRENT_TOKEN in names,
+            watches=DICTIONARY in keep,
             pursues=RANDOM_DICTIONARY in keep,
             strata=StrataSums(self._strata, self.tokens) if STRATA in keep else None,
         )
 
-    def _look_at_corpus(self, gathering: Sequence[Gathered], watched: Sequence[Gathered]) -> None:
+    def _look_at_corpus(self, gathering: Sequence[Gathered]) -> None:
         """Compute the corpus statistics that the SAEs need, and the SAEs' output on their bank."""
-        others = (g for g in gathering if g.pursues or self._needs_reference(g))
-        needed = [*watched, *others]
+        needed = [g for g in gathering if self._needs_reference(g)]
         self._gather_references(site for g in needed for site in (g.site, g.reads))
         for g in gathering:
             self._reconstruct_bank(g)
-        for g in watched:
-            bank = self._references[g.reads].bank
-            g.dictionary = DictionaryWatch(g.subject, bank, self.tokens)
+            if g.watches:
+                bank = self._references[g.reads].bank
+                g.dictionary = DictionaryWatch(g.subject, bank, self.tokens)
 
     def reference(self, site: Site) -> Reference:
         """Return the corpus statistics at a site, from the run's first sequences."""
@@ -218,7 +217,8 @@ class Engine:
 
     def _needs_reference(self, g: Gathered) -> bool:
         many = len(self._corpus.ids) > REFERENCE_SEQUENCES
-        return many or self.tokens.is_part or needs_corpus(g.interventions)
+        asked = g.watches or g.pursues or needs_corpus(g.interventions)
+        return many or self.tokens.is_part or asked
 
     def _gather_references(self, sites: Iterable[Site]) -> None:
         """Compute the missing corpus statistics in one pass for all sites."""

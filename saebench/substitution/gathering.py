@@ -164,6 +164,7 @@ class Gathered:
         fired: for each feature the number of tokens on which it fired.
         failures: the error of each intervention that could not be computed.
         probes: further channels to read out of each pass.
+        watches: record how each feature is used.
         pursues: compare the SAE's error with that of sparse coding over random directions.
         pursuit: those errors.
         without_context: read the model's cross-entropy from the current token alone, too.
@@ -184,6 +185,7 @@ class Gathered:
     failures: dict[str, UndefinedDirection] = field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
     without_context: bool = False
+    watches: bool = False
     pursues: bool = False
     pursuit: PursuitErrors | None = None
     squared_errors: dict[str, Tensor] = field(default_factory=dict)
