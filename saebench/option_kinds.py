@@ -13,6 +13,7 @@ from typing import Any
 from saebench.errors import OptionError, nearest
 
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
+ALLOW_PARTIAL = "--sae-allow-partial"  # the command that measures one case again always has it
 _METADATA = "option"
 
 
@@ -93,7 +94,7 @@ class Option:
     @property
     def reproduced(self) -> bool:
         """True where the command that measures a case again repeats it."""
-        return self.group is not Group.OUTPUT
+        return self.group is not Group.OUTPUT and self.flag != ALLOW_PARTIAL
 
     @property
     def help(self) -> str:

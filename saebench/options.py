@@ -237,6 +237,11 @@ class Settings(OptionRecord):
     inconclusive: OnInconclusive = option(
         GATE, choice(OnInconclusive), "what an undecided gate does", default=OnInconclusive.FAIL
     )
+    allow_partial: bool = option(
+        GATE,
+        FLAG,
+        "let a run that leaves deciding cases out (by -k) exit with 0; it stays INCOMPLETE",
+    )
 
     @property
     def sequence_count(self) -> int:

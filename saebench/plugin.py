@@ -206,8 +206,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     complete = exitstatus in (0, 1) and judging.unusable is None
     if hasattr(config, "workeroutput"):
         config.workeroutput |= _worker_output(judging, complete=complete)
-    elif judging.has_results:
+        return
+    if judging.has_results:
         _write(session, judging, complete=complete)
+    is_collected = not session.config.option.collectonly and judging.unusable is None
+    if session.exitstatus == 0 and is_collected and judging.fails:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _worker_output(judging: "BenchmarkSession", *, complete: bool) -> dict[str, Any]:

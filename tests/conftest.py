@@ -1,6 +1,7 @@
 """Shared fixtures: real data where it lies beside the project, small random models everywhere."""
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,12 @@ JUDGED = ("fidelity", "kl_gap", "shrinkage", "sparsity")
 def _no_job_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own tests, where CI runs them, do not write on the job's page."""
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _parts_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests judge a few properties: that alone fails none of their runs' exit codes."""
+    monkeypatch.setenv("SAEBENCH_ALLOW_PARTIAL", "1")
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> "TinyWorld":
     return world
 
 
+def gates_of(*properties: str) -> str:
+    """Return the shipped threshold file with the gates of some properties alone."""
+    text = (BENCHMARKS.parent / "baselines" / "thresholds.toml").read_text(encoding="utf-8")
+    head, *sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
+    chosen = [part for part in sections if part[1:].partition("]")[0] in properties]
+    return "".join([head, *chosen])
+
+
 @dataclass(frozen=True)
 class Gate:
     """Runs the benchmarks in a directory of their own, in this process."""
@@ -82,6 +97,15 @@ class Gate:
 
     def judge(self, *args: str) -> pytest.RunResult:
         return self.run(*self.tiny.options(), *args)
+
+    def only(self, *properties: str) -> tuple[str, str]:
+        """Return the options by which these properties alone decide: a run of them is whole.
+
+        Without names they are the properties of the fixture's directory.
+        """
+        path = self.pytester.path / f"only-{len(properties)}.toml"
+        path.write_text(gates_of(*(properties or JUDGED)), encoding="utf-8")
+        return "--sae-thresholds", str(path)
 
     def refused(self, *args: str) -> str:
         """Run, make sure of exit code 4 and that nothing was written; return the message."""

@@ -23,6 +23,12 @@ from saebench.options import (
     run_options,
 )
 
+
+@pytest.fixture(autouse=True)
+def _nothing_in_the_environment(monkeypatch):
+    monkeypatch.delenv("SAEBENCH_ALLOW_PARTIAL")
+
+
 NAMES = {each.name: each for each in OPTIONS}
 
 

@@ -24,7 +24,7 @@ def _ids(done):
 
 
 def test_exit_code_0_when_every_gate_passes(gate_run, tiny):
-    done = gate_run.judge("--sae", tiny.good)
+    done = gate_run.judge("--sae", tiny.good, *gate_run.only())
     assert done.ret == pytest.ExitCode.OK
     done.assert_outcomes(passed=4, skipped=1)
     assert gate_run.result()["run"]["status"] == "PASS"
@@ -52,7 +52,7 @@ def test_an_undecided_gate_fails_by_default(gate_run, tiny):
 
 
 def test_an_undecided_gate_only_warns_where_asked_to(gate_run, tiny):
-    options = ("-k", "kl_gap", *UNDECIDED, "--sae-inconclusive", "warn")
+    options = ("-k", "kl_gap", *UNDECIDED, "--sae-inconclusive", "warn", *gate_run.only("kl_gap"))
     done = gate_run.judge("--sae", tiny.good, *options)
     assert done.ret == pytest.ExitCode.OK
     assert gate_run.result()["run"]["status"] == "INCONCLUSIVE"
@@ -209,7 +209,7 @@ def test_the_result_file_validates_and_tells_what_was_judged(gate_run, tiny):
     from saebench.records.run import RESULT
     from saebench.store.json_files import json_schema
 
-    gate_run.judge("--sae", tiny.good)
+    gate_run.judge("--sae", tiny.good, *gate_run.only())
     found = gate_run.result()
     jsonschema.Draft202012Validator(json_schema(RESULT)).validate(found)
     assert found["run"]["complete"] is True

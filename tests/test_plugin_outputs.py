@@ -15,7 +15,8 @@ QUICK = ("-k", "shrinkage or sparsity")
 
 
 def test_a_markdown_summary_is_written_where_it_was_asked_for(gate_run, tiny):
-    done = gate_run.judge("--sae", tiny.good, *QUICK, "--sae-md", "new/out.md")
+    asked = ("--sae", tiny.good, *QUICK, *gate_run.only("shrinkage", "sparsity"))
+    done = gate_run.judge(*asked, "--sae-md", "new/out.md")
     text = (gate_run.pytester.path / "new" / "out.md").read_text(encoding="utf-8")
     assert text.startswith("## saebench: ✅ PASS\n\n1 of 1 SAEs passed.")
     done.stdout.fnmatch_lines(["summary: new/out.md"])
@@ -67,7 +68,9 @@ def test_junit_has_every_number_of_the_result_file(gate_run, tiny):
 
 def _with_leaderboard(gate_run, tiny):
     """Store both SAEs as baselines, and build the leaderboard of them."""
-    gate_run.judge("--sae", tiny.good, "--sae", tiny.bad, "--sae-update-baselines")
+    gate_run.judge(
+        "--sae", tiny.good, "--sae", tiny.bad, *gate_run.only(), "--sae-update-baselines"
+    )
     root = gate_run.pytester.path / "baselines"
     write_leaderboard(build(root, known_facts()), root / "leaderboard.json")
     return root
@@ -122,7 +125,8 @@ def pytest_sessionfinish():
 
 def test_a_summary_that_fails_at_the_end_is_told_and_the_result_file_is_there(gate_run, tiny):
     gate_run.pytester.makeconftest(IN_THE_WAY)
-    done = gate_run.judge("--sae", tiny.good, *QUICK, "--sae-md", "out.md")
+    done = gate_run.judge("--sae", tiny.good, *QUICK, *gate_run.only("shrinkage", "sparsity"),
+                          "--sae-md", "out.md")  # fmt: skip
     assert done.ret == pytest.ExitCode.INTERNAL_ERROR
     assert gate_run.result()["run"]["status"] == "PASS"
     assert "out.md: cannot be written: Is a directory" in done.stdout.str()

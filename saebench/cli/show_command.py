@@ -9,7 +9,7 @@ from saebench.cli.output import console, say
 from saebench.errors import OptionError, nearest
 from saebench.records.run import Run, Verdict
 from saebench.report.markdown import NOT_PASSED
-from saebench.report.terminal import data_lines, sentences, tables
+from saebench.report.terminal import data_lines, sentences, tables, unjudged_line
 from saebench.store.json_files import read_run
 
 EXAMPLES = """
@@ -31,6 +31,8 @@ def execute(options: argparse.Namespace) -> int:
     say(tables(run, width=console().width))
     for sentence in sentences(run, *EXPLAINED):
         say(sentence)
+    if left_out := unjudged_line(run):
+        say(f"{Verdict.INCOMPLETE}: {left_out}")
     for line in (*data_lines(run), _about(run)):
         say(line)
     return 0
@@ -48,8 +50,10 @@ def only(run: Run, saes: "list[str] | tuple[str, ...]") -> Run:
             raise OptionError(f"--sae {id}: not in this result file{nearest(id, known)}")
     if not saes:
         return run
+    unjudged = run.run.unjudged and tuple(u for u in run.run.unjudged if u.sae in saes)
     return replace(
         run,
+        run=replace(run.run, unjudged=unjudged),
         saes=tuple(sae for sae in run.saes if sae.id in saes),
         cases=tuple(case for case in run.cases if set(case.about) <= set(saes)),
     )
@@ -57,5 +61,6 @@ def only(run: Run, saes: "list[str] | tuple[str, ...]") -> Run:
 
 def _about(run: Run) -> str:
     models = ", ".join(f"{m.name} ({m.dtype}, {m.device})" for m in run.models)
-    unfinished = "" if run.run.complete else "; the run was not finished"
+    whole = run.run.complete or unjudged_line(run)
+    unfinished = "" if whole else "; the run was not finished"
     return f"{models}; saebench {run.harness.get('version', '?')}, {run.run.started}{unfinished}"

@@ -159,6 +159,7 @@ def judge(
                 requests_of(benches).every(chosen),
                 progress=progress_bar,
                 sharing=None if place is None else Sharing(place, benches),
+                possible=requests_of(benches).every(list(all_properties())),
             )
     return JudgedRun(**{f.name: getattr(run, f.name) for f in fields(run)})
 

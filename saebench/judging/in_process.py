@@ -36,6 +36,7 @@ def judge_in_process(
     *,
     progress: ProgressBar,
     sharing: "Sharing | None" = None,
+    possible: Iterable[CaseRequest] = (),
 ) -> Run:
     """Judge the requested cases of the benches' SAEs.
 
@@ -44,12 +45,14 @@ def judge_in_process(
         benches: the SAEs with their models and tokens.
         requests: the cases.
         progress: makes a progress bar.
+        possible: every case that there could be, where what is left out makes the run INCOMPLETE.
         sharing: measures in shards; where None, everything is measured at once.
 
     Raises:
         OptionError: for a case that does not exist, or a rule that no case can decide.
     """
     judge.adopt(benches, runner=sharing)
+    judge.consider(possible)
     judge.announce(requests)
     judge.check_rules_are_asked()
     for request in judge.requests:

@@ -23,7 +23,7 @@ from saebench.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property
 from saebench.properties.base import Findings
 from saebench.records.case import CaseRequest, kind_of
-from saebench.records.run import Basis, CaseResult, GateResult, Run, Verdict
+from saebench.records.run import Basis, CaseResult, GateResult, Run, Unjudged, Verdict
 from saebench.statistics.levels import LEVEL, Look, at_level
 from saebench.store.baseline_source import open_baselines
 from saebench.store.baselines import Measured
@@ -54,6 +54,7 @@ class Judge:
         self._argv = tuple(argv)
         self._started = datetime.now(UTC)
         self._requests: tuple[CaseRequest, ...] = ()
+        self._possible: tuple[CaseRequest, ...] = ()
         self._benches: tuple[Bench, ...] = ()
         self._baselines: Baselines | None = None
         self._rounds: Rounds | None = None
@@ -85,6 +86,14 @@ class Judge:
             self._interventions(request)
             self._needs.experiment(request)
         self._measurements.announce(self._requests + self._hidden())
+
+    def consider(self, possible: Iterable[CaseRequest]) -> None:
+        """Set the cases that there could be: a deciding one that is not judged is left out.
+
+        Args:
+            possible: every case of the run's SAEs, whether it was selected or not.
+        """
+        self._possible = tuple(possible)
 
     def check_rules_are_asked(self) -> None:
         """Check that an announced case can decide each rule of --sae-fail-on.
@@ -182,7 +191,26 @@ class Judge:
         """Return the run's record of the cases decided so far."""
         about = About(self._argv, self._started, self.settings)
         paths = self._measurements.path
-        return record_of(about, self._benches, self.cases, path=paths, complete=complete)
+        return record_of(
+            about,
+            self._benches,
+            self.cases,
+            path=paths,
+            complete=complete,
+            unjudged=self._unjudged(),
+        )
+
+    def _unjudged(self) -> tuple[Unjudged, ...]:
+        """Return the deciding cases that were not judged."""
+        judged = {case.id for case in self.cases}
+        return tuple(
+            Unjudged(request.id, request.sae, request.property_name)
+            for request in self._possible
+            if request.id not in judged and self.rules.decides(request, self._bench(request))
+        )
+
+    def _bench(self, request: CaseRequest) -> "Bench | None":
+        return next((bench for bench in self._benches if bench.has(request.subjects)), None)
 
     def workload(self, sae: str) -> "Workload":
         """Return the workload of an SAE, which records the times that its cost cases read."""

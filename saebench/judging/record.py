@@ -1,14 +1,14 @@
 """A run's record: the SAEs, their data and cases, when and where they were judged."""
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from saebench.gates.evidence import corrected
 from saebench.options import Settings
-from saebench.records.run import SCHEMA_VERSION, CaseResult, Run, RunRecord, overall
+from saebench.records.run import SCHEMA_VERSION, CaseResult, Run, RunRecord, Unjudged
 from saebench.store.environment import environment, harness, machine
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def record_of(
     *,
     path: Callable[[str], str],
     complete: bool,
+    unjudged: tuple[Unjudged, ...] = (),
 ) -> Run:
     """Return a run's record, its secondary gates corrected for their number.
 
@@ -40,18 +41,21 @@ def record_of(
         cases: the decided cases.
         path: returns how the model was run with an SAE, by its id.
         complete: every announced case was decided.
+        unjudged: the deciding cases that were left out.
     """
     record = RunRecord(
         id=uuid.uuid4().hex,
-        status=overall(case.verdict for case in cases).value,
+        status="",
         started=about.started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         argv=about.argv,
         profile=about.settings.profile.value,
         seed=about.settings.seed,
-        complete=complete,
+        complete=complete and not unjudged,
+        unjudged=unjudged,
+        allows_partial=about.settings.allow_partial,
     )
-    return Run(
+    run = Run(
         schema_version=SCHEMA_VERSION,
         run=record,
         harness=harness(),
@@ -63,6 +67,11 @@ def record_of(
         cases=corrected(cases),
         cost=tuple(cost for bench in benches for cost in bench.costs),
     )
+    return _with_status(run)
+
+
+def _with_status(run: Run) -> Run:
+    return replace(run, run=replace(run.run, status=run.verdict.value))
 
 
 def merge_runs(runs: Sequence[Run], *, announced: Sequence[str] = ()) -> Run:
@@ -83,14 +92,15 @@ def merge_runs(runs: Sequence[Run], *, announced: Sequence[str] = ()) -> Run:
     first = runs[0]
     by_id = {case.id: case for run in runs for case in run.cases}
     cases = sorted(by_id.values(), key=lambda case: (places.get(case.id, len(places)), case.id))
+    unjudged = _unjudged(runs, by_id)
     record = replace(
         first.run,
-        status=overall(case.verdict for case in cases).value,
         started=min(run.run.started for run in runs),
         finished=max(run.run.finished or "" for run in runs),
-        complete=all(run.run.complete for run in runs) and set(places) <= set(by_id),
+        complete=not unjudged and _are_finished(runs) and set(places) <= set(by_id),
+        unjudged=unjudged,
     )
-    return replace(
+    merged = replace(
         first,
         run=record,
         models=_each_once((m for run in runs for m in run.models), key="weights_sha256"),
@@ -99,6 +109,18 @@ def merge_runs(runs: Sequence[Run], *, announced: Sequence[str] = ()) -> Run:
         cases=corrected(cases),
         cost=tuple(cost for run in runs for cost in run.cost),
     )
+    return _with_status(merged)
+
+
+def _are_finished(runs: Sequence[Run]) -> bool:
+    """True where no process was interrupted, though each leaves out the cases of the others."""
+    return all(run.run.complete or run.run.unjudged for run in runs)
+
+
+def _unjudged(runs: Sequence[Run], judged: Container[str]) -> tuple[Unjudged, ...]:
+    """Return the deciding cases that no process judged; each process lists those of the others."""
+    left_out = (each for run in runs for each in run.run.unjudged or ())
+    return tuple(dict.fromkeys(each for each in left_out if each.id not in judged))
 
 
 def _first(run: Run, places: dict[str, int]) -> tuple[int, str]:

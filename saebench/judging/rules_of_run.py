@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.errors import OptionError, ThresholdError, nearest
 from saebench.experiments.base import SEQUENCES, Experiment
-from saebench.gates.rules import Rule, Scope, in_force
+from saebench.gates.rules import Role, Rule, Scope, in_force
 from saebench.gates.thresholds import (
     check_margin,
     check_metric,
@@ -72,6 +72,23 @@ class RunRules:
         about = [rule for rule in self.all if self._is_about(rule, request)]
         return in_force(tuple(about), self._run(request, bench))
 
+    def decides(self, request: CaseRequest, bench: "Bench | None") -> bool:
+        """True where some rule makes a case decide about its SAE.
+
+        Args:
+            request: the case.
+            bench: its SAE's; None where that was not loaded, so that its model's name is unknown:
+                then a rule for one model or hook counts too.
+        """
+        if bench is not None:
+            rules = self.of(request, bench)
+        else:
+            rules = tuple(rule for rule in self.all if self._may_hold(rule, request))
+        compared = self._settings.baseline is not None
+        return any(
+            rule.role is Role.PRIMARY and (rule.margin is None or compared) for rule in rules
+        )
+
     def needs_controls(self, request: CaseRequest) -> bool:
         """True where some rule of a case is about the SAE's controls."""
         return any(rule.relative and self._is_about(rule, request) for rule in self.all)
@@ -79,6 +96,11 @@ class RunRules:
     def _run(self, request: CaseRequest, bench: "Bench") -> Scope:
         hooks = {s.id: s.metadata.hook for s in bench.subjects}
         return Scope(bench.model.name, hooks[request.subjects[-1]], self._settings.profile.value)
+
+    def _may_hold(self, rule: Rule, request: CaseRequest) -> bool:
+        profile = replace(rule.scope, model="", hook="")
+        this_run = Scope(profile=self._settings.profile.value)
+        return self._is_about(rule, request) and profile.holds_for(this_run)
 
     def _is_about(self, rule: Rule, request: CaseRequest) -> bool:
         """True where the rule is for the case, and the case reports its metric."""

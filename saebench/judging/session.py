@@ -15,12 +15,13 @@ from saebench.judging.run_baselines import update_all
 from saebench.measures.names import check_names
 from saebench.options import OnInconclusive, RunOptions, Settings, run_options
 from saebench.progress import ProgressBar
+from saebench.properties import properties
 from saebench.records.boards import Leaderboard
 from saebench.records.case import CaseRequest, joined
 from saebench.records.run import CaseResult, Run, Verdict
 from saebench.report.reproduce import reproduce_lines
 from saebench.report.standing import place_lines
-from saebench.report.terminal import data_lines, remarks, sentences
+from saebench.report.terminal import HOW_TO_COMPLETE, data_lines, remarks, sentences, unjudged_line
 from saebench.store.environment import baselines_dir, baselines_root
 from saebench.store.leaderboard import FILE, read_leaderboard
 from saebench.store.sums_file import RunSums, joined_sums, run_sums
@@ -77,6 +78,7 @@ class BenchmarkSession:
         if self._judge is None:
             self._judge = Judge(self._options.settings, argv=self._argv)
             self._judge.share_out(self._shares)
+            self._judge.consider(self._requests.every(list(properties())))
         return self._judge
 
     @property
@@ -220,6 +222,18 @@ class BenchmarkSession:
         done = complete and merged.run.complete
         return replace(merged, run=replace(merged.run, argv=tuple(self._argv), complete=done))
 
+    @property
+    def fails(self) -> bool:
+        """True where the run fails, whatever became of its tests: left out, skipped or expected.
+
+        So the exit code is the run's verdict even where somebody deselects a case or marks it.
+        """
+        if not (self.has_results or self.announced or self._expected):
+            return False
+        run = self.run(complete=True)
+        is_partial = run.run.unjudged != () and not run.run.allows_partial
+        return is_partial or any(self.judge.fails(case) for case in run.cases)
+
     def write(self, rootdir: Path, *, complete: bool) -> None:
         """Write the files that were asked for; ``places`` then has the leaderboard's lines."""
         done = complete and (bool(self._runs_of_processes) or self.judge.is_done)
@@ -250,6 +264,10 @@ class BenchmarkSession:
             self.updates = ["ERROR: baselines not updated: they need a complete run in one process"]
             self.refused = True
             return
+        if unjudged := unjudged_line(self.run(complete=True)):
+            self.updates = [f"ERROR: baselines not updated: {unjudged}"]
+            self.refused = True
+            return
         from saebench.experiments.prepare import torchs_own_settings
 
         root = baselines_root(rootdir)
@@ -264,6 +282,8 @@ class BenchmarkSession:
         settings = self.judge.settings
         yield from data_lines(run, asked=settings.sequence_count)
         yield from self._workplace.notes if self._workplace is not None else ()
+        if unjudged := unjudged_line(run):
+            yield f"{Verdict.INCOMPLETE}: {unjudged}; {HOW_TO_COMPLETE}"
         # What fails the run is in pytest's own FAILURES; this is what does not.
         if settings.inconclusive is OnInconclusive.WARN:
             yield from sentences(run, Verdict.INCONCLUSIVE)

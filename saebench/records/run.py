@@ -31,6 +31,7 @@ class Verdict(StrEnum):
     PASS = "PASS"
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
+    INCOMPLETE = "INCOMPLETE"  # of a run or an SAE: a deciding case was not judged
     NEW = "NEW"
     INCOMPARABLE = "INCOMPARABLE"
     SKIPPED = "SKIPPED"
@@ -38,9 +39,10 @@ class Verdict(StrEnum):
 
 
 SEVERITY = {
-    Verdict.ERROR: 6,
-    Verdict.FAIL: 5,
-    Verdict.INCOMPARABLE: 4,
+    Verdict.ERROR: 7,
+    Verdict.FAIL: 6,
+    Verdict.INCOMPARABLE: 5,
+    Verdict.INCOMPLETE: 4,
     Verdict.INCONCLUSIVE: 3,
     Verdict.NEW: 2,
     Verdict.PASS: 1,
@@ -418,8 +420,31 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Unjudged:
+    """A case that decides about an SAE by the run's rules, and was not judged.
+
+    Attributes:
+        id: the case's.
+        sae: the SAE's, or the pair's joined name.
+        property: the property.
+    """
+
+    id: str
+    sae: str
+    property: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
-    """When and how a run was started, and how it ended."""
+    """When and how a run was started, and how it ended.
+
+    Attributes:
+        status: the verdict on all cases together.
+        complete: every selected case was judged, and no deciding one was left out.
+        unjudged: the deciding cases that were left out; None in results of schema version 6 and
+            older, which did not record it.
+        allows_partial: ``--sae-allow-partial``: cases that were left out fail no exit code.
+    """
 
     id: str
     status: str
@@ -429,6 +454,8 @@ class RunRecord:
     profile: str
     seed: int
     complete: bool
+    unjudged: tuple["Unjudged", ...] | None = ()
+    allows_partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -452,8 +479,8 @@ class Run:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict on all cases together."""
-        return overall(case.verdict for case in self.cases)
+        """The verdict on all cases together; INCOMPLETE where deciding ones are missing."""
+        return self._with_unjudged(self.cases, is_whole=self.run.unjudged == ())
 
     def cases_of(self, sae: str) -> tuple[CaseResult, ...]:
         """Return the cases of one SAE, by its id."""
@@ -461,10 +488,10 @@ class Run:
 
     @property
     def passed(self) -> bool:
-        """True where at least one gate was decided and every one passed."""
-        return overall(case.verdict for case in self.cases if case.deciding or case.error) is (
-            Verdict.PASS
-        )
+        """True where every deciding case was judged, at least one gate decided, and all passed."""
+        decided = [case for case in self.cases if case.deciding or case.error]
+        is_whole = self.run.unjudged == () or self.run.allows_partial
+        return self._with_unjudged(decided, is_whole=is_whole) is Verdict.PASS
 
     @property
     def judged(self) -> tuple[SubjectRecord, ...]:
@@ -473,8 +500,18 @@ class Run:
         return tuple(sae for sae in self.saes if sae.id in judged)
 
     def verdict_of(self, sae: str) -> Verdict:
-        """Return what the cases of an SAE come to."""
-        return overall(case.verdict for case in self.cases_of(sae))
+        """Return what the cases of an SAE come to; INCOMPLETE where deciding ones are missing."""
+        return self._with_unjudged(self.cases_of(sae), is_whole=self.unjudged_of(sae) == ())
+
+    def unjudged_of(self, sae: str) -> tuple[Unjudged, ...] | None:
+        """Return the deciding cases of an SAE that were not judged; None if not recorded."""
+        left_out = self.run.unjudged
+        return None if left_out is None else tuple(each for each in left_out if each.sae == sae)
+
+    @staticmethod
+    def _with_unjudged(cases: Iterable[CaseResult], *, is_whole: bool) -> Verdict:
+        verdicts = [case.verdict for case in cases]
+        return overall(verdicts if is_whole else [*verdicts, Verdict.INCOMPLETE])
 
     def by_depth(self) -> list[str]:
         """Return the SAEs' ids in the order of their places in the model, then by name."""
@@ -537,7 +574,13 @@ def _renamed(case: Any) -> Any:
     return case | {"metrics": renamed}
 
 
-SCHEMA_VERSION = 6
+def _without_unjudged(content: dict[str, Any]) -> dict[str, Any]:
+    """Say that which deciding cases were left out is not known: version 6 did not record it."""
+    run = content.get("run")
+    return content | {"run": run | {"unjudged": None}} if isinstance(run, dict) else content
+
+
+SCHEMA_VERSION = 7
 RESULT = Schema(
     Run,
     SCHEMA_VERSION,
@@ -548,6 +591,7 @@ RESULT = Schema(
         3: unchanged,  # 4 added secondary gates
         4: _with_fallbacks,  # 5 added why a gate's rule exists
         5: unchanged,  # 6 added what decides a metric that is undefined, or negligible
+        6: _without_unjudged,  # 7 added which deciding cases were not judged
     },
     check=_check,
 )

@@ -8,6 +8,7 @@ from saebench.report.style import LOOKS
 from saebench.report.tables import why_of
 from saebench.report.tables.run_tables import gates_table, overview_table
 from saebench.report.tables.text_tables import code, escaped, markdown_table
+from saebench.report.terminal import unjudged_line
 
 NOT_PASSED = (Verdict.ERROR, Verdict.FAIL, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE)
 
@@ -35,7 +36,9 @@ def to_markdown(run: Run, *, places: Sequence[str] = (), detailed: bool = True) 
 
 def _heading(run: Run) -> str:
     passed = sum(run.verdict_of(sae.id) is Verdict.PASS for sae in run.judged)
-    unfinished = "" if run.run.complete else " The run was not finished."
+    left_out = unjudged_line(run)
+    unfinished = "" if run.run.complete or left_out else " The run was not finished."
+    unfinished += f" {escaped(left_out[0].upper() + left_out[1:])}." if left_out else ""
     counted = f"{passed} of {len(run.judged)} SAEs passed."
     sign = LOOKS[run.verdict].sign
     return f"## saebench: {sign} {run.verdict.value}\n\n{counted}{unfinished}"

@@ -9,7 +9,7 @@ from saebench.errors import OptionError
 from saebench.records.boards import Leaderboard
 from saebench.records.case import joined
 from saebench.records.repair import RepairRecord
-from saebench.records.run import CaseResult, Run, SubjectRecord
+from saebench.records.run import CaseResult, Run, SubjectRecord, Unjudged
 from saebench.records.sweep import SweepRecord
 
 
@@ -45,13 +45,25 @@ def joined_runs(runs: Sequence[Run], names: Sequence[str]) -> Run:
     renamed = [_renamed(run, name, shared) for run, name in zip(runs, names, strict=True)]
     return replace(
         runs[-1],
-        run=replace(runs[-1].run, argv=(), complete=all(run.run.complete for run in runs)),
+        run=replace(
+            runs[-1].run,
+            argv=(),
+            complete=all(run.run.complete for run in runs),
+            unjudged=_unjudged(renamed),
+        ),
         models=tuple(dict.fromkeys(model for run in runs for model in run.models)),
         datasets=_once([data for run in runs for data in run.datasets]),
         saes=tuple(sae for run in renamed for sae in run.saes),
         cases=tuple(case for run in renamed for case in run.cases),
         cost=tuple(cost for run in runs for cost in run.cost),
     )
+
+
+def _unjudged(runs: Sequence[Run]) -> tuple[Unjudged, ...] | None:
+    """Return the deciding cases that each run left out; None where one does not say."""
+    if any(run.run.unjudged is None for run in runs):
+        return None
+    return tuple(each for run in runs for each in run.run.unjudged or ())
 
 
 def _once(records: Sequence[Any]) -> tuple[Any, ...]:
@@ -69,7 +81,16 @@ def _renamed(run: Run, name: str, shared: set[str]) -> Run:
         about = joined(list(map(new, old.about)))
         return replace(old, id=f"{old.kind}@{about}", sae=about, series=_series(old, new))
 
-    return replace(run, saes=tuple(map(sae, run.saes)), cases=tuple(map(case, run.cases)))
+    unjudged = run.run.unjudged and tuple(
+        replace(each, sae=new(each.sae), id=f"{each.id.removesuffix(each.sae)}{new(each.sae)}")
+        for each in run.run.unjudged
+    )
+    return replace(
+        run,
+        run=replace(run.run, unjudged=unjudged),
+        saes=tuple(map(sae, run.saes)),
+        cases=tuple(map(case, run.cases)),
+    )
 
 
 def _series(case: CaseResult, new: Callable[[str], str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise
 
+from saebench.option_kinds import ALLOW_PARTIAL
 from saebench.options import OPTIONS
 from saebench.records.run import SEVERITY, CaseResult, Run, Verdict
 from saebench.text import plain_text
@@ -46,7 +47,8 @@ def reproduce(
     names = sorted(each.variable for each in OPTIONS if each.reproduced)
     given = environment or {}
     variables = [f"{name}={shlex.quote(given[name])}" for name in names if name in given]
-    return " ".join([*variables, shlex.join(["pytest", f"{root}/{node_of(case)}", *arguments])])
+    words = ["pytest", f"{root}/{node_of(case)}", *arguments, ALLOW_PARTIAL]
+    return " ".join([*variables, shlex.join(words)])
 
 
 def split_arguments(arguments: Iterable[str]) -> tuple[str, list[str]]:

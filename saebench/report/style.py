@@ -39,6 +39,7 @@ LOOKS = {
     Verdict.FAIL: Look("bold red", "#cf222e", "❌", "✕"),
     Verdict.ERROR: Look("bold red", "#cf222e", "💥", "!"),
     Verdict.INCONCLUSIVE: Look("yellow", "#9a6700", "❔", "≈"),
+    Verdict.INCOMPLETE: Look("yellow", "#9a6700", "🚧", "…"),
     Verdict.NEW: Look("cyan", "#0969da", "🆕", "○"),
     Verdict.INCOMPARABLE: Look("yellow", "#9a6700", "❔", "≠"),
     Verdict.SKIPPED: Look("dim", "#57606a", "➖", "–"),

@@ -1,5 +1,6 @@
 """A run in the terminal: one table for each SAE, the worst first, and what is said in words."""
 
+from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
 
@@ -9,7 +10,7 @@ from saebench.records.run import SEVERITY, Run, Verdict
 from saebench.report.style import Plain, plain_text, reading_series
 from saebench.report.tables import Table
 from saebench.report.tables.rich_tables import rich_table
-from saebench.report.tables.run_tables import pairs_table, sae_table, tokens_table
+from saebench.report.tables.run_tables import in_words, pairs_table, sae_table, tokens_table
 
 
 class _Memory(StringIO):
@@ -61,6 +62,31 @@ def _after_the_saes(run: Run) -> Iterator[Table]:
         for case in run.cases:
             if case.series.get("tokens"):
                 yield tokens_table([case], title=f"{case.sae}: hardest tokens").without("SAE")
+
+
+HOW_TO_COMPLETE = (
+    "this decides no release: judge them too (no -k, --deselect or Ctrl-C), or say "
+    "--sae-allow-partial to look at a part with exit code 0"
+)
+
+
+def unjudged_line(run: Run) -> str:
+    """Say which deciding cases were left out, by SAE; empty where none was.
+
+    Example::
+
+        not judged: advantage, fidelity, kl_gap (2 cases) of l2-topk
+    """
+    if run.run.unjudged is None:
+        return "an older version wrote this, which did not record what was left out"
+    by_sae: dict[str, Counter[str]] = {}
+    for each in run.run.unjudged:
+        by_sae.setdefault(each.sae, Counter())[each.property] += 1
+    about: dict[str, list[str]] = {}
+    for sae, counts in by_sae.items():
+        about.setdefault(in_words(counts), []).append(sae)
+    parts = (f"{what} of {', '.join(saes)}" for what, saes in about.items())
+    return plain_text(f"not judged: {'; '.join(parts)}") if about else ""
 
 
 def sentences(run: Run, *verdicts: Verdict) -> Iterator[str]:

@@ -65,6 +65,7 @@ def test_a_plugin_that_pytest_does_not_load_is_missing(saebench, monkeypatch):
 
 
 def test_settings_of_the_environment_are_told(monkeypatch):
+    monkeypatch.delenv("SAEBENCH_ALLOW_PARTIAL")
     monkeypatch.setenv("SAEBENCH_CONTEXT", "7")
     assert _finding("environment") == Finding("environment", State.NOTE, "SAEBENCH_CONTEXT")
 

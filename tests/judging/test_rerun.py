@@ -80,7 +80,8 @@ def test_a_margin_below_three_times_the_measured_noise_is_refused(noise, verdict
 
 def test_a_baseline_stores_its_noise_and_a_refused_update_fails_the_run(gate_run, tiny):
     args = ("--sae", tiny.good, "--sae-update-baselines", "-k", "fidelity")
-    assert gate_run.judge(*args, "--sae-fail-on", "fidelity.kl<=9").ret == pytest.ExitCode.OK
+    asked = (*args, *gate_run.only("fidelity"), "--sae-fail-on", "fidelity.kl<=9")
+    assert gate_run.judge(*asked).ret == pytest.ExitCode.OK
     (path,) = (gate_run.pytester.path / "baselines").glob("*/*/*.json")
     content = json.loads(path.read_text())
     (case,) = content["cases"].values()

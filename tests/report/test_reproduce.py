@@ -90,7 +90,7 @@ def test_the_command_names_one_test_and_can_be_pasted_into_a_shell():
     command = reproduce(run, run.cases[0])
     assert shlex.split(command) == [
         "pytest", "benchmarks/test_fidelity.py::test_fidelity[one]",
-        "--sae", "my saes/*", "--sae-sequences", "16",
+        "--sae", "my saes/*", "--sae-sequences", "16", "--sae-allow-partial",
     ]  # fmt: skip
 
 
@@ -120,13 +120,14 @@ def test_the_command_gives_every_option_the_same_value_again(each, pytester):
     config, again = _again(pytester, "-q", *option, "benchmarks", "--sae", "demo", "-x", *others)
     assert again.args == ["benchmarks/test_fidelity.py::test_fidelity[one]"]
     assert _given(again) == _given(config)
-    assert not {o.name for o in OPTIONS if not o.reproduced} & set(given_options(again))
+    left_out = {o.name for o in OPTIONS if not o.reproduced} & set(given_options(again))
+    assert left_out == {"allow-partial"}  # one case is a part of a run
 
 
 @pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize("after", ["benchmarks", "--sae-seed 3", "-k kl_gap"])
 def test_a_flag_takes_no_value_whatever_follows_it(flag, after):
-    repeated = [] if flag.startswith("--sae-update") else [flag]
+    repeated = [each.flag for each in OPTIONS if each.flag == flag and each.reproduced]
     seed = ["--sae-seed", "3"] if "seed" in after else []
     root, arguments = split_arguments(["--sae", "demo", flag, *after.split()])
     assert root == "benchmarks"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 from saebench.records.run import CaseResult, GateResult, Run, Verdict
+from saebench.report.terminal import unjudged_line
 from saebench.text import percent
 
 FAILURES = {Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.INCOMPARABLE}
@@ -36,13 +37,17 @@ def to_junit(run: Run) -> str:
     suite = ET.Element("testsuite", name="saebench", timestamp=run.run.started)
     for case in run.cases:
         suite.append(_testcase(case))
+    left_out = unjudged_line(run)
+    if left_out:
+        suite.append(_incomplete(left_out))
     for name, verdicts in (
         ("failures", FAILURES),
         ("errors", {Verdict.ERROR}),
         ("skipped", {Verdict.SKIPPED}),
     ):
-        suite.set(name, str(sum(case.verdict in verdicts for case in run.cases)))
-    suite.set("tests", str(len(run.cases)))
+        count = sum(case.verdict in verdicts for case in run.cases)
+        suite.set(name, str(count + (name == "failures" and bool(left_out))))
+    suite.set("tests", str(len(run.cases) + bool(left_out)))
     suite.set("time", f"{sum(case.duration_s for case in run.cases):.3f}")
     suites = ET.Element("testsuites")
     suites.append(suite)
@@ -84,6 +89,14 @@ def _testcase(case: CaseResult) -> ET.Element:
     if tag is not None:
         reason = _xml(f"{case.verdict.value}: {case.reason}")
         ET.SubElement(element, tag, message=reason).text = reason
+    return element
+
+
+def _incomplete(left_out: str) -> ET.Element:
+    """Return a failed test case for deciding cases that were left out."""
+    element = ET.Element("testcase", classname="saebench", name="whole run", time="0.000")
+    reason = _xml(f"{Verdict.INCOMPLETE.value}: {left_out}")
+    ET.SubElement(element, "failure", message=reason).text = reason
     return element
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from saebench.errors import OptionError
 from saebench.records.run import (
     CaseResult,
     DatasetRecord,
@@ -10,10 +11,12 @@ from saebench.records.run import (
     Metric,
     Run,
     SubjectRecord,
+    Verdict,
 )
 from saebench.report.markdown import to_markdown
 from saebench.report.tables import why_of
 from saebench.report.tables.run_tables import HEADLINES
+from saebench.report.terminal import unjudged_line
 
 TASK = "sae-faithfulness"
 TASK_NAME = "Faithfulness of a sparse autoencoder's output"
@@ -24,11 +27,19 @@ UNKNOWN = "unknown"
 def to_model_card(run: Run) -> str:
     """Return a model card: metadata between rules, then the verdicts in Markdown.
 
+    Raises:
+        OptionError: for a run in which deciding cases were left out.
+
     Source:
         https://github.com/huggingface/hub-docs/blob/main/modelcard.md, ``model-index``.
     """
     from huggingface_hub.utils import yaml_dump
 
+    if left_out := unjudged_line(run):
+        raise OptionError(
+            f"a model card states a verdict on the SAE, and this run is {Verdict.INCOMPLETE}: "
+            f"{left_out}; judge every property and export that result"
+        )
     metadata = yaml_dump({"tags": TAGS, "model-index": model_index(run)}, sort_keys=False)
     return f"---\n{metadata}---\n\n{to_markdown(run)}"
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from saebench.records.run import SEVERITY, CaseResult, Run, Verdict
 from saebench.report.markdown import NOT_PASSED
 from saebench.report.page.markup import Markup, badge, joined, tag
+from saebench.report.page.meaning import meaning
 from saebench.report.reproduce import reproduce_lines
 from saebench.report.tables import why_of
-from saebench.report.terminal import data_lines, remarks
+from saebench.report.terminal import HOW_TO_COMPLETE, data_lines, remarks, unjudged_line
 
 SENTENCES = 8
 ANSWERS = {
@@ -16,6 +17,7 @@ ANSWERS = {
     Verdict.FAIL: "Do not release",
     Verdict.ERROR: "Could not be judged",
     Verdict.INCONCLUSIVE: "Not decided",
+    Verdict.INCOMPLETE: "Not judged as a whole: this decides no release",
     Verdict.INCOMPARABLE: "Not comparable with the baseline",
     Verdict.NEW: "Measured; no limit or baseline to compare with",
     Verdict.SKIPPED: "Nothing was measured",
@@ -29,6 +31,7 @@ def summary(run: Run) -> Markup:
         "section",
         tag("p", badge(verdict.value), class_=f"verdict v-{verdict.value.lower()}"),
         tag("div", tag("h1", _headline(run, verdict)), _about(run), class_="head"),
+        meaning(run),
         _reasons(run),
         _changes(run),
         _notes(run),
@@ -46,7 +49,8 @@ def _headline(run: Run, verdict: Verdict) -> str:
 
 def _about(run: Run) -> Markup:
     """Return SAE, model and data."""
-    unfinished = "" if run.run.complete else " · the run was not finished"
+    whole = run.run.complete or unjudged_line(run)
+    unfinished = "" if whole else " · the run was not finished"
     facts = {
         "SAE": _saes(run),
         "Model": ", ".join(f"{m.name} ({m.dtype}, {m.device})" for m in run.models),
@@ -71,11 +75,16 @@ def _saes(run: Run) -> str:
 def _reasons(run: Run) -> Markup:
     """Return what did not pass, in words, the worst first."""
     bad = [case for case in run.worst_first() if case.verdict in NOT_PASSED]
+    left_out = unjudged_line(run)
+    if left_out and not bad:
+        text = f"Every gate that was decided passed, but {left_out}; {HOW_TO_COMPLETE}."
+        return tag("div", tag("h2", "What was left out"), tag("p", text))
     if not bad:
         good = tag("p", "Every gate that was decided passed.", class_="good")
         return tag("div", tag("h2", "What did not pass"), good)
     items = [_reason(case) for case in bad]
     rest = items[SENTENCES:]
+    omitted = tag("p", f"Also {left_out}.") if left_out else ""
     more = tag("details", tag("summary", f"{len(rest)} more"), tag("ul", *rest, class_="reasons"))
     again = [line.split(": pytest ", 1) for line in reproduce_lines(run)]
     lines = [tag("li", id, tag("code", f"pytest {line}")) for id, line in again]
@@ -83,7 +92,7 @@ def _reasons(run: Run) -> Markup:
     commands = tag("details", tag("summary", "Measure them again"), listed)
     return tag(
         "div", tag("h2", "What did not pass"), tag("ul", *items[:SENTENCES], class_="reasons"),
-        more if rest else "", commands if again else "",
+        more if rest else "", omitted, commands if again else "",
     )  # fmt: skip
 
 

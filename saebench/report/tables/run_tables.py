@@ -1,7 +1,7 @@
 """A run's tables: gates, metrics, verdicts by SAE and property, pairs, tokens."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from saebench.records.run import (
     Metric,
     Run,
     SubjectRecord,
+    Unjudged,
     Verdict,
     overall,
 )
@@ -109,11 +110,33 @@ def sae_table(run: Run, sae: str) -> Table:
         title=sae,
         about=f"{record.architecture}, {record.d_sae} features, {record.hook}",
         verdict=run.verdict_of(sae),
-        rows=(*gates.rows, *_headline_rows(cases, len(gates.columns))),
+        rows=(
+            *gates.rows,
+            *_unjudged_rows(run.unjudged_of(sae) or (), len(gates.columns)),
+            *_headline_rows(cases, len(gates.columns)),
+        ),
         note="",
         remarks=(*(f"note: {note}" for note in record.notes), *_whys(cases)),
         filters=(),
     )
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Return properties with their numbers of cases, for people.
+
+    Example:
+        >>> in_words({"fidelity": 1, "kl_gap": 2})
+        'fidelity, kl_gap (2 cases)'
+    """
+    return ", ".join(name if n == 1 else f"{name} ({n} cases)" for name, n in counts.items())
+
+
+def _unjudged_rows(unjudged: Sequence[Unjudged], width: int) -> Iterator[Row]:
+    """Yield a row for each deciding property that was not judged."""
+    counts = Counter(each.property for each in unjudged)
+    for name, count in counts.items():
+        cell = Cell("not judged", tone=LOOKS[Verdict.INCOMPLETE].colour)
+        yield row(in_words({name: count}), *("",) * (width - 2), cell)
 
 
 def metrics_table(cases: list[CaseResult], about: str) -> Table:
