@@ -187,6 +187,7 @@ def test_a_directory_s_name_goes_through_a_whole_run_as_text(name, gate_run, tin
     page, summary = tmp_path / "page.html", tmp_path / "run.md"
     done = gate_run.judge("--sae", str(sae), "-k", "fidelity", "--sae-html", str(page),
                           "--sae-md", str(summary), "--sae-update-baselines",
+                          *gate_run.only("fidelity"),
                           "--sae-fail-on", "fidelity.kl<=0.0000001")  # fmt: skip
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     _shows_only_text("\n".join(done.outlines))

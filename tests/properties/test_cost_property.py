@@ -77,7 +77,7 @@ def test_every_result_says_where_the_time_went(gate_run, tiny):
 
 
 def test_times_are_not_stored_as_a_baseline(timed, tiny):
-    timed.judge("--sae", tiny.good, "--sae-cost", "--sae-update-baselines")
+    timed.judge("--sae", tiny.good, "--sae-cost", "--sae-update-baselines", *timed.only())
     (stored,) = (timed.pytester.path / "baselines").rglob("*.json")
     cases = json.loads(stored.read_text())["cases"]
     assert cases

@@ -340,7 +340,7 @@ def test_the_shipped_limit_of_the_gap_decides_scope_all_alone(single_run, tiny):
 
 
 def test_an_sae_whose_gates_pass_passes_although_nothing_decides_single_tokens(single_run, tiny):
-    done = single_run.judge("--sae", tiny.good, *NEAR)
+    done = single_run.judge("--sae", tiny.good, *NEAR, *single_run.only())
     assert done.ret == 0
     assert single_run.result()["run"]["status"] == "PASS"
     done.stdout.fnmatch_lines(["good  PASS*", "*single_token?experiment=draws?*NEW*"])
@@ -399,7 +399,7 @@ def test_examples_have_words_and_probabilities_that_add_up(tiny):
 
 def test_results_and_baselines_are_stored_for_each_experiment(single_run, tiny):
     options = ("--sae-update-baselines", "-k", "single_token or kl_gap")
-    done = single_run.judge("--sae", tiny.good, *NEAR, *options)
+    done = single_run.judge("--sae", tiny.good, *NEAR, *options, *single_run.only("kl_gap"))
     (stored,) = (single_run.pytester.path / "baselines").rglob("good@*.json")
     cases = json.loads(stored.read_text())["cases"]
     sums = {case["sums"] for case in cases.values()}

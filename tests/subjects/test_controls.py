@@ -20,7 +20,7 @@ def _judged(control, real_data):
     return saebench.judge(
         control, real_data.model, real_data.heldout, hook="blocks.2.hook_resid_pre",
         properties=["fidelity", "kl_gap", "shrinkage"], sequences=24, context=64,
-        prepend_bos=True, interventions=("eps_random",),
+        prepend_bos=True, interventions=("eps_random",), allow_partial=True,
     )  # fmt: skip
 
 
