@@ -1,13 +1,13 @@
 """Shared fixtures: real data where it lies beside the project, small random models everywhere."""
 
 import json
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from chosen_gates import gates_of
 
 if TYPE_CHECKING:
     from tiny import TinyWorld
@@ -69,14 +69,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> "TinyWorld":
     # pytester forgets what is first imported inside a run; torch must not be imported twice.
     saebench.judge(world.good, world.model, world.texts, sequences=2)
     return world
-
-
-def gates_of(*properties: str) -> str:
-    """Return the shipped threshold file with the gates of some properties alone."""
-    text = (BENCHMARKS.parent / "baselines" / "thresholds.toml").read_text(encoding="utf-8")
-    head, *sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
-    chosen = [part for part in sections if part[1:].partition("]")[0] in properties]
-    return "".join([head, *chosen])
 
 
 @dataclass(frozen=True)

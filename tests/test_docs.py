@@ -11,13 +11,17 @@ from string import Template
 
 import pytest
 import yaml
+from chosen_gates import gates_of
 
 from saebench.cli import COMMANDS, main, make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = ROOT / "docs" / "gate-a-release.md"
 PAGES = [ROOT / "README.md", ROOT / "perf" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-QUICK = {"SAE": "demo:l2-topk", "OPTIONS": "--sae-sequences 16 -k shrinkage -p no:cacheprovider"}
+QUICK = {
+    "SAE": "demo:l2-topk",
+    "OPTIONS": "--sae-sequences 16 -k shrinkage --sae-thresholds only.toml -p no:cacheprovider",
+}
 SHELLS = ("", "text")
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
@@ -57,6 +61,7 @@ def job(workflow, tmp_path_factory):
     """The directory in which the workflow's steps ran, and what each command returned."""
     here = tmp_path_factory.mktemp("job")
     shutil.copytree(ROOT / "baselines", here / "baselines")
+    (here / "only.toml").write_text(gates_of("shrinkage"), encoding="utf-8")
     scripts = [_run(step) for step in _steps(workflow) if step.get("name") != "Install"]
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("SAEBENCH_")]:
