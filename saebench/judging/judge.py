@@ -17,7 +17,7 @@ from saebench.judging.measuring import Measurements, Rounds, Runner
 from saebench.judging.record import About, record_of
 from saebench.judging.rules_of_run import RunRules
 from saebench.judging.run_baselines import RunBaselines
-from saebench.measures.state import WithPeers
+from saebench.measures.state import State, WithPeers
 from saebench.options import OnInconclusive, Settings
 from saebench.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property
@@ -241,6 +241,8 @@ class Judge:
             NotApplicable: if the property does not apply to this SAE.
             MeasurementError: if a metric cannot be computed.
         """
+        if isinstance(measurement, State):
+            measurement.check()
         declared = find_property(request.property_name)
         table = measurement.table() if hasattr(measurement, "table") else None
         basis = self._basis(bench, self._needs.experiment(request), measurement)
