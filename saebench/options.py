@@ -150,6 +150,12 @@ class Settings(OptionRecord):
         SAE, PATH_OR_NAME, "host model, where the SAE's metadata is not enough: directory or name"
     )
     overrides: Overrides = field(default_factory=Overrides)
+    host_patch: bool = option(
+        SAE,
+        FLAG,
+        "judge an SAE that has host_patch.safetensors in the model so patched, and gate what that "
+        "costs (default: in the model as it is)",
+    )
     bos_token: str | None = option(
         SAE,
         TOKEN,

@@ -110,7 +110,8 @@ class LongTextsMeasurer(SequencesMeasurer):
         self, targets: Targets, some: Sequence[Target], context: int, progress: "ProgressBar"
     ) -> Results:
         tokens = self.tokens_of(some[0].subject)
-        self.bench.data[f"{self.experiment}/{context}"] = self.bench.readings.record(tokens)
+        if tokens.fingerprint != self.bench.tokens.fingerprint:
+            self.bench.data[f"{self.experiment}/{context}"] = self.bench.readings.record(tokens)
         edges = {t.name: self.edges_of(t.subject, context) for t in some}
         label = f"{self.label(targets)}, {context} tokens"
         engine = self.bench.engine(tokens)
