@@ -241,8 +241,7 @@ class Judge:
             NotApplicable: if the property does not apply to this SAE.
             MeasurementError: if a metric cannot be computed.
         """
-        if isinstance(measurement, State):
-            measurement.check()
+        _check(measurement)
         declared = find_property(request.property_name)
         table = measurement.table() if hasattr(measurement, "table") else None
         basis = self._basis(bench, self._needs.experiment(request), measurement)
@@ -336,6 +335,12 @@ class Judge:
             for other in (r for r in same_sae if self.rules.needs_controls(r)):
                 names += self._needs.interventions(other)
         return tuple(dict.fromkeys(names))
+
+
+def _check(measurement: Any) -> None:
+    """Refuse a measurement that no property may be judged by; times are none."""
+    if isinstance(measurement, State):
+        measurement.check()
 
 
 def _look_series(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:
