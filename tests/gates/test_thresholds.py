@@ -130,7 +130,6 @@ REPORTED = {
     "hard_tokens",
     "special_tokens",
     "cost",
-    "tax",
 }  # nobody has published a limit
 
 
