@@ -6,7 +6,7 @@ pytest run of the environment imports this, so it imports neither pytest nor any
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +37,7 @@ FOLDED, ESTIMATE = "folded", "estimate"
 DTYPES = ("float32", "tf32", "bfloat16", "float16")
 SHARD_TOKENS = 8192
 SAES_TOGETHER = 32
+VARIABLES = "SAEBENCH_"
 
 Record = TypeVar("Record")
 
@@ -149,6 +150,12 @@ class Settings(OptionRecord):
         SAE, PATH_OR_NAME, "host model, where the SAE's metadata is not enough: directory or name"
     )
     overrides: Overrides = field(default_factory=Overrides)
+    host_patch: bool = option(
+        SAE,
+        FLAG,
+        "judge an SAE that has host_patch.safetensors in the model so patched, and gate what that "
+        "costs (default: in the model as it is)",
+    )
     bos_token: str | None = option(
         SAE,
         TOKEN,
@@ -431,7 +438,40 @@ def _project_table(root: Path) -> dict[str, Any]:
         return {}
     import tomllib
 
-    return tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("saebench", {})
+    tools = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
+    table = tools.get("saebench", {}) if isinstance(tools, dict) else {}
+    return table if isinstance(table, dict) else {"": table}
+
+
+def unknown_variables(environment: Iterable[str]) -> dict[str, str]:
+    """Return the variables that look like saebench's and are no option's, with the nearest.
+
+    Args:
+        environment: names of variables.
+
+    Example:
+        >>> unknown_variables(["SAEBENCH_SEED", "SAEBENCH_FAILON", "HOME"])
+        {'SAEBENCH_FAILON': "; did you mean 'SAEBENCH_FAIL_ON'?"}
+    """
+    known = {each.variable for each in OPTIONS}
+    named = (name for name in environment if name.upper().startswith(VARIABLES))
+    return {name: nearest(name.upper(), known) for name in sorted(set(named) - known)}
+
+
+def check_variables(environment: Iterable[str]) -> None:
+    """Refuse a variable that looks like saebench's and is no option's: it would do nothing.
+
+    Args:
+        environment: names of variables.
+
+    Raises:
+        OptionError: naming the variable, and the nearest one that there is.
+    """
+    for name, suggestion in unknown_variables(environment).items():
+        raise OptionError(
+            f"environment: unknown variable {name}{suggestion}; each variable is an option of "
+            "saebench run, unset this one"
+        )
 
 
 def run_options(given: Mapping[str, Any]) -> RunOptions:
@@ -440,6 +480,11 @@ def run_options(given: Mapping[str, Any]) -> RunOptions:
     Raises:
         OptionError: for an unknown name, or a value that an option cannot have.
     """
+    if "" in given:
+        raise OptionError(
+            "[tool.saebench] of pyproject.toml: expected a table such as sequences = 64, found "
+            f"{given['']!r}"
+        )
     known = sorted(each.name for each in OPTIONS)
     unknown = sorted(set(given) - set(known))
     if unknown:

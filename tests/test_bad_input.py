@@ -339,9 +339,9 @@ def test_an_unknown_metric_in_a_rule_is_refused_with_the_nearest(gate_run, tiny)
 
 
 def test_a_rule_that_does_not_parse_is_refused_with_a_caret(gate_run, tiny):
-    done = gate_run.judge("--sae", tiny.good, "--sae-fail-on", "fidelity.kl < 1")
+    done = gate_run.judge("--sae", tiny.good, "--sae-fail-on", "fidelity.kl = 1")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    done.stderr.fnmatch_lines(["*expected <=, >=*", "|   fidelity.kl < 1", "|               ^"])
+    done.stderr.fnmatch_lines(["*expected <=, <, >=*", "|   fidelity.kl = 1", "|               ^"])
 
 
 def test_an_unknown_property_is_refused_with_the_nearest(tiny):
@@ -374,6 +374,23 @@ def test_a_transcoder_that_does_not_say_what_it_predicts_is_refused(gate_run, ti
     message = gate_run.refusal("--sae", str(sae))
     assert "metadata has no hook_name_out" in message
     assert "--sae-hook-out" in message
+
+
+@pytest.mark.parametrize("name", ["SAEBENCH_FAILON", "saebench_fail_on", "SAEBENCH_FAIL-ON"])
+def test_a_variable_that_is_no_option_is_refused_with_the_nearest(
+    gate_run, tiny, monkeypatch, name
+):
+    monkeypatch.setenv(name, "fidelity.kl<=0")
+    message = gate_run.refused("--sae", tiny.good)
+    assert f"unknown variable {name}; did you mean 'SAEBENCH_FAIL_ON'?" in message
+
+
+@pytest.mark.parametrize("table", ["saebench = 3", "[[tool.saebench]]\nseed = 1"])
+def test_a_table_of_options_that_is_no_table_is_refused(gate_run, tiny, pytester, table):
+    head = "" if table.startswith("[[") else "[tool]\n"
+    pytester.makepyprojecttoml(head + table + "\n")
+    message = gate_run.refused("--sae", tiny.good)
+    assert "[tool.saebench] of pyproject.toml: expected a table" in message
 
 
 @pytest.mark.parametrize("name", ["SEQUENCES", "CONTEXT", "BATCH_SIZE", "SEED", "TRAINING_CONTEXT"])

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from saebench.errors import SaebenchError
+from saebench.options import VARIABLES, unknown_variables
 from saebench.store.environment import baselines_dir, benchmarks_dir, thresholds_path
 from saebench.text import plain_text
 
@@ -189,9 +190,14 @@ def _caches() -> Iterator[Finding]:
 
 def _settings() -> Iterator[Finding]:
     """Yield what affects a run besides its command line: environment, directory, disk."""
-    names = sorted(name for name in os.environ if name.startswith("SAEBENCH_"))
+    names = sorted(name for name in os.environ if name.upper().startswith(VARIABLES))
+    unknown = unknown_variables(os.environ)
     state = State.NOTE if names else State.OK
-    yield Finding("environment", state, ", ".join(names) or "no SAEBENCH_… is set")
+    if unknown:
+        said = "; ".join(f"{name} is no option's{near}" for name, near in unknown.items())
+        yield Finding("environment", State.MISSING, said, f"unset {' '.join(unknown)}")
+    else:
+        yield Finding("environment", state, ", ".join(names) or "no SAEBENCH_… is set")
     here = Path.cwd()
     if not _writable(here):
         yield Finding("directory", State.NOTE, f"{here} cannot be written", "run elsewhere")

@@ -30,9 +30,9 @@ objectives:{objectives}
 
 Half-layers are the attention or MLP before and after the SAE. OUT is an ordinary SAELens directory
 that also contains training.json, log.csv and, for intrusive and non-intrusive, the trained
-half-layers, host_patch.safetensors, which saebench run puts into the model. Without --init the
-others begin with a standard SAE, which is trained first and stays as OUT.init. While it trains,
-OUT.checkpoint stores the state.
+half-layers, host_patch.safetensors, which saebench run --sae-host-patch puts into the model.
+Without --init the others begin with a standard SAE, which is trained first and stays as OUT.init.
+While it trains, OUT.checkpoint stores the state.
 
 exit codes: 0 trained, 1 the loss became NaN or diverged (OUT.checkpoint is the last good state),
             2 interrupted (go on with --resume), 4 it could not be done: the message says why

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,7 @@ def side_of_baseline(baseline: StoredBaseline, path: Path) -> Side:
     for id, case in record.cases.items():
         first = case.params.get("first")
         kind = kind_of(id, (record.sae.id,) if first is None else (first, record.sae.id))
+        kind = _current_kind(case.property, case.params, kind)
         noise = {n: m.noise for n, m in case.metrics.items() if m.noise is not None}
         basis = basis_of(case, baseline, path)
         cases[kind] = SideCase(basis, case.metrics, baseline.table(case), noise)
@@ -83,10 +85,31 @@ def sides_of_run(run: Run, sums: RunSums = NO_SUMS) -> dict[str, Side]:
     return {
         sae.id: Side(
             f"{sae.id}@{sae.weights_sha256[:8]}",
-            {case.kind: _side_case(case, sums) for case in run.cases_of(sae.id) if case.metrics},
+            {
+                _current_kind(case.property, case.params, case.kind): _side_case(case, sums)
+                for case in run.cases_of(sae.id)
+                if case.metrics
+            },
         )
         for sae in run.saes
     }  # fmt: skip
+
+
+def _current_kind(property_name: str, params: Mapping[str, Any], kind: str) -> str:
+    """Return a case's kind today: one stored before its property had parameters is the default's.
+
+    Example:
+        >>> _current_kind("context_length", {}, "context_length")
+        'context_length[reach=beyond]'
+    """
+    declared = properties().get(property_name)
+    if declared is None or not declared.defaults or set(dict(declared.defaults)) & set(params):
+        return kind
+    name, _, rest = kind.partition(" after ")
+    if name != property_name:
+        return kind
+    filled = ",".join(f"{key}={value}" for key, value in sorted(declared.defaults))
+    return f"{name}[{filled}]" + (f" after {rest}" if rest else "")
 
 
 def _side_case(case: CaseResult, sums: RunSums) -> SideCase:

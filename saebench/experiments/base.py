@@ -88,6 +88,14 @@ class LongTexts(Experiment):
 
 
 @dataclass(frozen=True)
+class ClaimedTexts(Experiment):
+    """All counted tokens substituted, in sequences as long as the SAE claims to work on."""
+
+    name = "claimed"
+    carried_out_by = "saebench.experiments.sequences:ClaimedTextsMeasurer"
+
+
+@dataclass(frozen=True)
 class ClozePrompts(Experiment):
     """Cloze prompts, whose last word is to be predicted."""
 
@@ -202,8 +210,8 @@ class Everywhere(Experiment):
 
 SEQUENCES, PAIRS, CONTROLS = Sequences(), Pairs(), WithControls()
 EXPERIMENTS: tuple[type[Experiment], ...] = (
-    Sequences, LongTexts, ClozePrompts, Timing, Pairs, WithControls, PrincipalComponents,
-    AlignmentTax, OneToken, ManyDraws, Everywhere,
+    Sequences, LongTexts, ClaimedTexts, ClozePrompts, Timing, Pairs, WithControls,
+    PrincipalComponents, AlignmentTax, OneToken, ManyDraws, Everywhere,
 )  # fmt: skip
 """All kinds of measurement. A new one is a class here and a :class:`Measurer`."""
 

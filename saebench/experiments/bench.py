@@ -59,7 +59,9 @@ class Bench:
     def __post_init__(self) -> None:
         """Describe the model and the sequences."""
         self.model: ModelRecord = self.host.record()
-        self.readings = Readings(self.host, self.texts, self.settings, bos=self.bos)
+        self.readings = Readings(
+            self.host, self.texts, self.settings, bos=self.bos, tokens=self.tokens
+        )
         self.data[str(SEQUENCES)] = self.readings.record(self.tokens)
         self._references: dict[str, dict[Site, Reference]] = {}
 

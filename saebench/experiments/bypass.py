@@ -65,6 +65,33 @@ def refuse_skip_of_equal_activations(
         raise SubjectError(_skip_text(subject, where))
 
 
+def refuse_transcoder_of_one_activation(
+    subject: Subject, given: Float[Tensor, "tokens d"], compared: Float[Tensor, "tokens width"]
+) -> None:
+    """Refuse an SAE that calls itself a transcoder between two names of one activation.
+
+    A transcoder is not gated by principal components of its output, nor by single tokens: an SAE
+    does not choose that by its metadata.
+
+    Args:
+        subject: the SAE.
+        given: the activations that it reads.
+        compared: those of the same tokens where it writes.
+
+    Raises:
+        SubjectError: if they are equal.
+    """
+    reads = subject.metadata.input_hook
+    if reads is None or given.shape != compared.shape:
+        return
+    if not differing(subject, given, compared).any():
+        raise SubjectError(
+            f"{subject.source}: its metadata makes it a transcoder from {reads} to "
+            f"{subject.metadata.hook}, which are one activation here: it is an SAE, and is judged "
+            "as one without hook_name_out and with an SAE's architecture"
+        )
+
+
 def _skip_text(subject: Subject, where: str) -> str:
     return (
         f"{subject.source}: has a linear skip path (W_skip) and {where}: the skip path can hand "

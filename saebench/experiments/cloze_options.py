@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,7 @@ class OptionEngine:
         self.host = host
         self.prompts = prompts
         self._passes = Passes(host)
+        self._before = self._passes if host.original is None else Passes(host.original)
         self._cached: bool | None = None
 
     def measure(
@@ -75,7 +77,8 @@ class OptionEngine:
             if choice is None:
                 continue
             scorer = self._scorer(i, choice, list(sites.values()))
-            clean[i] = int(scorer.log_p(None).argmax()) == choice.right
+            of_original = scorer.of_model(self._before).log_p(None)
+            clean[i] = int(of_original.argmax()) == choice.right
             for subject in subjects:
                 scores = scorer.log_p((subject, *sites[subject.id]))
                 changed[subject.id][i] = int(scores.argmax()) == choice.right
@@ -116,6 +119,14 @@ class _Scorer:
         self._tails, self._real = _padded(choice.tails, ids.device)
         self._places = places
         self._base: dict[bool, CleanPass] = {}
+
+    def of_model(self, passes: Passes) -> "_Scorer":
+        """Return the same prompt and options for another model of the same tokenizer."""
+        if passes is self._passes:
+            return self
+        other = copy(self)
+        other._passes, other._host, other._base = passes, passes.host, {}
+        return other
 
     @property
     def tokens(self) -> int:

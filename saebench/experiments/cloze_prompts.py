@@ -33,6 +33,7 @@ from saebench.subjects.sae import Subject
 from saebench.substitution.batches import read_rows, tokens_a_pass, write_rows
 from saebench.substitution.engine import Progress
 from saebench.substitution.gathering import reading_site, site_of
+from saebench.substitution.measurement import silence
 from saebench.substitution.passes import CleanPass, Passes
 
 LAST_TOKENS = 32  # of a prompt: a feature active in these counts (Anders & Bloom 2024)
@@ -61,7 +62,7 @@ class ClozeMeasurement(State):
     """The answers with one SAE and those of the clean model, prompt by prompt.
 
     Attributes:
-        clean: the clean model's answers.
+        clean: the clean model's answers; of a patched model, those of the original.
         changed: the answers with the SAE substituted at every counted token of the prompt.
         squared_error: mean ‖x - x̂‖² over the prompt.
         l0: mean number of active features over the prompt.
@@ -89,6 +90,15 @@ class ClozeMeasurement(State):
                 replace(p, options=p.options or OptionAnswers.of_none(len(p.l0))) for p in parts
             ]
         return super().merged(parts)
+
+    def check(self) -> None:
+        """Refuse an SAE of which no feature fires at any prompt.
+
+        Raises:
+            MeasurementError: with the number of prompts.
+        """
+        if len(self.l0) and not self.l0.any():
+            raise silence(len(self.l0), "prompts")
 
     def table(self) -> dict[str, np.ndarray]:
         """Return one row for each prompt: the prompt is the unit of resampling."""
@@ -129,6 +139,9 @@ class ClozeEngine:
         self.stages = Stages(host.device)
         self._batch_size = batch_size
         self._passes = Passes(host)
+        # A model that was patched for its SAE answers for the SAE; the original is compared with.
+        self._reference = host.original or host
+        self._before = self._passes if host.original is None else Passes(host.original)
 
     def measure(
         self, subjects: Sequence[Subject], *, progress: Progress, active: Collection[str] = ()
@@ -151,8 +164,9 @@ class ClozeEngine:
             with self.stages(CLEAN):
                 both = (*sites.values(), *reads.values())
                 base = self._passes.clean(ids, list(dict.fromkeys(both)))
-            assert base.final is not None
-            clean.append(self._answers(base.final, ids, rows))
+                before = base if self._before is self._passes else self._before.clean(ids, [])
+            assert before.final is not None
+            clean.append(self._answers(self._reference, before.final, ids, rows))
             for subject in subjects:
                 places = sites[subject.id], reads[subject.id]
                 changed[subject.id].append(self._with_sae(subject, counted, base, places, rows))
@@ -203,14 +217,14 @@ class ClozeEngine:
             final = self._passes.resume(base, site, changed[None])[0]
         error = (x - reconstruction.x_hat).double().square().sum(dim=-1)
         return (
-            *self._answers(final, base.ids, rows),
+            *self._answers(self.host, final, base.ids, rows),
             _mean_by_row(error, counted),
             _mean_by_row(reconstruction.l0.double(), counted),
         )
 
     @torch.inference_mode()
     def _answers(
-        self, final: Float[Tensor, "batch pos d"], ids: Tensor, rows: Tensor
+        self, host: Host, final: Float[Tensor, "batch pos d"], ids: Tensor, rows: Tensor
     ) -> tuple[Tensor, ...]:
         """Return the answer's ln p, whether its first and all tokens are right, the prompt's CE."""
         length = self.prompts.length[rows].to(ids.device)[:, None]
@@ -220,24 +234,26 @@ class ClozeEngine:
         predicts = (place + 1 >= begin) & (place + 1 < length)
         targets = ids.roll(-1, dims=1)[predicts]
         with self.stages(READOUT):
-            logits = self.host.logits(final[predicts])
+            logits = host.logits(final[predicts])
             log_p = logits.log_softmax(dim=-1).gather(1, targets[:, None])[:, 0].double()
             right = logits.argmax(dim=-1) == targets
         wrong = _sum_by_row((~right).double(), predicts)
         first = (place + 1 == begin)[predicts]
         first_right = _sum_by_row((right & first).double(), predicts)
         inside = self._trimmed(self.prompts.counted, rows) & (place + 1 < begin)
-        ce = self._prompt_ce(final, ids, inside)
+        ce = self._prompt_ce(host, final, ids, inside)
         return _sum_by_row(log_p, predicts), first_right > 0, wrong == 0, ce
 
-    def _prompt_ce(self, final: Tensor, ids: Tensor, mask: Tensor) -> Float[Tensor, "batch"]:
+    def _prompt_ce(
+        self, host: Host, final: Tensor, ids: Tensor, mask: Tensor
+    ) -> Float[Tensor, "batch"]:
         """Return each prompt's mean CE of the next token, at the positions in the mask."""
         rows = zip(
             final[mask].split(ROWS_AT_ONCE),
             ids.roll(-1, dims=1)[mask].split(ROWS_AT_ONCE),
             strict=True,
         )
-        ce = [F.cross_entropy(self.host.logits(f), t, reduction="none") for f, t in rows]
+        ce = [F.cross_entropy(host.logits(f), t, reduction="none") for f, t in rows]
         return _mean_by_row(torch.cat(ce).double(), mask)
 
     def _joined(

@@ -132,7 +132,10 @@ class TaxMeasurer(Measurer):
         bench = self.bench
         tokens = bench.part(bench.tokens)
         if bench.host.original is None:
-            missing = NotApplicable(f"tax: the SAE comes with no {FILE}: its model was not patched")
+            missing = NotApplicable(
+                f"tax: the model was not patched: the SAE comes with no {FILE}, or "
+                "--sae-host-patch was not given"
+            )
             return Results.failed(targets, missing)
         engine = TaxEngine(bench.host, tokens, batch_size=bench.settings.batch_size)
         results, count = Results(), len(targets) * tokens.ids.numel()

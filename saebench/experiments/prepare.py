@@ -19,7 +19,7 @@ from saebench.experiments.trial import find_place, try_on, with_estimated_norm
 from saebench.options import Settings
 from saebench.subjects.bos import first_token
 from saebench.subjects.host import Host
-from saebench.subjects.host_loading import host_for, load_host
+from saebench.subjects.host_loading import host_asked_for, load_host
 from saebench.subjects.loading import load_subject
 from saebench.subjects.references import SubjectReference
 from saebench.subjects.sae import Subject
@@ -54,11 +54,25 @@ def prepare(settings: Settings, references: Iterable[SubjectReference]) -> tuple
                 asked_by=asked_by,
                 name=subject.metadata.model_name if own else None,
             )
-        host = host_for(hosts[source], reference.directory)
-        placed.setdefault(reference.is_demo, []).append((subject, host))
+        placed.setdefault(reference.is_demo, []).append(
+            placed_in(hosts[source], reference, subject, patch=settings.host_patch)
+        )
     return tuple(
         bench for demo, some in placed.items() for bench in benches_of(settings, some, texts[demo])
     )
+
+
+def placed_in(
+    host: Host, reference: SubjectReference, subject: Subject, *, patch: bool
+) -> tuple[Subject, Host]:
+    """Return an SAE, with notes, and its model: the host, or what its patch makes of it if asked.
+
+    Raises:
+        UsageError: for a patch that is damaged or of another model.
+    """
+    own, notes = host_asked_for(host, reference.directory, patch=patch)
+    subject.metadata = replace(subject.metadata, notes=subject.metadata.notes + notes)
+    return subject, own
 
 
 def benches_of(

@@ -1,12 +1,24 @@
 """All counted tokens of the run's sequences, or of longer ones, substituted."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from saebench.errors import NotApplicable
-from saebench.experiments.base import Extent, LongTexts, Measurer, Results, Target, Targets
-from saebench.experiments.texts import bin_edges
+from saebench.experiments.base import (
+    ClaimedTexts,
+    Extent,
+    LongTexts,
+    Measurer,
+    Results,
+    Target,
+    Targets,
+)
+from saebench.experiments.texts import bin_edges, edges_from_both_ends
+from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine
+from saebench.substitution.measurement import Measurement
 
 if TYPE_CHECKING:
     from saebench.data.tokens import TokenSet
@@ -54,7 +66,19 @@ class SequencesMeasurer(Measurer):
 class LongTextsMeasurer(SequencesMeasurer):
     """Measures each SAE beyond its training context; SAEs of one context share a clean pass."""
 
-    experiment: LongTexts
+    experiment: LongTexts | ClaimedTexts
+
+    def tokens_of(self, subject: Subject) -> "TokenSet":
+        """Return the sequences that an SAE is measured on.
+
+        Raises:
+            NotApplicable: if there are none.
+        """
+        return self.bench.readings.long(subject)
+
+    def edges_of(self, subject: Subject, context: int) -> tuple[int, ...]:
+        """Return the bins of positions that are summed by themselves."""
+        return bin_edges(self.bench.readings.trained_on(subject), context)
 
     def extent(self, targets: Targets) -> Extent:
         """Return the most sequences, and the longest, that any of the SAEs has."""
@@ -73,7 +97,7 @@ class LongTextsMeasurer(SequencesMeasurer):
         by_context: dict[int, list[Target]] = {}
         for target in targets:
             try:
-                context = self.bench.readings.long(target.subject).ids.shape[1]
+                context = self.tokens_of(target.subject).ids.shape[1]
             except NotApplicable as error:
                 results.failures[target.name] = error
             else:
@@ -85,13 +109,39 @@ class LongTextsMeasurer(SequencesMeasurer):
     def _of_one_context(
         self, targets: Targets, some: Sequence[Target], context: int, progress: "ProgressBar"
     ) -> Results:
-        tokens = self.bench.readings.long(some[0].subject)
-        self.bench.data[f"{self.experiment}/{context}"] = self.bench.readings.record(tokens)
-        trained = {t.name: t.subject.metadata.training_context or 1 for t in some}
-        edges = {name: bin_edges(each, context) for name, each in trained.items()}
+        tokens = self.tokens_of(some[0].subject)
+        if tokens.fingerprint != self.bench.tokens.fingerprint:
+            self.bench.data[f"{self.experiment}/{context}"] = self.bench.readings.record(tokens)
+        edges = {t.name: self.edges_of(t.subject, context) for t in some}
         label = f"{self.label(targets)}, {context} tokens"
         engine = self.bench.engine(tokens)
         return self._measured(engine, some, label=label, progress=progress, edges=edges)
 
     def _sets(self, targets: Targets) -> "list[TokenSet]":
-        return list(self.bench.readings.long_sets(target.subject for target in targets))
+        sets = []
+        for target in targets:
+            with suppress(NotApplicable):
+                sets.append(self.tokens_of(target.subject))
+        return sets
+
+
+class ClaimedTextsMeasurer(LongTextsMeasurer):
+    """Measures each SAE on sequences as long as it claims to work on."""
+
+    def tokens_of(self, subject: Subject) -> "TokenSet":
+        """Return sequences of the claimed length, as far as the texts reach."""
+        return self.bench.readings.claimed(subject)
+
+    def edges_of(self, subject: Subject, context: int) -> tuple[int, ...]:  # noqa: ARG002
+        """Return bins that double from both ends of the context."""
+        return edges_from_both_ends(context)
+
+    def measure(self, targets: Targets, *, progress: "ProgressBar") -> Results:
+        """Measure all SAEs; each measurement says what its SAE claims."""
+        results = super().measure(targets, progress=progress)
+        for target in targets:
+            measurement = results.measurements.get(target.name)
+            if isinstance(measurement, Measurement):
+                claim = self.bench.readings.claim(target.subject)
+                results.measurements[target.name] = replace(measurement, claimed=claim)
+        return results

@@ -1,7 +1,6 @@
 """The data of benches: sequences, longer sequences and cloze prompts, each read once."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from saebench.subjects.sae import Subject
 
 PROMPTS = "prompts"
 FARTHEST = 8  # longest evaluated context, in training contexts
+FEWEST = 32  # sequences that a length needs, unless the run has fewer, for the claim to reach it
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,14 @@ class Readings:
         texts: the documents and prompts.
         settings: the run's settings.
         bos: the token that sequences and prompts begin with, or None.
+        tokens: the run's sequences.
     """
 
-    def __init__(self, host: Host, texts: Texts, settings: Settings, *, bos: int | None) -> None:
+    def __init__(
+        self, host: Host, texts: Texts, settings: Settings, *, bos: int | None, tokens: TokenSet
+    ) -> None:
         self._host = host
+        self._tokens = tokens
         self._texts = texts
         self._settings = settings
         self._bos = bos
@@ -59,13 +63,7 @@ class Readings:
         key = ("long", context)
         if key not in self._read:
             try:
-                self._read[key] = take(
-                    self._settings,
-                    self._host,
-                    self._texts.documents,
-                    context=context,
-                    bos=self._bos,
-                )
+                self._read[key] = self._taken(context)
             except DataError as error:
                 reason = str(error).partition("; give")[0]
                 self._read[key] = NotApplicable(
@@ -76,11 +74,51 @@ class Readings:
             raise tokens
         return tokens
 
-    def long_sets(self, subjects: Iterable[Subject]) -> Iterator[TokenSet]:
-        """Yield the longer sequences of each SAE that has any."""
-        for subject in subjects:
-            with suppress(NotApplicable):
-                yield self.long(subject)
+    def claim(self, subject: Subject) -> int:
+        """Return how many tokens an SAE claims to work on, at most the model's context.
+
+        One that states no context claims the model's: what is left out makes nothing easier.
+        """
+        own = self._tokens.ids.shape[1]
+        stated = subject.metadata.training_context or self._host.context or own
+        return min(stated, self._host.context or stated)
+
+    def trained_on(self, subject: Subject) -> int:
+        """Return the context beyond which an SAE is measured: its own, else the run's."""
+        return subject.metadata.training_context or self._tokens.ids.shape[1]
+
+    def claimed(self, subject: Subject) -> TokenSet:
+        """Return sequences as long as an SAE claims to work on, read once.
+
+        Where few documents are so long, half the length is tried, and half of that, down to the
+        run's own sequences.
+        """
+        claim = self.claim(subject)
+        key = ("claimed", claim)
+        if key not in self._read:
+            found = (self._enough(length) for length in self._lengths(claim))
+            self._read[key] = next((each for each in found if each is not None), self._tokens)
+        return self._read[key]
+
+    def _lengths(self, claim: int) -> Iterator[int]:
+        """Yield the lengths to try: the claim, then halves of it beyond the run's own length."""
+        own = self._tokens.ids.shape[1]
+        length = claim
+        while length > own or length == claim != own:
+            yield length
+            length = max(own, length // 2)
+
+    def _enough(self, length: int) -> TokenSet | None:
+        """Return sequences of a length; None where too few documents are so long."""
+        try:
+            tokens = self._taken(length)
+        except DataError:
+            return None
+        return tokens if len(tokens.ids) >= min(FEWEST, len(self._tokens.ids)) else None
+
+    def _taken(self, context: int) -> TokenSet:
+        documents = self._texts.documents
+        return take(self._settings, self._host, documents, context=context, bos=self._bos)
 
     def prompts(self) -> ClozeTokens:
         """Return the tokenised cloze prompts, read once.
@@ -133,22 +171,20 @@ class Readings:
         )
 
     def _long_context(self, subject: Subject) -> int:
-        trained = subject.metadata.training_context
+        trained = self.trained_on(subject)
         if self._settings.packing is Packing.PACKED:
             raise NotApplicable(
                 "context_length: packing puts short documents at high positions; "
                 "it needs --sae-packing documents"
             )
-        if trained is None:
-            raise NotApplicable(
-                "context_length: the metadata has no context_size; "
-                "--sae-training-context N gives it"
-            )
         context = min(FARTHEST * trained, self._host.context or FARTHEST * trained)
         if context <= trained + 1:
+            stated = subject.metadata.training_context is not None
+            who = "the SAE was trained on" if stated else "the SAE states no context, the run has"
             raise NotApplicable(
-                f"context_length: the SAE was trained on {trained} tokens and {self._host.name} "
-                f"takes {self._host.context}: there is nothing beyond to measure"
+                f"context_length: {who} {trained} tokens and {self._host.name} takes "
+                f"{self._host.context}: there is nothing beyond to measure; reach=claimed judges "
+                "all positions up to there"
             )
         return context
 
@@ -206,6 +242,19 @@ def check_vocabulary(host: Host, largest: int, *, of: str) -> None:
             f"{host.embeddings} embeddings; are they from the same model? (--sae-model DIR holds "
             "both; from Python tokenizer=…)"
         )
+
+
+def edges_from_both_ends(context: int) -> tuple[int, ...]:
+    """Return the edges of bins that double from both ends of a context to its middle.
+
+    Example:
+        >>> edges_from_both_ends(16)
+        (0, 1, 2, 4, 8, 12, 14, 15, 16)
+    """
+    doubling = [2**i for i in range(context.bit_length()) if 2**i < context / 2]
+    half = [context // 2] if context > 1 else []
+    ends = {0, *doubling, *half, *(context - each for each in doubling), context}
+    return tuple(sorted(ends))
 
 
 def bin_edges(training_context: int, context: int) -> tuple[int, ...]:

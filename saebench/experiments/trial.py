@@ -15,6 +15,7 @@ from saebench.experiments.bypass import (
     refuse_bypass,
     refuse_skip_at_one_hook,
     refuse_skip_of_equal_activations,
+    refuse_transcoder_of_one_activation,
     relative_gap,
 )
 from saebench.formats.metadata import SubjectMetadata
@@ -74,6 +75,7 @@ def try_on(host: Host, subjects: Iterable[Subject], tokens: TokenSet) -> None:
         given, compared = (read_rows(s, activations[s], counted)[:TRIED] for s in both)
         if len(given):
             refuse_skip_of_equal_activations(subject, given, compared)
+            refuse_transcoder_of_one_activation(subject, given, compared)
             hold_against_itself(subject, given)
 
 

@@ -125,7 +125,7 @@ def _hooks(
         )
     head = _optional(data, "hook_head_index", int, where)
     hook_out = overrides.hook_out or _optional(data, "hook_name_out", str, where)
-    if hook_out is None and not transcodes:
+    if hook_out in (None, hook) and not transcodes:
         return hook, head, None, None
     if not hook_out:
         raise SubjectError(

@@ -19,6 +19,7 @@ def evidence(
     limits: tuple[float, float],
     *,
     sampled: Sampled | None,
+    strict: bool = False,
 ) -> Evidence | None:
     """Return the one-sided p-values that a value is within its limits, and beyond them.
 
@@ -31,6 +32,7 @@ def evidence(
         ci: its interval, which is used where the sampling distribution is not available.
         limits: the lower and the upper one, infinite where there is none.
         sampled: the sampling distribution.
+        strict: a value at a limit is beyond it; that matters where nothing varies.
 
     Source:
         Schuirmann 1987, "A comparison of the two one-sided tests procedure".
@@ -38,8 +40,11 @@ def evidence(
     if value is None or (sampled is None and ci is None):
         return None
     sides = [side for side in (0, 1) if np.isfinite(limits[side])]
-    within = [_p(value, ci, limits[s], inside_below=s == 1, sampled=sampled) for s in sides]
-    beyond = [_p(value, ci, limits[s], inside_below=s == 0, sampled=sampled) for s in sides]
+    if _never_varies(value, ci, sampled):
+        within, beyond = _certain(value, limits, sides, strict=strict)
+    else:
+        within = [_p(value, ci, limits[s], inside_below=s == 1, sampled=sampled) for s in sides]
+        beyond = [_p(value, ci, limits[s], inside_below=s == 0, sampled=sampled) for s in sides]
     looks = (1 - LEVEL) / (1 - current_level())
     p_within, p_beyond = looks * max(within), looks * len(sides) * min(beyond)
     if not np.isfinite((p_within, p_beyond)).all():
@@ -91,6 +96,24 @@ def _decided(gate: GateResult, within: float, beyond: float, count: int) -> Gate
     plain = gate.sentence.partition(" Secondary: ")[0]
     text = f"{plain} Secondary: p {p} after Holm's correction for {count} gates."
     return replace(gate, verdict=verdict, evidence=p_values, sentence=text)
+
+
+def _never_varies(value: float, ci: Interval | None, sampled: Sampled | None) -> bool:
+    """True where every sequence gives the same value, so that there is nothing to estimate."""
+    if sampled is not None:
+        return sampled.error == 0 and sampled.sequences > 1
+    return ci is not None and ci.low == value == ci.high
+
+
+def _certain(
+    value: float, limits: tuple[float, float], sides: list[int], *, strict: bool
+) -> tuple[list[float], list[float]]:
+    """Return the p-values of a value without spread: 0 for what is so, 1 for what is not."""
+    inside = []
+    for side in sides:
+        margin = limits[1] - value if side == 1 else value - limits[0]
+        inside.append(margin > 0 or (margin == 0 and not strict))
+    return [0.0 if i else 1.0 for i in inside], [1.0 if i else 0.0 for i in inside]
 
 
 def _p(

@@ -11,6 +11,7 @@ from typing import Any
 # other matrix kernels, and fp32 sums differ in their last bits (tests/substitution/test_engine.py).
 RERUN_NOISE = 1e-6
 TIMES = 3  # a margin must be so many times the noise
+SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥"}
 
 
 class Role(StrEnum):
@@ -47,7 +48,7 @@ class Relative:
     Attributes:
         control: the control's name.
         factor: of its value.
-        sign: ``<=`` or ``>=``.
+        sign: ``<``, ``<=``, ``>`` or ``>=``.
     """
 
     control: str
@@ -58,7 +59,7 @@ class Relative:
     def limit(self) -> str:
         """The limit, for people."""
         times = "" if self.factor == 1 else f"{self.factor:g} × "
-        return f"{'≤' if self.sign == '<=' else '≥'} {times}{self.control}"
+        return f"{SIGNS[self.sign]} {times}{self.control}"
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Rule:
         role: whether it decides, or is corrected for multiplicity and reported.
         scope: the runs that it is for.
         given: it comes from the command line: no other rule takes its place.
+        strict: a value at a limit is outside: ``<`` and ``>``.
     """
 
     text: str
@@ -120,6 +122,7 @@ class Rule:
     role: Role = Role.PRIMARY
     scope: Scope = field(default_factory=Scope)
     given: bool = False
+    strict: bool = False
 
     def holds_for(self, params: Mapping[str, Any]) -> bool:
         """True where the rule is for a case with these parameters."""
@@ -148,9 +151,9 @@ class Rule:
         if self.relative is not None:
             return self.relative.limit
         if math.isinf(self.low):
-            return f"≤ {self.high:g}"
+            return f"{'<' if self.strict else '≤'} {self.high:g}"
         if math.isinf(self.high):
-            return f"≥ {self.low:g}"
+            return f"{'>' if self.strict else '≥'} {self.low:g}"
         return f"{self.low:g} … {self.high:g}"
 
 

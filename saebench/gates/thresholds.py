@@ -1,7 +1,8 @@
 """The grammar of rules, and the threshold files that hold them.
 
-A rule is ``metric<=x``, ``metric in [a,b]``, ``metric:+5%`` or ``metric<control.NAME*k``. The error
-about a malformed one has a caret under the place that is wrong.
+A rule is ``metric<=x``, ``metric<x``, ``metric in [a,b]``, ``metric:+5%`` or
+``metric<control.NAME*k``; ``<`` and ``>`` fail what is equal. The error about a malformed one has a
+caret under the place that is wrong.
 """
 
 import math
@@ -19,7 +20,7 @@ from saebench.records.run import Direction
 _METRIC = r"(?P<metric>[a-z0-9_]+\.[A-Za-z0-9_.]+(?:\[[^\]\s]+\])?)"
 _UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _NUMBER = rf"[-+]?{_UNSIGNED}"
-_BOUND = re.compile(rf"\s*{_METRIC}\s*(?P<sign><=|>=)\s*(?P<limit>{_NUMBER})\s*")
+_BOUND = re.compile(rf"\s*{_METRIC}\s*(?P<sign><=?|>=?)\s*(?P<limit>{_NUMBER})\s*")
 _RANGE = re.compile(
     rf"\s*{_METRIC}\s+in\s+\[\s*(?P<low>{_NUMBER})\s*,\s*(?P<high>{_NUMBER})\s*\]\s*"
 )
@@ -42,7 +43,7 @@ def parse_rule(text: str, *, why: str = "") -> Rule:
         >>> parse_rule("kl_gap.ratio[eps_random]<=2").high
         2.0
         >>> parse_rule("fidelity.kl<control.random_init*0.5").limit
-        '≤ 0.5 × random_init'
+        '< 0.5 × random_init'
     """
     for pattern, rule_of in _KINDS:
         match = pattern.fullmatch(text)
@@ -59,8 +60,8 @@ def pointed(text: str, at: int, message: str) -> str:
 
 def _bound(match: re.Match[str], text: str, why: str) -> Rule:
     limit = _finite(match, "limit")
-    low, high = (-math.inf, limit) if match["sign"] == "<=" else (limit, math.inf)
-    return Rule(text, match["metric"], low, high, why)
+    low, high = (-math.inf, limit) if match["sign"][0] == "<" else (limit, math.inf)
+    return Rule(text, match["metric"], low, high, why, strict=_is_strict(match))
 
 
 def _range(match: re.Match[str], text: str, why: str) -> Rule:
@@ -85,8 +86,13 @@ def _relative(match: re.Match[str], text: str, why: str) -> Rule:
     if not factor > 0:
         message = f"rule {text!r}: the factor must be above 0"
         raise ThresholdError(pointed(text, match.start("factor"), message))
-    relative = Relative(match["control"], factor, match["sign"][0] + "=")
-    return Rule(text, match["metric"], -math.inf, math.inf, why, relative=relative)
+    relative = Relative(match["control"], factor, match["sign"])
+    strict = _is_strict(match)
+    return Rule(text, match["metric"], -math.inf, math.inf, why, relative=relative, strict=strict)
+
+
+def _is_strict(match: re.Match[str]) -> bool:
+    return match["sign"] in ("<", ">")
 
 
 _KINDS = ((_BOUND, _bound), (_MARGIN, _margin), (_RANGE, _range), (_CONTROL, _relative))
@@ -108,9 +114,9 @@ def _expected(text: str) -> tuple[int, str]:
     if metric is None:
         return 0, "a metric such as fidelity.kl"
     at = metric.end()
-    sign = re.compile(r"(<=|>=|in\s+\[|:|[<>](?=\s*control\b))\s*").match(text, at)
+    sign = re.compile(r"(<=?|>=?|in\s+\[|:)\s*").match(text, at)
     if sign is None:
-        return at, "<=, >=, in [a,b] or :, then a number, or <control.NAME*0.5"
+        return at, "<=, <, >=, >, in [a,b] or :, then a number, or <control.NAME*0.5"
     at = sign.end()
     if sign[1] == ":":
         return at, "+ or -, then a number and perhaps %"

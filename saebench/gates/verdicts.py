@@ -56,20 +56,34 @@ class NoComparison:
     reason: str
 
 
-def settled(interval: Interval, low: float, high: float) -> Verdict:
+def settled(interval: Interval, low: float, high: float, *, strict: bool = False) -> Verdict:
     """Return the verdict that an interval gives on limits.
 
     PASS where it is inside, FAIL where it is outside, INCONCLUSIVE where it straddles one.
 
+    Args:
+        interval: of the value.
+        low: the lower limit, -inf for none.
+        high: the upper limit, inf for none.
+        strict: a value at a limit is outside; otherwise it is inside.
+
     Example:
         >>> settled(Interval(0.1, 0.3, 0.95, ""), 0.0, 0.2).value
         'INCONCLUSIVE'
+        >>> exact = Interval(0.2, 0.2, 0.95, "")
+        >>> settled(exact, 0.0, 0.2).value, settled(exact, 0.0, 0.2, strict=True).value
+        ('PASS', 'FAIL')
     """
-    if low <= interval.low and interval.high <= high:
+    ends = (interval.low, interval.high)
+    if all(_inside(end, low, high, strict=strict) for end in ends):
         return Verdict.PASS
-    if interval.high < low or interval.low > high:
-        return Verdict.FAIL
-    return Verdict.INCONCLUSIVE
+    below = interval.high <= low if strict else interval.high < low
+    above = interval.low >= high if strict else interval.low > high
+    return Verdict.FAIL if below or above else Verdict.INCONCLUSIVE
+
+
+def _inside(value: float, low: float, high: float, *, strict: bool) -> bool:
+    return low < value < high if strict else low <= value <= high
 
 
 def decide(rule: Rule, metrics: Mapping[str, Metric]) -> GateResult:
@@ -88,7 +102,7 @@ def decide(rule: Rule, metrics: Mapping[str, Metric]) -> GateResult:
         return _gate(rule, None, Verdict.ERROR, text)
     if metric.value is None:
         return _by_fallback(rule, metric, metrics)
-    verdict, text = _limited(metric, metric.value, rule.low, rule.high)
+    verdict, text = _limited(metric, metric.value, rule.low, rule.high, strict=rule.strict)
     if verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE) and metric.negligible is not None:
         verdict, text = _unless_negligible(verdict, text, metric.negligible, metrics)
     return _gate(rule, metric, verdict, text)
@@ -114,12 +128,14 @@ def _by_fallback(rule: Rule, metric: Metric, metrics: Mapping[str, Metric]) -> G
         reason = metric.note or "it has no value"
         return _gate(rule, metric, metric.if_undefined, f"{metric.name}: {reason}.")
     low, high = metric.fallback.limits(rule.low, rule.high)
-    verdict, text = _limited(other, other.value, low, high)
+    verdict, text = _limited(other, other.value, low, high, strict=rule.strict)
     text = f"{metric.name} is {metric.note}; decided by {text}"
     return _gate(replace(rule, low=low, high=high), other, verdict, text)
 
 
-def _limited(metric: Metric, value: float, low: float, high: float) -> tuple[Verdict, str]:
+def _limited(
+    metric: Metric, value: float, low: float, high: float, *, strict: bool = False
+) -> tuple[Verdict, str]:
     """Return the verdict on a metric's limits, and its sentence."""
     ci, prefix = metric.ci, _value_text(metric)
     if not (math.isfinite(value) and (ci is None or ci.is_finite)):
@@ -127,8 +143,8 @@ def _limited(metric: Metric, value: float, low: float, high: float) -> tuple[Ver
     if ci is None and metric.n.sequences < 2:
         text = f"{prefix} rests on one sequence: no interval. Measure on more."
         return Verdict.INCONCLUSIVE, text
-    verdict = settled(ci or Interval(value, value, 1.0, ""), low, high)
-    limits = _limits_text(low, high)
+    verdict = settled(ci or Interval(value, value, 1.0, ""), low, high, strict=strict)
+    limits = _limits_text(low, high, strict=strict)
     if verdict is not Verdict.INCONCLUSIVE or ci is None:
         relation = "is within" if verdict is Verdict.PASS else "is outside"
         return verdict, f"{prefix} {relation} {limits}."
@@ -210,15 +226,15 @@ def decide_relative(rule: Rule, metric: Metric | None, gap: ControlGap | str) ->
         f"{rule.metric} = {gap.own:.4g} where {rule.relative.limit} is {gap.limit:.4g}, on "
         f"{gap.sequences} sequences"
     )
-    verdict, text = _within_limit(gap)
+    verdict, text = _within_limit(gap, strict=rule.strict)
     return _gate(rule, metric, verdict, f"{prefix}: {text}")
 
 
-def _within_limit(gap: ControlGap) -> tuple[Verdict, str]:
+def _within_limit(gap: ControlGap, *, strict: bool) -> tuple[Verdict, str]:
     ci = gap.ci
     if ci is None or not (ci.is_finite and math.isfinite(gap.beyond_by)):
         return Verdict.INCONCLUSIVE, "no interval. Measure on more sequences."
-    verdict = settled(ci, -math.inf, 0.0)
+    verdict = settled(ci, -math.inf, 0.0, strict=strict)
     apart = f"{gap.beyond_by:.3g} {ci.text()} apart"
     if verdict is not Verdict.INCONCLUSIVE:
         relation = "within" if verdict is Verdict.PASS else "beyond"
@@ -250,11 +266,11 @@ def _needed(more: float, at_limit: str, *, of: str = "sequences") -> str:
     return f"About {more:.0f} more {of} would settle it."
 
 
-def _limits_text(low: float, high: float) -> str:
+def _limits_text(low: float, high: float, *, strict: bool) -> str:
     if math.isinf(low):
-        return f"the limit of at most {high:.4g}"
+        return f"the limit of {'less than' if strict else 'at most'} {high:.4g}"
     if math.isinf(high):
-        return f"the limit of at least {low:.4g}"
+        return f"the limit of {'more than' if strict else 'at least'} {low:.4g}"
     return f"the limits {low:.4g} to {high:.4g}"
 
 

@@ -19,6 +19,7 @@ from saebench.experiments.bench import Bench
 from saebench.experiments.prepare import (
     benches_of,
     chosen_device,
+    placed_in,
     prepare,
     prompts_of,
     texts_of,
@@ -186,9 +187,17 @@ def _benches(
     saes: dict[str, Any] | list[str], model: Any, data: Any, tokenizer: Any, settings: Settings
 ) -> tuple[Bench, ...]:
     """Return benches of which the SAEs, the model or the texts are objects."""
-    subjects = _subjects(saes, settings)
-    host = _host(model, tokenizer, settings, subjects[0])
-    return benches_of(settings, [(s, host) for s in subjects], _texts(data, settings))
+    if isinstance(saes, list):
+        device, references = chosen_device(settings), find_subjects(saes)
+        loaded = [load_subject(r, overrides=settings.overrides, device=device) for r in references]
+        host = _host(model, tokenizer, settings, loaded[0])
+        pairs = zip(references, loaded, strict=True)
+        placed = [placed_in(host, r, s, patch=settings.host_patch) for r, s in pairs]
+    else:
+        subjects = _subjects(saes, settings)
+        host = _host(model, tokenizer, settings, subjects[0])
+        placed = [(subject, host) for subject in subjects]
+    return benches_of(settings, placed, _texts(data, settings))
 
 
 @contextmanager
@@ -237,11 +246,7 @@ def _named(sae: Any, name: str) -> dict[str, Any] | list[str]:
     return {name: sae}
 
 
-def _subjects(saes: dict[str, Any] | list[str], settings: Settings) -> list[Subject]:
-    if isinstance(saes, list):
-        device = chosen_device(settings)
-        references = find_subjects(saes)
-        return [load_subject(r, overrides=settings.overrides, device=device) for r in references]
+def _subjects(saes: dict[str, Any], settings: Settings) -> list[Subject]:
     if not saes:
         raise SubjectError("sae: the dictionary holds no SAE")
     return [wrap_sae(sae, id=id, overrides=settings.overrides) for id, sae in saes.items()]

@@ -98,7 +98,8 @@ def _limit(rule: Rule, case: MeasuredCase) -> GateResult:
         sampled = _distribution(gate.metric, case.now.table)
     elif gated.fallback is not None:
         low, high = gated.fallback.limits(low, high)
-    return as_secondary(gate, evidence(gate.observed, gate.ci, (low, high), sampled=sampled))
+    p_values = evidence(gate.observed, gate.ci, (low, high), sampled=sampled, strict=rule.strict)
+    return as_secondary(gate, p_values)
 
 
 def _relative(rule: Rule, case: MeasuredCase) -> GateResult:
@@ -106,7 +107,7 @@ def _relative(rule: Rule, case: MeasuredCase) -> GateResult:
     gate = decide_relative(rule, case.metrics.get(rule.metric), gap)
     if rule.role is Role.PRIMARY:
         return gate
-    return as_secondary(gate, _evidence_of_gap(gap, sampled, 0.0))
+    return as_secondary(gate, _evidence_of_gap(gap, sampled, 0.0, strict=rule.strict))
 
 
 def _margin(rule: Rule, case: MeasuredCase, baselines: "Baselines") -> GateResult:
@@ -121,13 +122,18 @@ def _margin(rule: Rule, case: MeasuredCase, baselines: "Baselines") -> GateResul
 
 
 def _evidence_of_gap(
-    gap: BaselineGap | ControlGap | NoComparison | str, sampled: Sampled | None, limit: float
+    gap: BaselineGap | ControlGap | NoComparison | str,
+    sampled: Sampled | None,
+    limit: float,
+    *,
+    strict: bool = False,
 ) -> Evidence | None:
     """Return the p-values that a gap is at most a limit, and that it is more."""
     if isinstance(gap, BaselineGap):
         return evidence(gap.worse_by, gap.ci, (-np.inf, limit), sampled=sampled)
     if isinstance(gap, ControlGap):
-        return evidence(gap.beyond_by, gap.ci, (-np.inf, limit), sampled=sampled)
+        limits = (-np.inf, limit)
+        return evidence(gap.beyond_by, gap.ci, limits, sampled=sampled, strict=strict)
     return None
 
 
@@ -172,7 +178,7 @@ def _gap_of_tables(
     assert rule.relative is not None
     assert spec.formula is not None
     formula, factor = spec.formula, rule.relative.factor
-    turn = 1.0 if rule.relative.sign == "<=" else -1.0
+    turn = 1.0 if rule.relative.sign[0] == "<" else -1.0
     with np.errstate(all="ignore"):
         values = [float(formula({c: v.sum() for c, v in t.items()})) for t in (own, other)]
     if not np.isfinite(values).all():

@@ -17,7 +17,7 @@ from saebench.judging.measuring import Measurements, Rounds, Runner
 from saebench.judging.record import About, record_of
 from saebench.judging.rules_of_run import RunRules
 from saebench.judging.run_baselines import RunBaselines
-from saebench.measures.state import WithPeers
+from saebench.measures.state import State, WithPeers
 from saebench.options import OnInconclusive, Settings
 from saebench.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property
@@ -269,6 +269,7 @@ class Judge:
             NotApplicable: if the property does not apply to this SAE.
             MeasurementError: if a metric cannot be computed.
         """
+        _check(measurement)
         declared = find_property(request.property_name)
         table = measurement.table() if hasattr(measurement, "table") else None
         basis = self._basis(bench, self._needs.experiment(request), measurement)
@@ -362,6 +363,12 @@ class Judge:
             for other in (r for r in same_sae if self.rules.needs_controls(r)):
                 names += self._needs.interventions(other)
         return tuple(dict.fromkeys(names))
+
+
+def _check(measurement: Any) -> None:
+    """Refuse a measurement that no property may be judged by; times are none."""
+    if isinstance(measurement, State):
+        measurement.check()
 
 
 def _look_series(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:

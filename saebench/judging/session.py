@@ -13,7 +13,13 @@ from saebench.judging.outputs import Outputs
 from saebench.judging.record import merge_runs
 from saebench.judging.run_baselines import update_all
 from saebench.measures.names import check_names
-from saebench.options import OnInconclusive, RunOptions, Settings, run_options
+from saebench.options import (
+    OnInconclusive,
+    RunOptions,
+    Settings,
+    check_variables,
+    run_options,
+)
 from saebench.progress import ProgressBar
 from saebench.properties import properties
 from saebench.records.boards import Leaderboard
@@ -63,6 +69,7 @@ class BenchmarkSession:
         self.updates: list[str] = []
         self.places: list[str] = []
         try:
+            check_variables(os.environ)
             self._options = run_options(given)
             check_names(self._options.settings.interventions)
             self._references = find_subjects(self._options.sae)

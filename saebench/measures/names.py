@@ -41,6 +41,8 @@ def in_stratum(channel: str, group: str, index: int) -> str:
 
 DENSE = "dense"
 """Channel: 1 at tokens with at least half as many active features as the activation is wide."""
+EXACT = "exact"
+"""Channel: 1 at tokens that the SAE reconstructs exactly, bit by bit."""
 DICTIONARY = "dictionary"
 """Stored if a property's ``keeps`` names it: how much each feature is used, and where."""
 RANDOM_DICTIONARY = "random_dictionary"

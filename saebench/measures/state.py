@@ -107,6 +107,13 @@ class State:
         """Compute what needs the whole run; called once all parts are merged."""
         return self
 
+    def check(self) -> None:
+        """Refuse a measurement that no property of it may be judged by; by default none.
+
+        Raises:
+            MeasurementError: naming what is wrong with the SAE.
+        """
+
 
 def _common_others(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Merge the other SAEs' measurements that every part has."""
@@ -143,6 +150,10 @@ class WithPeers(State):
         for each in (self.own, *self.others.values()):
             each.finished()
         return self
+
+    def check(self) -> None:
+        """Check the SAE's own measurement: a control may be anything."""
+        self.own.check()
 
 
 def finished(measurement: Any) -> Any:

@@ -74,8 +74,9 @@ def _findings(measurement: "ClozeMeasurement", _: Params) -> Findings:
     table = measurement.table()
     if table["clean.whole"].mean() < LEAST_ACCURACY:
         raise NotApplicable(
-            f"cloze: the model itself answers {table['clean.whole'].mean():.1%} of "
-            f"{len(table[COUNT])} prompts right, so no drop could be seen; "
+            "cloze: the model itself, without any SAE or patch, answers "
+            f"{table['clean.whole'].mean():.1%} of {len(table[COUNT])} prompts right, so no drop "
+            "could be seen; "
             "give prompts that it can answer: --sae-cloze FILE.jsonl"
         )
     metrics = [_evaluated(spec, table) for spec in SUMS if set(spec.channels) <= set(table)]

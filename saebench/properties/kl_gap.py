@@ -14,6 +14,7 @@ from saebench.experiments.base import SEQUENCES, Experiment, OneToken
 from saebench.measures.names import (
     AT_ERROR_RADIUS,
     CURRENT_TOKEN,
+    EXACT,
     INTERVENTIONS,
     check_names,
     is_pca,
@@ -116,6 +117,7 @@ CONSTANT = MetricSpec(
     lambda sums: sums["error_along_mean"] / sums["squared_error"],
     ("error_along_mean", "squared_error"),
 )  # fmt: skip
+EXACT_SHARE = MetricSpec("kl_gap.exact_share", "share", Direction.HIGHER, mean_of(EXACT), (EXACT,))
 
 
 def chosen_baselines(params: Params) -> tuple[str, ...]:
@@ -165,9 +167,23 @@ def _findings(measurement: "Measurement", params: Params) -> Findings:
     metrics += [
         evaluate(SHARE_OF_CONTEXT, measurement, note=no_gain(measurement)),
         _constant_share(measurement),
+        evaluate(EXACT_SHARE, measurement),
     ]
     series = _series(measurement, names, by="position")
-    return Findings(tuple(metrics), series | {"sentences": _sentences(metrics)})
+    return Findings(
+        tuple(metrics), series | {"sentences": _sentences(metrics) + _exact(measurement)}
+    )
+
+
+def _exact(measurement: "Measurement") -> list[str]:
+    """Say where the SAE makes no error at all, so that no random one is compared with it."""
+    exact, tokens = (int(measurement.sums.total(channel)) for channel in (EXACT, "n.scored"))
+    if not exact:
+        return []
+    return [
+        f"The SAE is exact at {exact:,} of {tokens:,} tokens: they count as tokens without an "
+        "error, for it and for the random errors."
+    ]
 
 
 def _constant_share(measurement: "Measurement") -> Metric:
@@ -260,7 +276,7 @@ PROPERTY = Property(
     tuple(
         spec for specs in (RATIO, DIFFERENCE, CE_RATIO, SHARE, KL, P999) for spec in specs.values()
     )
-    + (EXPLAINED, SHARE_OF_CONTEXT, CONSTANT),
+    + (EXPLAINED, SHARE_OF_CONTEXT, CONSTANT, EXACT_SHARE),
     _interventions,
     _findings,
     experiment=_experiment,

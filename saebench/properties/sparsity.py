@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saebench.errors import MeasurementError
 from saebench.measures.names import DENSE, DICTIONARY
 from saebench.properties.base import (
     Findings,
@@ -62,7 +61,6 @@ def _interventions(_: Params) -> tuple[str, ...]:
 
 
 def _findings(measurement: "Measurement", _: Params) -> Findings:
-    _refuse_silence(measurement)
     metrics = [evaluate(spec, measurement) for spec in (L0, DENSE_SHARE, L1)]
     if "l1_unit" in measurement.table():
         metrics.append(evaluate(L1_UNIT, measurement))
@@ -70,21 +68,6 @@ def _findings(measurement: "Measurement", _: Params) -> Findings:
     if measurement.dictionary is not None:
         metrics += _health(measurement)
     return Findings(tuple(metrics), _series(measurement))
-
-
-def _refuse_silence(measurement: "Measurement") -> None:
-    """Refuse an SAE whose features never fire: it is a constant, or a map past its features.
-
-    Raises:
-        MeasurementError: with the number of tokens.
-    """
-    if not measurement.fired.any():
-        tokens = int(measurement.sums.total("n.scored"))
-        raise MeasurementError(
-            f"sparsity: no feature fires at any of {tokens} tokens, so that the output is made "
-            "without the dictionary; are these the weights, threshold and hook that belong "
-            "together?"
-        )
 
 
 def _health(measurement: "Measurement") -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""The worst of several strata: ratios to the overall mean with simultaneous intervals."""
+"""The worst of several strata: their ratios to the mean, or means, with simultaneous intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from saebench.records.run import CLUSTER, Interval
-from saebench.statistics.bootstrap import Estimate, Wanted, sample_all
+from saebench.statistics.bootstrap import Estimate, Table, Wanted, sample_all
 from saebench.statistics.clusters import independent, rows_by_text
 from saebench.statistics.levels import current_level
 from saebench.statistics.linear import Formula
@@ -61,7 +61,8 @@ def worst_stratum(
     """Return the stratum whose interval of the ratio begins highest.
 
     A ratio is the stratum's mean divided by the mean of all tokens, or by ``floor`` where that is
-    larger, so that nothing is a large share of next to nothing. Each interval has the level
+    larger, so that nothing is a large share of next to nothing. Where the overall sum is the count,
+    it is the stratum's mean itself. Each interval has the level
     1 − α/m, m the number of strata (Bonferroni): all of them hold at once, so that the interval
     also holds for the stratum that was chosen because it looks worst.
 
@@ -103,6 +104,30 @@ def worst_stratum(
     estimates = _bootstrapped(tables, overall, floor=floor, level=level, strata=len(used))
     at = max(estimates, key=lambda i: _sortable(estimates[i]))
     return Worst(strata[at], estimates[at], strata)
+
+
+def worst_formula(wanted: Mapping[str, Wanted], table: Table) -> tuple[str, Estimate]:
+    """Return the formula whose interval begins highest, with the interval that holds for all.
+
+    Args:
+        wanted: the formulas by name.
+        table: per-sequence sums by channel.
+
+    Example:
+        >>> table = {"a": np.array([1.0, 2.0, 3.0]), "b": np.array([7.0, 8.0, 9.0])}
+        >>> ways = {c: Wanted(lambda sums, c=c: sums[c] / 3, (c,)) for c in table}
+        >>> name, found = worst_formula(ways, table)
+        >>> name, found.value
+        ('b', 8.0)
+    """
+    level = 1 - (1 - current_level()) / len(wanted)
+    sampled = sample_all(wanted, table)
+    estimates = {
+        name: Estimate(each.value, _named(each.interval(level), len(wanted)))
+        for name, each in sampled.items()
+    }
+    worst = max(estimates, key=lambda name: _sortable(estimates[name]))
+    return worst, estimates[worst]
 
 
 def _sortable(estimate: Estimate) -> float:

@@ -212,6 +212,37 @@ def host_for(host: Host, directory: Path | None) -> Host:
     return host if file is None else patched_host(host, file)
 
 
+def host_asked_for(
+    host: Host, directory: Path | None, *, patch: bool
+) -> tuple[Host, tuple[str, ...]]:
+    """Return the host that an SAE is judged in, and notes on its patch.
+
+    A patch replaces the model that the SAE is compared with: it is applied on request only.
+
+    Args:
+        host: the model as it is.
+        directory: the SAE's directory, if it has one.
+        patch: the run was asked to apply patches.
+
+    Raises:
+        UsageError: as :func:`patched_host` does.
+    """
+    file = patch_file(directory)
+    if file is None:
+        return host, ()
+    if not patch:
+        return host, (
+            f"its directory has {FILE}, which was not applied: judged in {host.name} as it is "
+            "(--sae-host-patch judges it in the patched model)",
+        )
+    patched = patched_host(host, file)
+    note = (
+        f"judged in {patched.name}, the model that {FILE} of its directory makes of {host.name} "
+        "(--sae-host-patch); tax is what that costs"
+    )
+    return patched, (note,)
+
+
 def patched_host(host: Host, file: Path) -> Host:
     """Return a patched copy of a model, which is not changed itself.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saebench.errors import HookError, MeasurementError, NonFiniteValue, UndefinedDirection
 from saebench.measures.divergence import RowReadout
-from saebench.measures.names import CURRENT_TOKEN, DENSE, Probe, promised
+from saebench.measures.names import CURRENT_TOKEN, DENSE, EXACT, Probe, promised
 from saebench.measures.reconstruction import reconstruction
 from saebench.measures.sums import TokenSums
 from saebench.subjects.hooks import Site, find_site, ignores_mean
@@ -202,6 +202,7 @@ class Gathered:
         assert self.spread is not None
         compared = reconstruction(x, output.x_hat, centre=self.spread.centre)
         values = vars(compared) | {"norm": x.norm(dim=-1), "l0": output.l0, "l1": output.l1}
+        values[EXACT] = (compared.squared_error == 0).double()
         values[DENSE] = (2 * output.l0 >= self.reads.width).double()
         if output.l1_unit is not None:
             values["l1_unit"] = output.l1_unit

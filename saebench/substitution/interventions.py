@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -64,6 +65,30 @@ class BankErrors:
         rest = errors - self.mean.to(errors.dtype)
         return rest - rest.mean(dim=-1, keepdim=True) if self.unread_mean else rest
 
+    @cached_property
+    def next_error(self) -> Int[Tensor, "bank"] | None:
+        """For each entry of the bank the first one from it on, in a circle, that has an error.
+
+        An entry that the SAE reconstructs exactly has no error whose direction could be used. None
+        where no entry has an error.
+        """
+        has_error = has_errors(self.errors) & (self.centred(self.errors).norm(dim=-1) > 0)
+        places = has_error.nonzero()[:, 0]
+        if not len(places):
+            return None
+        own = torch.arange(len(self.errors), device=places.device)
+        return places[torch.searchsorted(places, own) % len(places)]
+
+
+def has_errors(errors: Float[Tensor, "tokens d"]) -> Bool[Tensor, "tokens"]:
+    """Return where x̂ is not exactly x.
+
+    Example:
+        >>> has_errors(torch.tensor([[0.0, 0.0], [0.0, 1e-30]])).tolist()
+        [False, True]
+    """
+    return (errors != 0).any(dim=-1)
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -118,8 +143,13 @@ class Tokens:
 
     @property
     def radius(self) -> Float[Tensor, "tokens 1"]:
-        """‖e - ē‖: an offset that is the same at every token does not make noise larger."""
-        return self.on_bank.centred(self.x - self.x_hat).norm(dim=-1, keepdim=True)
+        """‖e - ē‖: an offset that is the same at every token does not make noise larger.
+
+        It is 0 where the SAE is exact: no error there, so no random one in its place.
+        """
+        errors = self.x - self.x_hat
+        size = self.on_bank.centred(errors).norm(dim=-1, keepdim=True)
+        return torch.where(has_errors(errors)[:, None], size, 0.0)
 
     def noise(self, name: str) -> Float[Tensor, "tokens d"]:
         """Return the intervention's standard normal vector for each token."""
@@ -141,15 +171,16 @@ class Tokens:
             )
         words = NoiseSource(self.seed, name).integers(self.sequence, self.position)
         first = below(words[:, 0], size)
-        first = torch.where(self._is_own(first), (first + 1) % size, first)
+        first = torch.where(self.is_own(first), (first + 1) % size, first)
         others = size - bank.kind_size[first]
         step = below(words[:, 1], others)
         behind = bank.kind_start[first] + bank.kind_size[first]
-        own = self._is_own(bank.by_kind[(behind + step) % size])
+        own = self.is_own(bank.by_kind[(behind + step) % size])
         step = torch.where(own, (step + 1) % others.clamp_min(1), step)
         return torch.stack([first, bank.by_kind[(behind + step) % size]], dim=1)
 
-    def _is_own(self, entry: Int[Tensor, "tokens"]) -> Bool[Tensor, "tokens"]:
+    def is_own(self, entry: Int[Tensor, "tokens"]) -> Bool[Tensor, "tokens"]:
+        """Return where an entry of the bank is the token itself."""
         bank = self.corpus
         return (bank.sequence[entry] == self.sequence) & (bank.position[entry] == self.position)
 
@@ -248,8 +279,13 @@ def _real_difference(tokens: Tokens) -> Tensor:
 
 
 def _error_shuffled(tokens: Tokens) -> Tensor:
-    bank = tokens.on_bank
-    error = bank.centred(bank.errors[tokens.others("error_shuffled")[:, 0]])
+    bank, picked = tokens.on_bank, tokens.others("error_shuffled")[:, 0]
+    if bank.next_error is None:  # the SAE errs at none of the other tokens
+        return tokens.x
+    picked = bank.next_error[picked]
+    after = bank.next_error[(picked + 1) % len(bank.errors)]
+    picked = torch.where(tokens.is_own(picked), after, picked)
+    error = bank.centred(bank.errors[picked])
     return _at_distance(tokens, tokens.radius, error, of="error_shuffled: the other token's error")
 
 

@@ -131,6 +131,23 @@ def _failures(parts: Sequence[Mapping[str, MeasurementError]]) -> dict[str, Meas
     return {name: error for part in reversed(parts) for name, error in part.items()}
 
 
+def silence(count: int, of: str) -> MeasurementError:
+    """Return the error about an SAE of which no feature fires.
+
+    Args:
+        count: tokens or prompts that were looked at.
+        of: which of the two.
+
+    Example:
+        >>> str(silence(96, "tokens")).partition(",")[0]
+        'no feature fires at any of 96 tokens'
+    """
+    return MeasurementError(
+        f"no feature fires at any of {count} {of}, so that the output is made without the "
+        "dictionary; are these the weights, threshold and hook that belong together?"
+    )
+
+
 @dataclass
 class Measurement(State):
     """One SAE's sums over the run's tokens.
@@ -159,6 +176,7 @@ class Measurement(State):
         promises: for each figure that the SAE is said to have where it is stated.
         dictionary: how each feature was used, if that was requested.
         by_token: KL of single token ids, if strata were requested.
+        claimed: the context that the SAE claims to work on, if that claim is judged.
     """
 
     sums: TokenSums = state(TokenSums.joined)
@@ -173,6 +191,7 @@ class Measurement(State):
     promises: Mapping[str, str] = state(first, factory=dict)
     dictionary: DictionaryUse | None = state(merged, default=None)
     by_token: TokenStrata | None = state(merged, default=None)
+    claimed: int | None = state(default=None)
 
     @classmethod
     def merged(cls, parts: Sequence[Any]) -> Self:
@@ -195,6 +214,15 @@ class Measurement(State):
             alone = self.dictionary.one_sequence(self.sums.sequences, first=self.sums.first)
             self.sums.by_sequence[ONE_SEQUENCE] = alone
         return self
+
+    def check(self) -> None:
+        """Refuse an SAE whose features never fire: it is a constant, or a map past its features.
+
+        Raises:
+            MeasurementError: with the number of tokens.
+        """
+        if self.fired.size and not self.fired.any():
+            raise silence(int(self.sums.total(SCORED)), "tokens")
 
     def table(self) -> Mapping[str, np.ndarray]:
         """Return the per-sequence sums of every channel."""

@@ -70,6 +70,13 @@ def test_settings_of_the_environment_are_told(monkeypatch):
     assert _finding("environment") == Finding("environment", State.NOTE, "SAEBENCH_CONTEXT")
 
 
+def test_a_variable_that_is_no_options_is_told_with_the_nearest(monkeypatch):
+    monkeypatch.setenv("SAEBENCH_CONTXT", "7")
+    found = _finding("environment")
+    assert found.state is State.MISSING
+    assert "did you mean 'SAEBENCH_CONTEXT'" in found.detail
+
+
 def test_missing_benchmarks_are_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(checkup, "benchmarks_dir", lambda: tmp_path)
     assert _finding("benchmarks").state is State.MISSING

@@ -232,3 +232,22 @@ def test_activations_alike_but_for_direction_have_mean_and_norm():
     torch.testing.assert_close(other.mean(dim=-1), x.mean(dim=-1))
     torch.testing.assert_close(other.norm(dim=-1), x.norm(dim=-1))
     assert torch.cosine_similarity(other - 1, x - 1, dim=-1).abs().mean() < 0.5
+
+
+def test_no_sae_becomes_a_transcoder_by_another_name_of_its_own_hook(tiny, tmp_path):
+    """Transcoders are not gated by principal components of their output."""
+    alias = {"metadata__hook_name_out": "blocks.0.hook_resid_post"}
+    sae = tiny.copy_of(tiny.good, tmp_path / "alias", **alias)
+    with pytest.raises(SubjectError, match="which are one activation here: it is an SAE"):
+        saebench.judge(str(sae), tiny.model, tiny.texts, sequences=4, properties=["advantage"])
+
+
+def test_an_sae_that_names_its_own_hook_twice_is_an_sae(tiny, tmp_path):
+    same = {"metadata__hook_name_out": "blocks.1.hook_resid_pre"}
+    sae = tiny.copy_of(tiny.good, tmp_path / "twice", **same)
+    run = saebench.judge(
+        str(sae), tiny.model, tiny.texts, sequences=24, properties=["advantage", "kl_gap"],
+        position=5,
+    )  # fmt: skip
+    assert all(metric.decides for case in run.cases for metric in case.metrics)
+    assert all(case.metrics for case in run.cases)

@@ -17,12 +17,13 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 SPACES = st.sampled_from(["", " ", "  "])
 
 
-@given(METRICS, st.sampled_from(["<=", ">="]), NUMBERS, SPACES)
+@given(METRICS, st.sampled_from(["<=", ">=", "<", ">"]), NUMBERS, SPACES)
 def test_every_bound_that_is_written_is_read_back(metric, sign, limit, space):
     rule = parse_rule(f"{space}{metric}{space}{sign}{space}{limit!r}{space}")
     assert rule.metric == metric
-    assert (rule.high if sign == "<=" else rule.low) == limit
-    assert math.isinf(rule.low if sign == "<=" else rule.high)
+    assert (rule.high if sign[0] == "<" else rule.low) == limit
+    assert math.isinf(rule.low if sign[0] == "<" else rule.high)
+    assert rule.strict is (sign in ("<", ">"))
 
 
 @given(METRICS, NUMBERS, NUMBERS)
@@ -46,8 +47,8 @@ def test_any_text_is_a_rule_or_an_error_of_ours(text):
 @pytest.mark.parametrize(
     ("text", "caret", "expected"),
     [
-        ("fidelity.kl < 1", 12, "<=, >=, in [a,b] or :"),
-        ("fidelity.kl", 11, "<=, >=, in [a,b] or :"),
+        ("fidelity.kl = 1", 12, "<=, <, >=, >, in [a,b] or :"),
+        ("fidelity.kl", 11, "<=, <, >=, >, in [a,b] or :"),
         ("fidelity.kl<=", 13, "a number"),
         ("fidelity.kl<=nan", 13, "a number"),
         ("fidelity.kl<=one", 13, "a number"),
@@ -87,13 +88,21 @@ def test_an_empty_range_is_refused():
 @given(METRICS, st.sampled_from(["<", "<=", ">", ">="]), st.floats(0.01, 100))
 def test_every_limit_by_a_control_is_read_back(metric, sign, factor):
     rule = parse_rule(f"{metric}{sign}control.random_init * {factor!r}")
-    assert rule.relative == Relative("random_init", factor, sign[0] + "=")
+    assert rule.relative == Relative("random_init", factor, sign)
+    assert rule.strict is (sign in ("<", ">"))
     assert rule.metric == metric
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("a.b<=2", "≤ 2"), ("a.b>=0.5", "≥ 0.5"), ("a.b in [0.8,1.1]", "0.8 … 1.1")],
+    [
+        ("a.b<=2", "≤ 2"),
+        ("a.b>=0.5", "≥ 0.5"),
+        ("a.b in [0.8,1.1]", "0.8 … 1.1"),
+        ("a.b<2", "< 2"),
+        ("a.b>0.5", "> 0.5"),
+        ("a.b>control.other_layer", "> other_layer"),
+    ],
 )
 def test_a_limit_is_shown_without_its_metric(text, shown):
     assert parse_rule(text).limit == shown

@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saebench.gates.evidence import evidence
 from saebench.gates.thresholds import parse_rule
-from saebench.gates.verdicts import decide
+from saebench.gates.verdicts import ControlGap, decide, decide_relative
 from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize, Verdict, worst
+from saebench.statistics.bootstrap import sample
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -39,6 +42,14 @@ def _decide(rule, *metrics):
         ("a.b in [1,2]", 0.5, 2.5, Verdict.INCONCLUSIVE),
         ("a.b in [1,2]", 0.1, 0.9, Verdict.FAIL),
         ("a.b in [1,2]", 2.1, 2.9, Verdict.FAIL),
+        ("a.b<2", 1.0, 1.9, Verdict.PASS),
+        ("a.b<2", 1.0, 2.0, Verdict.INCONCLUSIVE),
+        ("a.b<2", 2.0, 3.0, Verdict.FAIL),
+        ("a.b<2", 2.0, 2.0, Verdict.FAIL),
+        ("a.b<=2", 2.0, 2.0, Verdict.PASS),
+        ("a.b>2", 2.0, 3.0, Verdict.INCONCLUSIVE),
+        ("a.b>2", 1.0, 2.0, Verdict.FAIL),
+        ("a.b>2", 2.0, 2.0, Verdict.FAIL),
     ],
 )
 def test_the_whole_interval_decides(rule, low, high, verdict):
@@ -52,6 +63,44 @@ def test_pass_means_that_the_whole_interval_is_inside(value, below, above, limit
     assert (found.verdict is Verdict.PASS) == (metric.ci.high <= limit)
     assert (found.verdict is Verdict.FAIL) == (metric.ci.low > limit)
     assert found.sentence
+
+
+@pytest.mark.parametrize(
+    ("rule", "verdict", "limit"),
+    [
+        ("a.b<2", Verdict.FAIL, "is outside the limit of less than 2"),
+        ("a.b<=2", Verdict.PASS, "is within the limit of at most 2"),
+        ("a.b>2", Verdict.FAIL, "is outside the limit of more than 2"),
+        ("a.b>=2", Verdict.PASS, "is within the limit of at least 2"),
+    ],
+)
+def test_less_than_fails_a_value_that_is_equal(rule, verdict, limit):
+    found = _decide(rule, _metric(2.0))
+    assert found.verdict is verdict
+    assert limit in found.sentence
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [("<", Verdict.FAIL), ("<=", Verdict.PASS)])
+def test_an_sae_that_equals_its_control_is_not_less_than_it(sign, verdict):
+    gap = ControlGap(2.0, 2.0, 0.0, Interval(0.0, 0.0, 0.95, "no spread"), 8)
+    assert decide_relative(parse_rule(f"a.b{sign}control.c"), _metric(2.0), gap).verdict is verdict
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [("<", Verdict.FAIL), ("<=", Verdict.PASS)])
+def test_a_ratio_that_is_undefined_keeps_the_strictness_of_its_rule(sign, verdict):
+    ratio = _metric(None, note="undefined", fallback=Fallback("a.difference", 0.5))
+    other = _metric(0.5, 0.5, 0.5, name="a.difference")
+    assert _decide(f"a.b{sign}2", ratio, other).verdict is verdict
+
+
+@pytest.mark.parametrize(("strict", "within", "beyond"), [(True, 1.0, 0.0), (False, 0.0, 1.0)])
+def test_the_evidence_of_a_value_without_spread_at_the_limit_is_certain(strict, within, beyond):
+    ci = Interval(2.0, 2.0, 0.95, "no spread")
+    exact = sample(lambda s: s["x"] / s["n"], {"x": np.full(9, 2.0), "n": np.ones(9)})
+    for sampled in (None, exact):
+        found = evidence(2.0, ci, (-math.inf, 2.0), sampled=sampled, strict=strict)
+        assert found is not None
+        assert (found.p_within, found.p_beyond) == (within, beyond)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

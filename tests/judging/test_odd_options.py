@@ -89,7 +89,7 @@ def test_the_models_own_context_is_taken_whole_and_there_is_nothing_beyond(tiny)
     run = _judged(tiny, stories, context=48, training_context=48,
                   properties=["fidelity", "context_length"])  # fmt: skip
     assert run.datasets[0].context == 48
-    beyond = next(case for case in run.cases if case.property == "context_length")
+    beyond = next(case for case in run.cases if case.params == {"reach": "beyond"})
     assert (beyond.verdict, "nothing beyond" in beyond.reason) == (Verdict.SKIPPED, True)
 
 

@@ -1,6 +1,7 @@
 """Degradation beyond the training context against loops over tokens, and when it is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import saebench
-from saebench.errors import NonFiniteValue
-from saebench.experiments.texts import bin_edges
+from saebench.compare.sides import sides_of_run
+from saebench.errors import NonFiniteValue, OptionError
+from saebench.experiments.texts import bin_edges, edges_from_both_ends
 from saebench.measures.sums import TokenSums
+from saebench.options import Settings
 from saebench.properties import find_property
 from saebench.properties.context_length import BINS
-from saebench.records.run import CaseResult, Verdict
+from saebench.records.run import CaseResult, Metric, Verdict
 from saebench.substitution.measurement import Measurement
 
 C, N, LONGEST = 3, 12, 24  # 8·C; documents of the tiny world have 25 tokens
@@ -58,6 +61,10 @@ class _Tokens:
                 found[f"ce_increase[{BINS[i]}]"] = self.rise(start, stop)
         return {f"context_length.{name}": value for name, value in found.items()}
 
+    def expected_degradation(self) -> float:
+        c, end = self.trained, self.scored.shape[1]
+        return self.rise(c, end) - self.rise(1, c)
+
     def measurement(self) -> Measurement:
         n, context = self.scored.shape
         sums = TokenSums(n, context, bin_edges(self.trained, context))
@@ -84,12 +91,14 @@ def _metrics(measurement: Measurement) -> dict[str, float | None]:
     return {metric.name: metric.value for metric in found}
 
 
-def _judged(tiny: Any, sae: str | None = None, **options: Any) -> CaseResult:
+def _judged(
+    tiny: Any, sae: str | None = None, *, reach: str = "beyond", **options: Any
+) -> CaseResult:
     run = saebench.judge(
         sae or tiny.good, tiny.model, tiny.texts, properties=["context_length"],
         **({"sequences": N} | options),
     )  # fmt: skip
-    return run.cases[0]
+    return next(case for case in run.cases if case.params == {"reach": reach})
 
 
 @pytest.mark.parametrize(
@@ -225,12 +234,21 @@ def test_packed_data_are_refused_with_the_option_that_would_not_pack(tiny):
     assert not case.metrics
 
 
-def test_an_unknown_training_context_is_refused_with_the_option_that_gives_it(tiny, tmp_path):
+def test_an_sae_that_states_no_context_is_judged_beyond_the_runs(tiny, tmp_path):
+    sae = tiny.copy_of(tiny.bad, tmp_path / "sae", drop=("context_size",))
+    without, stating = (
+        _judged(tiny, each, context=C, **more)
+        for each, more in ((str(sae), {}), (tiny.bad, {"training_context": C}))
+    )
+    assert without.series["bins"] == [[0, 3], [3, 6], [6, 12], [12, 24]]
+    assert [m.value for m in without.metrics] == [m.value for m in stating.metrics]
+
+
+def test_an_sae_that_states_no_context_claims_the_models_as_far_as_the_texts_reach(tiny, tmp_path):
     sae = tiny.copy_of(tiny.good, tmp_path / "sae", drop=("context_size",))
-    case = _judged(tiny, str(sae), context=12)
-    assert case.verdict is Verdict.SKIPPED
-    assert "--sae-training-context" in case.reason
-    assert _judged(tiny, str(sae), context=12, training_context=C).metrics
+    case = _judged(tiny, str(sae), reach="claimed", context=12)
+    assert case.series["bins_of_claim"][-1] == [23, 24]
+    assert "claims 48 tokens, and was judged up to 24" in case.series["sentences"][-1]
 
 
 @pytest.mark.parametrize("trained", [47, 48, 60])
@@ -238,6 +256,9 @@ def test_a_model_that_takes_no_more_than_the_training_context_is_refused(tiny, t
     case = _judged(tiny, training_context=trained, context=12)
     assert case.verdict is Verdict.SKIPPED
     assert f"trained on {trained} tokens and tiny-llama takes 48" in case.reason
+    claimed = _judged(tiny, reach="claimed", training_context=trained, context=12)
+    assert claimed.metrics
+    assert f"claims {min(trained, 48)} tokens" in claimed.series["sentences"][-1]
 
 
 def test_texts_that_are_too_short_are_refused_with_their_length(tiny):
@@ -262,8 +283,105 @@ def test_saes_of_two_training_contexts_are_measured_each_on_its_own(tiny, tmp_pa
         str(tmp_path / "trained-on-*"), tiny.model, str(texts), properties=["context_length"],
         sequences=N, context=12,
     )  # fmt: skip
-    found = {case.sae: case for case in run.cases}
+    found = {case.sae: case for case in run.cases if case.params == {"reach": "beyond"}}
     assert found["trained-on-3"].series["bins"][-1] == [12, 24]
     assert found["trained-on-5"].verdict is Verdict.SKIPPED  # 40 tokens are more than texts have
     alone = _judged(tiny, str(tmp_path / "trained-on-3"), context=12)
     assert [m.value for m in found["trained-on-3"].metrics] == [m.value for m in alone.metrics]
+
+
+def _bins(context: int) -> list[tuple[int, int]]:
+    """Return bins that double from both ends, by walking from each end to the middle."""
+    middle, left, right = context // 2, [], []
+    start = 1
+    while start < middle:
+        left.append((start, min(2 * start, middle)))
+        start *= 2
+    stop = context
+    while stop > middle:
+        size = 1 if stop == context else context - stop
+        right.append((max(stop - size, middle), stop))
+        stop -= size
+    return [*left, *reversed(right)]
+
+
+@pytest.mark.parametrize("context", [3, 4, 5, 12, 16, 24, 33, 100, 128, 1000])
+def test_bins_of_the_claim_double_from_both_ends(context):
+    edges = edges_from_both_ends(context)
+    assert list(zip(edges[1:], edges[2:], strict=False)) == _bins(context)
+
+
+def test_the_worst_bin_is_the_one_that_loops_find(tiny, by_hand):
+    case = _judged(tiny, tiny.bad, reach="claimed", training_context=LONGEST, context=12)
+    expected = {(a, b): by_hand.mean("sae.kl", a, b) for a, b in _bins(LONGEST)}
+    found = [mean for _, mean, _ in case.series["kl_by_bin"]]
+    assert found == pytest.approx(list(expected.values()), rel=1e-3, abs=1e-6)
+    worst = case.by_name["context_length.worst_within"]
+    assert worst.value in found
+    rises = [by_hand.rise(e, LONGEST) - by_hand.rise(1, e) for e in (2, 4, 8, 12)]
+    rise = case.by_name["context_length.rise_within"]
+    assert min(abs(rise.value - each) for each in rises) < 1e-3
+
+
+def _claim(tokens: _Tokens) -> dict[str, Metric]:
+    n, context = tokens.scored.shape
+    measurement = tokens.measurement()
+    sums = TokenSums(n, context, edges_from_both_ends(context))
+    masks = {"n.scored": tokens.scored, "n.targets": tokens.targets}
+    for name, mask in masks.items():
+        sums.count(name, torch.from_numpy(mask), rows=slice(0, n))
+    for name, values in tokens.values.items():
+        mask = masks["n.targets" if name.endswith(".ce") else "n.scored"]
+        sums.add(name, torch.from_numpy(values), mask=torch.from_numpy(mask), rows=slice(0, n))
+    measurement.sums = sums
+    found = find_property("context_length").findings(measurement, {"reach": "claimed"}).metrics
+    return {metric.name.removeprefix("context_length."): metric for metric in found}
+
+
+def _honest(context: int, n: int = 64) -> _Tokens:
+    """Return an SAE with 0.1 nats of KL, and of CE, at every token."""
+    rng = np.random.default_rng(5)
+    kl = rng.gamma(1, 0.1, (n, context))
+    clean = rng.gamma(2, 1, (n, context))
+    scored = np.ones((n, context), dtype=bool)
+    scored[:, 0] = False
+    return _Tokens({"sae.kl": kl, "clean.ce": clean, "sae.ce": clean + kl}, scored, context)
+
+
+@pytest.mark.parametrize(
+    "broken", [slice(-9, None), slice(-1, None), slice(1, 2), slice(1, 4), slice(64, None)]
+)
+def test_an_sae_that_is_broken_at_one_end_of_its_claim_fails_whatever_its_mean(broken):
+    tokens = _honest(128)
+    assert _claim(tokens)["worst_within"].ci.high < 0.3
+    assert _claim(tokens)["rise_within"].ci.high < 0.1
+    for channel in ("sae.kl", "sae.ce"):
+        tokens.values[channel][:, broken] += 7.6
+    assert _claim(tokens)["worst_within"].ci.low > 5
+
+
+def test_claiming_more_than_an_sae_works_on_gains_nothing():
+    tokens = _honest(128)
+    tokens.trained = 16
+    for channel in ("sae.kl", "sae.ce"):
+        tokens.values[channel][:, 16:] += 0.7
+    honest = tokens.expected_degradation()
+    assert _claim(tokens)["rise_within"].value == pytest.approx(honest, rel=1e-9)
+    assert _claim(tokens)["rise_within"].ci.low > 0.5
+
+
+def test_an_unknown_reach_is_refused_with_the_nearest():
+    with pytest.raises(OptionError, match="unknown reach 'claim'; did you mean 'claimed'"):
+        find_property("context_length").experiment_of({"reach": "claim"}, Settings())
+
+
+def test_a_case_stored_before_it_had_parameters_is_compared_as_the_one_beyond(tiny):
+    run = saebench.judge(
+        tiny.good, tiny.model, tiny.texts, properties=["context_length"], sequences=N,
+        training_context=C,
+    )  # fmt: skip
+    case = next(case for case in run.cases if case.params == {"reach": "beyond"})
+    old = replace(case, id="context_length@good", params={})
+    for each in (case, old):
+        (side,) = sides_of_run(replace(run, cases=(each,))).values()
+        assert list(side.cases) == ["context_length[reach=beyond]"]

@@ -36,6 +36,7 @@ class _World:
         self.targets[:, -1] = False
         self.values = {name: rng.gamma(2, 1, (N, T)) for name in PER_TOKEN}
         self.values["squared_deviation"] += 8
+        self.values["exact"] = (rng.random((N, T)) < 0.3).astype(float)
         self.ce = {"clean": rng.gamma(2, 1, (N, T))}
         self.kl, self.tv, self.agrees = {}, {}, {}
         for i, name in enumerate(INTERVENTIONS):
@@ -137,6 +138,7 @@ def test_kl_gap_is_its_formulas_for_every_baseline():
     constant = w.mean(w.values["error_along_mean"]) / w.mean(w.values["squared_error"])
     gain = w.mean_ce("current_token") - w.mean_ce("clean")
     shares = {"kl_gap.constant_share": constant, "kl_gap.share_of_context": sae / gain}
+    shares["kl_gap.exact_share"] = w.mean(w.values["exact"])
     _assert_values(metrics, shares)
 
 

@@ -75,9 +75,14 @@ def test_the_gate_judges_on_the_patched_model_and_tells_the_tax(options, tmp_pat
     tax = {}
     for objective in ("intrusive", "non-intrusive"):
         run = saebench.judge(
-            str(tmp_path / objective), tiny.model, tiny.texts, sequences=8, properties=["tax"]
-        )
+            str(tmp_path / objective), tiny.model, tiny.texts, sequences=8, properties=["tax"],
+            host_patch=True,
+        )  # fmt: skip
         assert "+patch-" in run.models[0].name
+        assert any("judged in tiny-llama+patch-" in note for note in run.saes[0].notes)
+        (gate,) = run.cases[0].gates
+        assert gate.rule == "tax.ce_increase<=0.05"
+        assert not gate.secondary
         tax[objective] = {m.name: m.value for m in run.cases[0].metrics}
     assert (
         0 < tax["non-intrusive"]["tax.kl_from_original"] < tax["intrusive"]["tax.kl_from_original"]
@@ -216,7 +221,7 @@ def test_a_damaged_patch_is_refused(options, tmp_path, tiny, change, said):
     assert main(command) == 0
     change(tmp_path / "out" / "host_patch.safetensors")
     with pytest.raises(saebench.errors.SubjectError, match=said):
-        saebench.judge(str(tmp_path / "out"), tiny.model, tiny.texts, sequences=2)
+        saebench.judge(str(tmp_path / "out"), tiny.model, tiny.texts, sequences=2, host_patch=True)
 
 
 def test_a_training_file_of_another_version_is_refused(tmp_path):
