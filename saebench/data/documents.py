@@ -3,21 +3,32 @@
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saebench.data.rows import (
-    MARK,
+import numpy as np
+
+from saebench.data.data_sets import (
+    Row,
     Rows,
     directory_and_split,
     directory_rows,
-    jsonl_rows,
+    drawn_shards,
     named_rows,
-    parquet_rows,
-    text_lines,
 )
+from saebench.data.order import Indexed, Mapped, Rereadable, Ways, ordered
+from saebench.data.random_access import (
+    Elements,
+    JsonLines,
+    ParquetRows,
+    TextLines,
+    unreadable,
+)
+from saebench.data.rows import MARK, jsonl_rows, parquet_rows, text_lines
 from saebench.errors import DataError
+from saebench.options import Order
 from saebench.text import from_system, is_unicode
 
 FIELD = "text"
@@ -101,12 +112,45 @@ class Documents:
         split: of the data set; None for a file.
         revision: of the data set.
         read: yields the documents from the start; None for one whose text is null.
+        ways: the other ways to read them.
+        order: the order in which ``read`` gives them, in words; None for their own.
+        numbered: yields the documents as ``read`` does, each with its place in the source.
     """
 
     name: str
     split: str | None
     revision: str | None
     read: Callable[[], Iterator[str | None]]
+    ways: Ways[str | None] = field(default_factory=Ways)
+    order: str | None = None
+    numbered: Callable[[], Iterator[tuple[int, str | None]]] | None = None
+
+    def in_order(self, order: Order, *, seed: int) -> "Documents":
+        """Return the documents in the order in which a run takes them; once it is chosen it stays.
+
+        Args:
+            order: drawn by the seed from all of them, or their own.
+            seed: the run's.
+
+        Example:
+            >>> documents = Documents("d", None, None, lambda: iter("abcd"))
+            >>> list(documents.in_order(Order.SEEDED, seed=1))
+            ['b', 'a', 'd', 'c']
+        """
+        if self.order is not None:
+            return self
+        taken = ordered(self.read, self.ways, order=order, seed=seed, kind="documents")
+        return replace(
+            self,
+            read=lambda: (text for _, text in taken.read()),
+            ways=Ways(),
+            order=taken.order,
+            numbered=taken.read,
+        )
+
+    def with_places(self) -> Iterator[tuple[int, str | None]]:
+        """Read the documents from the start, each with its place in the source."""
+        return self.numbered() if self.numbered else enumerate(self.read())
 
     def __iter__(self) -> Iterator[str]:
         """Read the documents from the start, without those whose text is null."""
@@ -129,15 +173,15 @@ def open_documents(spec: str) -> Documents:
     check_spec(spec, option=OPTION)
     path = Path(os.path.expanduser(spec))
     if path.is_file():
-        reader = _READERS.get(path.suffix)
-        if reader is None:
+        if path.suffix not in _READERS:
             raise DataError(
                 f"{OPTION} {spec}: {path.suffix or 'no suffix'} is not read; "
                 f"expected one of {', '.join(_READERS)}, a saved data set, or a hub name"
             )
         if path.stat().st_size == 0:
             raise DataError(f"{OPTION} {spec}: the file is empty")
-        return Documents(from_system(path.name), None, None, lambda: reader(path))
+        reader, indexed = (partial(f, path) for f in _READERS[path.suffix])
+        return Documents(from_system(path.name), None, None, reader, Ways(indexed=indexed))
     directory = directory_and_split(spec)
     if directory is not None:
         return _of_rows(directory_rows(directory[0], split=directory[1], option=OPTION))
@@ -149,7 +193,10 @@ def open_documents(spec: str) -> Documents:
 
 
 def _of_rows(rows: Rows) -> Documents:
-    return Documents(rows.name, rows.split, rows.revision, lambda: _texts(rows.read()))
+    return Documents(
+        rows.name, rows.split, rows.revision,
+        lambda: map(_text, rows.read()), rows.ways.converted(_text),
+    )  # fmt: skip
 
 
 def check_spec(spec: str, *, option: str) -> None:
@@ -175,20 +222,37 @@ def _no_spec(spec: str, option: str) -> DataError:
     )
 
 
-def _texts(rows: Iterator[tuple[str, Any]]) -> Iterator[str | None]:
-    return (text_of_row(row, where) for where, row in rows)
+def _text(row: Row) -> str | None:
+    where, columns = row
+    return text_of_row(columns, where)
 
 
 def _lines(path: Path) -> Iterator[str | None]:
-    for number, line in text_lines(path, option=OPTION):
-        if line.strip():
-            yield checked_text(line.strip(), f"{path}, line {number}")
+    lines = text_lines(path, option=OPTION)
+    return (_line(path, each) for each in lines if each[1].strip())
 
 
-_READERS: dict[str, Callable[[Path], Iterator[str | None]]] = {
-    ".jsonl": lambda path: _texts(jsonl_rows(path, option=OPTION)),
-    ".txt": _lines,
-    ".parquet": lambda path: _texts(parquet_rows(path, (FIELD,))),
+def _line(path: Path, numbered: tuple[int, str]) -> str | None:
+    number, line = numbered
+    return checked_text(line.strip(), f"{path}, line {number}")
+
+
+_Reader = Callable[[Path], Iterator[str | None]]
+_Opener = Callable[[Path], Indexed[str | None]]
+# For each kind of file what reads it from its start, and what opens it for reading at any place.
+_READERS: dict[str, tuple[_Reader, _Opener]] = {
+    ".jsonl": (
+        lambda path: map(_text, jsonl_rows(path, option=OPTION)),
+        lambda path: Mapped(JsonLines(path, option=OPTION), _text),
+    ),
+    ".txt": (
+        _lines,
+        lambda path: Mapped(TextLines(path, option=OPTION), partial(_line, path)),
+    ),
+    ".parquet": (
+        lambda path: map(_text, parquet_rows(path, (FIELD,))),
+        lambda path: Mapped(ParquetRows(path, (FIELD,)), _text),
+    ),
 }
 
 
@@ -216,58 +280,63 @@ def given_documents(data: Any) -> Documents:
     if isinstance(data, Mapping):
         raise DataError(f"data: {_of_mapping(data)}")
     columns = _columns_of(data)
-    if columns is None:
-        rows = _Buffered(data) if isinstance(data, Iterator) else data
-        return Documents(NAME, None, None, lambda: _given_texts(iter(rows)))
-    if columns.count(FIELD) != 1:
+    if columns is not None and columns.count(FIELD) != 1:
         raise DataError(
             f"data: expected a column {FIELD!r}, found {columns}; give the texts alone: "
             f"data[{(columns or ['COLUMN'])[0]!r}]"
         )
-    return Documents(NAME, None, None, lambda: _given_texts(_column(data)))
+    values = data if columns is None else _column(data)
+    values = Rereadable(values) if isinstance(values, Iterator) else values
+    read, stream = partial(_given_texts, values), partial(_given_stream, values)
+    if _has_numbers(values):
+        return Documents(NAME, None, None, read, Ways(indexed=partial(_given_indexed, values)))
+    return Documents(NAME, None, None, read, Ways(stream=stream))
 
 
-class _Buffered:
-    """An iterator that can be read again from the start, and never further than needed."""
-
-    def __init__(self, source: Iterator[Any]) -> None:
-        self._source = source
-        self._seen: list[Any] = []
-
-    def __iter__(self) -> Iterator[Any]:
-        at = 0
-        while True:
-            if at == len(self._seen):
-                try:
-                    self._seen.append(next(self._source))
-                except StopIteration:
-                    return
-            yield self._seen[at]
-            at += 1
+def _given_texts(values: Any) -> Iterator[str | None]:
+    return map(_given_text, _given_rows(values, "data"))
 
 
-def _given_texts(rows: Iterator[Any]) -> Iterator[str | None]:
+def _given_indexed(values: Any) -> Indexed[str | None]:
+    return Mapped(Elements(values, lambda place: f"data, row {place + 1}"), _given_text)
+
+
+def _given_stream(values: Any, rng: np.random.Generator) -> Iterator[Callable[[], str | None]]:
+    for name, shard in drawn_shards(values, rng):
+        for row in _given_rows(shard, f"data{name}"):
+            yield partial(_given_text, row)
+
+
+def _given_rows(values: Any, about: str) -> Iterator[Row]:
+    rows = iter(values)
     number = 0
     while True:
         number += 1
-        where = f"data, row {number}"
+        where = f"{about}, row {number}"
         try:
             row = next(rows)
         except StopIteration:
             return
         except Exception as error:
             # A stream's source may raise anything: the network's errors, the user's own.
-            raise DataError(f"{where}: cannot be read: {type(error).__name__}: {error}") from error
-        row = row.as_py() if hasattr(row, "as_py") else row  # an element of an Arrow column
-        if isinstance(row, Mapping):
-            yield text_of_row(dict(row), where)
-        else:
-            yield checked_text(row, where, expected=f"a string, or a row with one under {FIELD!r}")
+            raise unreadable(where, error) from error
+        yield where, row
+
+
+def _given_text(row: Row) -> str | None:
+    where, value = row
+    value = value.as_py() if hasattr(value, "as_py") else value  # of an Arrow column
+    if isinstance(value, Mapping):
+        return text_of_row(dict(value), where)
+    return checked_text(value, where, expected=f"a string, or a row with one under {FIELD!r}")
 
 
 def _can_be_read(data: Any) -> bool:
-    by_number = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    return isinstance(data, Iterable) or (by_number and not isinstance(data, type))
+    return isinstance(data, Iterable) or (_has_numbers(data) and not isinstance(data, type))
+
+
+def _has_numbers(data: Any) -> bool:
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
 def _of_mapping(data: Mapping[Any, Any]) -> str:
@@ -292,9 +361,9 @@ def _columns_of(data: Any) -> list[str] | None:
     return None
 
 
-def _column(data: Any) -> Iterator[Any]:
-    """Yield the texts of a data frame, a table or a data set."""
+def _column(data: Any) -> Any:
+    """Return the texts of a data frame or a table, or the rows of a data set."""
     with_format: Callable[[None], Any] | None = getattr(data, "with_format", None)
     if with_format is not None:  # a data set's format may make tensors or frames of its rows
-        return iter(with_format(None))
-    return iter(data.column(FIELD) if callable(getattr(data, "column", None)) else data[FIELD])
+        return with_format(None)
+    return data.column(FIELD) if callable(getattr(data, "column", None)) else data[FIELD]
