@@ -1,7 +1,8 @@
 """The SAEs of baselines and result files as sides of a comparison, with per-sequence sums."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from saebench.properties import properties
 from saebench.properties.base import MetricSpec
 from saebench.records.baseline import StoredBaseline
 from saebench.records.case import kind_of
-from saebench.records.run import CaseResult, MetricValue, Run
+from saebench.records.document_order import ORDER
+from saebench.records.run import Basis, CaseResult, DatasetRecord, MetricValue, Run
 from saebench.store.baselines import load_baseline
 from saebench.store.json_files import read_json, read_run
 from saebench.store.leaderboard import baseline_paths, basis_of
@@ -69,7 +71,8 @@ def side_of_baseline(baseline: StoredBaseline, path: Path) -> Side:
         kind = kind_of(id, (record.sae.id,) if first is None else (first, record.sae.id))
         noise = {n: m.noise for n, m in case.metrics.items() if m.noise is not None}
         basis = basis_of(case, baseline, path)
-        cases[kind] = SideCase(basis, case.metrics, baseline.table(case), noise)
+        order = order_of(record.datasets, basis)
+        cases[kind] = SideCase(basis, case.metrics, baseline.table(case), noise, order)
     return Side(record.label, cases)
 
 
@@ -83,15 +86,21 @@ def sides_of_run(run: Run, sums: RunSums = NO_SUMS) -> dict[str, Side]:
     return {
         sae.id: Side(
             f"{sae.id}@{sae.weights_sha256[:8]}",
-            {case.kind: _side_case(case, sums) for case in run.cases_of(sae.id) if case.metrics},
+            {c.kind: _side_case(c, run, sums) for c in run.cases_of(sae.id) if c.metrics},
         )
         for sae in run.saes
     }  # fmt: skip
 
 
-def _side_case(case: CaseResult, sums: RunSums) -> SideCase:
-    own = sums.cases.get(case.id)
-    return SideCase(case.basis, case.by_name, None if own is None else own.table)
+def _side_case(case: CaseResult, run: Run, sums: RunSums) -> SideCase:
+    own, order = sums.cases.get(case.id), order_of(run.datasets, case.basis)
+    return SideCase(case.basis, case.by_name, None if own is None else own.table, order=order)
+
+
+def order_of(datasets: Iterable[DatasetRecord], basis: Basis | None) -> str | None:
+    """Return the order of the documents of a basis; None where the records do not say."""
+    data = (each for each in datasets if basis is not None and each.fingerprint == basis.dataset)
+    return next((each.policies.get(ORDER) for each in data), None)
 
 
 def _check_sums(case: CaseResult, table: Mapping[str, np.ndarray], *, where: Path) -> None:
@@ -146,7 +155,7 @@ def _with_sums(case: SideCase, stored: SideCase | None) -> SideCase:
         return case
     pairs = [(metric, stored.metrics.get(name)) for name, metric in case.metrics.items()]
     same = all(other is not None and _equal(metric, other) for metric, other in pairs)
-    return SideCase(case.basis, case.metrics, stored.table) if same else case
+    return replace(case, table=stored.table) if same else case
 
 
 def _equal(one: MetricValue, two: MetricValue) -> bool:

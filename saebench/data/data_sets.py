@@ -4,7 +4,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Rows:
     split: str | None
     revision: str | None
     read: Callable[[], Iterator[Row]]
-    ways: Ways[Row] = field(default_factory=Ways)
+    ways: Ways[Row] = Ways()
 
 
 class DataSetRows:
@@ -154,8 +154,8 @@ def _loaded(source: str, config: str | None, split: str | None, *, option: str, 
         ) from error
     version = getattr(getattr(data, "info", None), "version", None)
     revision = str(version) if version else None
-    read, stream = (partial(f, data, spec, option) for f in (_numbered, shuffled_shards))
-    return Rows(name, split, revision, read, Ways(stream=stream))
+    ways = Ways(stream=partial(shuffled_shards, data, spec, option))
+    return Rows(name, split, revision, partial(_numbered, data, spec, option), ways)
 
 
 def _opened(source: str, config: str | None, split: str | None) -> tuple[str, Any]:

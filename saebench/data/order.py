@@ -8,11 +8,8 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from saebench.options import Order
+from saebench.records.document_order import DRAWN, GENERATED, IN_FILE
 
-ORDER = "order"
-"""The key of a data set's policies that says in which order its documents were taken."""
-IN_FILE = "in the file's order"
-GENERATED = "as generated, each independently of the others"
 BUFFER = 10_000  # items of a stream to draw from
 BLOCK = 1024  # items of a file that are looked up together
 STREAM = 0x0D0C  # sets the seeds of orders apart from those of noise
@@ -144,9 +141,9 @@ def ordered(
     if order is Order.FILE:
         return Ordered(IN_FILE, lambda: enumerate(read()))
     if ways.indexed is not None:
-        said = f"drawn by seed {seed} from all {kind}"
+        said = f"{DRAWN} {seed} from all {kind}"
         return Ordered(said, partial(_permuted, cache(ways.indexed), seed))
-    said = f"drawn by seed {seed} through a buffer of {BUFFER:,} {kind}"
+    said = f"{DRAWN} {seed} through a buffer of {BUFFER:,} {kind}"
     items = ways.stream or (lambda _: (partial(_same, item) for item in read()))
     drawn = Rereadable(_through_buffer(items, seed))
     return Ordered(said, partial(iter, drawn))

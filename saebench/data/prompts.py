@@ -1,6 +1,5 @@
 """Cloze prompts from files, saved data sets and the hub: LAMBADA, the Children's Book Test."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -59,7 +58,7 @@ class Prompts:
     split: str | None
     revision: str | None
     read: Callable[[], Iterator[ClozePrompt]]
-    ways: Ways[ClozePrompt] = dataclasses.field(default_factory=Ways)
+    ways: Ways[ClozePrompt] = Ways()
     order: str | None = None
     places: tuple[int, ...] | None = None
 
@@ -157,14 +156,15 @@ def prompt_of(row: Any, *, where: str) -> ClozePrompt:
 
 
 def _file(path: Path) -> Prompts:
-    reader, indexed = (partial(f, path) for f in FILES.get(path.suffix, FILES[".jsonl"]))
+    read, opened = FILES.get(path.suffix, FILES[".jsonl"])
     if not path.is_file():
         known = ", ".join(NAMED)
         raise DataError(
             f"{OPTION} {path}: No such file; expected one of {', '.join(FILES)}, a saved data set, "
             f"{known}, or another data set's NAME:SPLIT"
         )
-    return _of_rows(Rows(from_system(path.name), None, None, reader, Ways(indexed=indexed)))
+    ways = Ways(indexed=partial(opened, path))
+    return _of_rows(Rows(from_system(path.name), None, None, partial(read, path), ways))
 
 
 def _of_rows(rows: Rows) -> Prompts:

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saebench.data.documents import Documents
-from saebench.data.order import ORDER
 from saebench.errors import DataError
 from saebench.options import Packing
+from saebench.records.document_order import ORDER
 from saebench.records.run import ALL_COUNT, FIRST, SPECIAL, DatasetRecord
 
 

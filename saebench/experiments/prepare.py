@@ -9,7 +9,7 @@ import torch
 
 from saebench.data.cloze_tokens import ClozePrompt
 from saebench.data.documents import Documents, open_documents
-from saebench.data.order import GENERATED, Ways
+from saebench.data.order import Ways
 from saebench.data.prompts import Prompts, open_prompts
 from saebench.data.tokens import TokenSet
 from saebench.errors import DataError, HostError, OptionError, nearest
@@ -17,6 +17,7 @@ from saebench.experiments.bench import Bench
 from saebench.experiments.texts import Texts, take
 from saebench.experiments.trial import find_place, try_on, with_estimated_norm
 from saebench.options import Settings
+from saebench.records.document_order import GENERATED
 from saebench.subjects.bos import first_token
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import host_for, load_host

@@ -7,11 +7,11 @@ from typing import Any
 
 from saebench.data.cloze_tokens import ClozeTokens, tokenise
 from saebench.data.documents import Documents
-from saebench.data.order import ORDER
 from saebench.data.prompts import NAMED, Prompts
 from saebench.data.tokens import TokenSet, take_sequences
 from saebench.errors import DataError, HostError, NotApplicable
 from saebench.options import Packing, Settings
+from saebench.records.document_order import ORDER
 from saebench.records.run import DatasetRecord
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject

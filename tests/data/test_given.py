@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import saebench
-from saebench.data.documents import given_documents
+from saebench.data.given import given_documents
 from saebench.errors import DataError
 
 TEXTS = ["one story", "another", "the end"]
