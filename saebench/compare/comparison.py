@@ -134,7 +134,7 @@ def _about_orders(first: str | None, second: str | None) -> str:
     seed = seed_of(first)
     options = "--sae-order file" if seed is None else f"--sae-order seeded --sae-seed {seed}"
     return (
-        f"; the documents were {first} and {second}: with the same texts, {options} takes them "
+        f"; documents {first}, and documents {second}: on the same texts, {options} takes them "
         "as the first did"
     )
 

@@ -10,7 +10,7 @@ from saebench.errors import NotApplicable
 from saebench.experiments.base import ClozePrompts, Experiment, LongTexts
 from saebench.judging.rules_of_run import spec_of
 from saebench.records.document_order import IN_FILE, ORDER
-from saebench.records.run import CaseResult, GateResult
+from saebench.records.run import CaseResult
 from saebench.statistics.clusters import chosen
 from saebench.statistics.drift import Drift, drift_of
 from saebench.statistics.levels import holm
@@ -23,7 +23,7 @@ SHOWN = 0.01  # chance of any note in a run without drift
 
 
 def drift_series(
-    gates: Iterable[GateResult],
+    metrics: Iterable[str],
     measurement: Any,
     *,
     bench: "Bench",
@@ -33,13 +33,13 @@ def drift_series(
     """Return the drift of each metric that decides a case, for its series; empty without any.
 
     Args:
-        gates: the case's.
+        metrics: those that decide it, in this run or, by a margin, against a baseline.
         measurement: what the metrics were computed from.
         bench: the sequences and prompts.
         experiment: the kind of measurement.
         sae: the case's SAE.
     """
-    metrics = dict.fromkeys(gate.metric for gate in gates if not gate.secondary)
+    metrics = tuple(dict.fromkeys(metrics))
     if not metrics or not hasattr(measurement, "table"):
         return {}
     table = measurement.table()
@@ -92,9 +92,9 @@ def _sentence(name: str, drift: Mapping[str, Any]) -> str:
     )
     if PARTIAL in drift:
         return (
-            f"measured on the first {drift[PARTIAL]} of the file alone, and {name} drifts along "
-            f"them: {found}; the interval does not describe the whole file, which --sae-order "
-            "seeded draws from"
+            f"measured on the first {drift[PARTIAL]} of the file, and {name} drifts along them: "
+            f"{found}; the interval does not describe a file that has more, which --sae-order "
+            "seeded draws from as a whole"
         )
     return f"{name} drifts along the file: {found}; its first texts alone would not stand for it"
 

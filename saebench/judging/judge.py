@@ -226,8 +226,9 @@ class Judge:
         verdict, reason = verdict_of(gates)
         experiment = self._needs.experiment(request)
         drifts = drift_series(
-            gates, measurement, bench=bench, experiment=experiment, sae=request.sae
-        )
+            self._deciding(request, bench, findings), measurement,
+            bench=bench, experiment=experiment, sae=request.sae,
+        )  # fmt: skip
         return {
             "verdict": verdict,
             "reason": reason,
@@ -331,6 +332,13 @@ class Judge:
         data = bench.data_of(experiment, measurement)
         model = bench.model
         return Basis(model.weights_sha256, model.dtype, data.fingerprint, self.settings.seed)
+
+    def _deciding(self, request: CaseRequest, bench: "Bench", findings: Findings) -> Iterator[str]:
+        """Yield the metrics that decide a case, those with a margin to a baseline too."""
+        decides = {metric.name for metric in findings.metrics if metric.decides}
+        for rule in self.rules.of(request, bench):
+            if rule.role is Role.PRIMARY and rule.metric in decides:
+                yield rule.metric
 
     def _order(self, request: CaseRequest, bench: "Bench", measurement: Any) -> str | None:
         data = bench.data_of(self._needs.experiment(request), measurement)
