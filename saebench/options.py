@@ -49,6 +49,13 @@ class Packing(StrEnum):
     PACKED = "packed"
 
 
+class Order(StrEnum):
+    """Which documents and prompts of a source are measured."""
+
+    SEEDED = "seeded"
+    FILE = "file"
+
+
 class Profile(StrEnum):
     """How much is measured where no number is given."""
 
@@ -205,7 +212,15 @@ class Settings(OptionRecord):
     draws: int | None = option(
         DATA, WHOLE, "how many random errors (default: the profile's, 50 or 500)", least=2
     )
-    seed: int = option(DATA, WHOLE, "root seed of all noise", default=0)
+    order: Order = option(
+        DATA,
+        choice(Order),
+        "which documents and prompts: drawn by --sae-seed from all there are, or the file's first",
+        default=Order.SEEDED,
+    )
+    seed: int = option(
+        DATA, WHOLE, "root seed of all noise, and of which documents are drawn", default=0
+    )
     device: str = option(
         DATA, NAME, "torch device (default: cuda where there is one, else cpu)", default="auto"
     )

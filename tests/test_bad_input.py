@@ -225,7 +225,7 @@ def test_texts_that_cannot_be_read_are_refused(gate_run, tiny, tmp_path, name, c
 def test_texts_that_are_not_utf8_are_refused(gate_run, tiny, tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
     message = gate_run.refusal("--sae", tiny.good, "--sae-dataset", str(tmp_path / "latin.jsonl"))
-    assert "latin.jsonl, after line 0: expected UTF-8 text, found the byte 0xe9" in message
+    assert "latin.jsonl, line 1: expected UTF-8 text, found the byte 0xe9" in message
 
 
 def test_texts_of_special_tokens_alone_are_refused(gate_run, tiny, tmp_path):

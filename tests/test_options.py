@@ -190,7 +190,7 @@ def test_every_choice_is_in_the_help():
     chosen = [kind for kind in enums if issubclass(kind, StrEnum)]
     metavars = {each.kind.metavar for each in OPTIONS}
     assert {"|".join(kind) for kind in chosen} <= metavars
-    assert len(chosen) == 5
+    assert len(chosen) == 6
 
 
 def test_every_group_has_options():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from saebench.compare.differences import Difference, Outcome, SideCase, difference
 from saebench.properties.base import MetricSpec
-from saebench.records.run import Basis
+from saebench.records.document_order import GENERATED, IN_FILE, seed_of
 from saebench.statistics.levels import LEVEL
 
 HEADLINES = (
@@ -94,7 +94,7 @@ def _pairs(
         sides = [side.cases.get(case, NOTHING) for side in (first, second)]
         asked = [n for n in chosen if any(n in side.metrics for side in sides)]
         names = [n for n in asked if all(n in side.metrics for side in sides)]
-        why = why_incomparable(sides[0].basis, sides[1].basis) if names else None
+        why = why_incomparable(sides[0], sides[1]) if names else None
         if why is None:
             pairs += [(case, name) for name in names]
         else:
@@ -105,20 +105,38 @@ def _pairs(
     return pairs, incomparable
 
 
-def why_incomparable(first: Basis | None, second: Basis | None) -> str | None:
-    """Return the reason why metrics of two bases do not compare; None where they do."""
-    if first is None or second is None:
+def why_incomparable(first: SideCase, second: SideCase) -> str | None:
+    """Return the reason why metrics of two cases do not compare; None where they do.
+
+    Args:
+        first: the reference.
+        second: the other.
+    """
+    one, two = first.basis, second.basis
+    if one is None or two is None:
         return "an older file does not say which tokens it was measured on; measure it again"
-    if first.dataset != second.dataset:
-        return f"measured on other tokens: {first.dataset[:8]} and {second.dataset[:8]}"
-    if (first.model, first.dtype) != (second.model, second.dtype):
-        return (
-            f"in other models: {first.model[:8]} as {first.dtype} and "
-            f"{second.model[:8]} as {second.dtype}"
-        )
-    if first.seed != second.seed:
-        return f"with other noise: seeds {first.seed} and {second.seed}"
+    if one.dataset != two.dataset:
+        orders = _about_orders(first.order, second.order)
+        return f"measured on other tokens: {one.dataset[:8]} and {two.dataset[:8]}{orders}"
+    if (one.model, one.dtype) != (two.model, two.dtype):
+        return f"in other models: {one.model[:8]} as {one.dtype} and {two.model[:8]} as {two.dtype}"
+    if one.seed != two.seed:
+        return f"with other noise: seeds {one.seed} and {two.seed}"
     return None
+
+
+def _about_orders(first: str | None, second: str | None) -> str:
+    """Return how the documents' orders differ, and which option gives the first's."""
+    # Files that do not say are older than the choice: their documents were in the file's order.
+    first, second = first or IN_FILE, second or IN_FILE
+    if first == second or GENERATED in (first, second):
+        return ""
+    seed = seed_of(first)
+    options = "--sae-order file" if seed is None else f"--sae-order seeded --sae-seed {seed}"
+    return (
+        f"; documents {first}, and documents {second}: on the same texts, {options} takes them "
+        "as the first did"
+    )
 
 
 def _severity(each: Difference) -> tuple[int, float]:

@@ -34,12 +34,14 @@ class SideCase:
         metrics: its metrics by name.
         table: per-sequence sums by channel; None where they are not available.
         noise: the re-measurement noise of each metric, as far as that was measured.
+        order: the order in which its documents were taken; None where the file does not say.
     """
 
     basis: Basis | None
     metrics: Mapping[str, MetricValue]
     table: Table | None = None
     noise: Mapping[str, float] = field(default_factory=dict)
+    order: str | None = None
 
 
 Pair = tuple[SideCase, SideCase]

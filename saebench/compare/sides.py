@@ -1,7 +1,8 @@
 """The SAEs of baselines and result files as sides of a comparison, with per-sequence sums."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from saebench.properties import properties
 from saebench.properties.base import MetricSpec
 from saebench.records.baseline import StoredBaseline
 from saebench.records.case import kind_of
-from saebench.records.run import CaseResult, MetricValue, Run
+from saebench.records.document_order import ORDER
+from saebench.records.run import Basis, CaseResult, DatasetRecord, MetricValue, Run
 from saebench.store.baselines import load_baseline
 from saebench.store.json_files import read_json, read_run
 from saebench.store.leaderboard import baseline_paths, basis_of
@@ -71,7 +73,8 @@ def side_of_baseline(baseline: StoredBaseline, path: Path) -> Side:
         kind = _current_kind(case.property, case.params, kind)
         noise = {n: m.noise for n, m in case.metrics.items() if m.noise is not None}
         basis = basis_of(case, baseline, path)
-        cases[kind] = SideCase(basis, case.metrics, baseline.table(case), noise)
+        order = order_of(record.datasets, basis)
+        cases[kind] = SideCase(basis, case.metrics, baseline.table(case), noise, order)
     return Side(record.label, cases)
 
 
@@ -86,7 +89,7 @@ def sides_of_run(run: Run, sums: RunSums = NO_SUMS) -> dict[str, Side]:
         sae.id: Side(
             f"{sae.id}@{sae.weights_sha256[:8]}",
             {
-                _current_kind(case.property, case.params, case.kind): _side_case(case, sums)
+                _current_kind(case.property, case.params, case.kind): _side_case(case, run, sums)
                 for case in run.cases_of(sae.id)
                 if case.metrics
             },
@@ -112,9 +115,15 @@ def _current_kind(property_name: str, params: Mapping[str, Any], kind: str) -> s
     return f"{name}[{filled}]" + (f" after {rest}" if rest else "")
 
 
-def _side_case(case: CaseResult, sums: RunSums) -> SideCase:
-    own = sums.cases.get(case.id)
-    return SideCase(case.basis, case.by_name, None if own is None else own.table)
+def _side_case(case: CaseResult, run: Run, sums: RunSums) -> SideCase:
+    own, order = sums.cases.get(case.id), order_of(run.datasets, case.basis)
+    return SideCase(case.basis, case.by_name, None if own is None else own.table, order=order)
+
+
+def order_of(datasets: Iterable[DatasetRecord], basis: Basis | None) -> str | None:
+    """Return the order of the documents of a basis; None where the records do not say."""
+    data = (each for each in datasets if basis is not None and each.fingerprint == basis.dataset)
+    return next((each.policies.get(ORDER) for each in data), None)
 
 
 def _check_sums(case: CaseResult, table: Mapping[str, np.ndarray], *, where: Path) -> None:
@@ -169,7 +178,7 @@ def _with_sums(case: SideCase, stored: SideCase | None) -> SideCase:
         return case
     pairs = [(metric, stored.metrics.get(name)) for name, metric in case.metrics.items()]
     same = all(other is not None and _equal(metric, other) for metric, other in pairs)
-    return SideCase(case.basis, case.metrics, stored.table) if same else case
+    return replace(case, table=stored.table) if same else case
 
 
 def _equal(one: MetricValue, two: MetricValue) -> bool:

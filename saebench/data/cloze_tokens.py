@@ -57,6 +57,7 @@ class ClozeTokens:
         cut: number of prompts that were shortened from the left to the model's context.
         choices: each prompt's options, None for one without; empty where no prompt has any.
         clusters: for each prompt the index of the first equal one; None where all differ.
+        places: each prompt's place in its source; None where it is not known.
     """
 
     ids: Int[Tensor, "prompts pos"]
@@ -66,15 +67,19 @@ class ClozeTokens:
     cut: int
     choices: tuple[Choice | None, ...] = ()
     clusters: Int[np.ndarray, "prompts"] | None = None
+    places: Int[np.ndarray, "prompts"] | None = None
 
     def part(self, rows: slice) -> "ClozeTokens":
         """Return some of the prompts."""
-        tables = {
+        tables: dict[str, Any] = {
             name: getattr(self, name)[rows] for name in ("ids", "length", "answer", "counted")
         }
         cut = self.cut if rows.start == 0 else 0  # counted once
-        clusters = None if self.clusters is None else self.clusters[rows]
-        return replace(self, **tables, cut=cut, choices=self.choices[rows], clusters=clusters)
+        tables |= {
+            name: None if array is None else array[rows]
+            for name, array in (("clusters", self.clusters), ("places", self.places))
+        }
+        return replace(self, **tables, cut=cut, choices=self.choices[rows])
 
     @property
     def tokens(self) -> int:
@@ -108,6 +113,7 @@ def tokenise(
     prepend_bos: bool,
     special_ids: frozenset[int],
     bos: int | None = None,
+    places: Sequence[int] | None = None,
 ) -> ClozeTokens:
     """Return prompts and answers as ids: trailing space stripped, cut from the left.
 
@@ -118,6 +124,7 @@ def tokenise(
         prepend_bos: BOS first, where the tokenizer has one.
         special_ids: ids that are never substituted.
         bos: the first token; by default the tokenizer's BOS.
+        places: each prompt's place in its source; by default 0, 1, 2, …
 
     Raises:
         DataError: without prompts, or for one that leaves no room for its answer.
@@ -133,8 +140,9 @@ def tokenise(
         longest = max(len(t) for t in (tail, *(choice.tails if choice else ())))
         room = context - longest - len(begin)
         if room < 1 or not head or not tail:
+            number = 1 + (len(rows) if places is None else places[len(rows)])
             raise DataError(
-                f"cloze prompt {len(rows) + 1}, answer {each.answer[:40]!r}: {len(head)} prompt "
+                f"cloze prompt {number}, answer {each.answer[:40]!r}: {len(head)} prompt "
                 f"and {longest} answer tokens do not fit a model context of {context}"
             )
         cut += len(head) > room
@@ -143,7 +151,8 @@ def tokenise(
         choices.append(choice)
     if not rows:
         raise DataError("no cloze prompt was given")
-    return _padded(rows, answers, choices if any(choices) else [], cut, special_ids)
+    tokens = _padded(rows, answers, choices if any(choices) else [], cut, special_ids)
+    return replace(tokens, places=np.arange(len(rows)) if places is None else np.array(places))
 
 
 def _padded(

@@ -1,28 +1,32 @@
 """Documents: texts from files, saved data sets, the hub, or Python objects."""
 
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saebench.data.rows import (
-    MARK,
+from saebench.data.data_sets import (
+    Row,
     Rows,
     directory_and_split,
     directory_rows,
-    jsonl_rows,
     named_rows,
-    parquet_rows,
-    text_lines,
 )
+from saebench.data.order import Indexed, Mapped, Ways, ordered
+from saebench.data.random_access import (
+    JsonLines,
+    ParquetRows,
+    TextLines,
+)
+from saebench.data.rows import MARK, jsonl_rows, parquet_rows, text_lines
 from saebench.errors import DataError
+from saebench.options import Order
 from saebench.text import from_system, is_unicode
 
 FIELD = "text"
 OPTION = "--sae-dataset"
-NAME = "in memory"
 SHOWN = 40  # characters of a value that an error quotes
 LONGEST_SPEC = 1024  # characters; no path and no name is as long, but a story is
 
@@ -101,12 +105,45 @@ class Documents:
         split: of the data set; None for a file.
         revision: of the data set.
         read: yields the documents from the start; None for one whose text is null.
+        ways: the other ways to read them.
+        order: the order in which ``read`` gives them, in words; None for their own.
+        numbered: yields the documents as ``read`` does, each with its place in the source.
     """
 
     name: str
     split: str | None
     revision: str | None
     read: Callable[[], Iterator[str | None]]
+    ways: Ways[str | None] = Ways()
+    order: str | None = None
+    numbered: Callable[[], Iterator[tuple[int, str | None]]] | None = None
+
+    def in_order(self, order: Order, *, seed: int) -> "Documents":
+        """Return the documents in the order in which a run takes them; once it is chosen it stays.
+
+        Args:
+            order: drawn by the seed from all of them, or their own.
+            seed: the run's.
+
+        Example:
+            >>> documents = Documents("d", None, None, lambda: iter("abcd"))
+            >>> list(documents.in_order(Order.SEEDED, seed=1))
+            ['a', 'd', 'c', 'b']
+        """
+        if self.order is not None:
+            return self
+        taken = ordered(self.read, self.ways, order=order, seed=seed, kind="documents")
+        return replace(
+            self,
+            read=lambda: (text for _, text in taken.read()),
+            ways=Ways(),
+            order=taken.order,
+            numbered=taken.read,
+        )
+
+    def with_places(self) -> Iterator[tuple[int, str | None]]:
+        """Read the documents from the start, each with its place in the source."""
+        return self.numbered() if self.numbered else enumerate(self.read())
 
     def __iter__(self) -> Iterator[str]:
         """Read the documents from the start, without those whose text is null."""
@@ -129,15 +166,16 @@ def open_documents(spec: str) -> Documents:
     check_spec(spec, option=OPTION)
     path = Path(os.path.expanduser(spec))
     if path.is_file():
-        reader = _READERS.get(path.suffix)
-        if reader is None:
+        if path.suffix not in _READERS:
             raise DataError(
                 f"{OPTION} {spec}: {path.suffix or 'no suffix'} is not read; "
                 f"expected one of {', '.join(_READERS)}, a saved data set, or a hub name"
             )
         if path.stat().st_size == 0:
             raise DataError(f"{OPTION} {spec}: the file is empty")
-        return Documents(from_system(path.name), None, None, lambda: reader(path))
+        read, opened = _READERS[path.suffix]
+        ways = Ways(indexed=partial(opened, path))
+        return Documents(from_system(path.name), None, None, partial(read, path), ways)
     directory = directory_and_split(spec)
     if directory is not None:
         return _of_rows(directory_rows(directory[0], split=directory[1], option=OPTION))
@@ -149,7 +187,10 @@ def open_documents(spec: str) -> Documents:
 
 
 def _of_rows(rows: Rows) -> Documents:
-    return Documents(rows.name, rows.split, rows.revision, lambda: _texts(rows.read()))
+    return Documents(
+        rows.name, rows.split, rows.revision,
+        lambda: map(_text, rows.read()), rows.ways.converted(_text),
+    )  # fmt: skip
 
 
 def check_spec(spec: str, *, option: str) -> None:
@@ -175,126 +216,35 @@ def _no_spec(spec: str, option: str) -> DataError:
     )
 
 
-def _texts(rows: Iterator[tuple[str, Any]]) -> Iterator[str | None]:
-    return (text_of_row(row, where) for where, row in rows)
+def _text(row: Row) -> str | None:
+    where, columns = row
+    return text_of_row(columns, where)
 
 
 def _lines(path: Path) -> Iterator[str | None]:
-    for number, line in text_lines(path, option=OPTION):
-        if line.strip():
-            yield checked_text(line.strip(), f"{path}, line {number}")
+    lines = text_lines(path, option=OPTION)
+    return (_line(path, each) for each in lines if each[1].strip())
 
 
-_READERS: dict[str, Callable[[Path], Iterator[str | None]]] = {
-    ".jsonl": lambda path: _texts(jsonl_rows(path, option=OPTION)),
-    ".txt": _lines,
-    ".parquet": lambda path: _texts(parquet_rows(path, (FIELD,))),
+def _line(path: Path, numbered: tuple[int, str]) -> str | None:
+    number, line = numbered
+    return checked_text(line.strip(), f"{path}, line {number}")
+
+
+_Reader = Callable[[Path], Iterator[str | None]]
+_Opener = Callable[[Path], Indexed[str | None]]
+# For each kind of file what reads it from its start, and what opens it for reading at any place.
+_READERS: dict[str, tuple[_Reader, _Opener]] = {
+    ".jsonl": (
+        lambda path: map(_text, jsonl_rows(path, option=OPTION)),
+        lambda path: Mapped(JsonLines(path, option=OPTION), _text),
+    ),
+    ".txt": (
+        _lines,
+        lambda path: Mapped(TextLines(path, option=OPTION), partial(_line, path)),
+    ),
+    ".parquet": (
+        lambda path: map(_text, parquet_rows(path, (FIELD,))),
+        lambda path: Mapped(ParquetRows(path, (FIELD,)), _text),
+    ),
 }
-
-
-def given_documents(data: Any) -> Documents:
-    """Return the documents in a Python object.
-
-    A generator or stream, which can be read only once, is read as far as documents are needed,
-    and buffered.
-
-    Args:
-        data: an iterable of strings, or of rows with a string under ``text``; or a data frame,
-            table or data set with a column ``text``.
-
-    Raises:
-        DataError: for an object without texts, naming the column or split to give.
-    """
-    if isinstance(data, str | bytes) or not _can_be_read(data):
-        raise DataError(f"data: expected texts or a SPEC, found {described(data)}")
-    if isinstance(data, io.IOBase):  # its lines may be JSON, and end in line breaks
-        raise DataError("data: expected texts or a SPEC, found an open file; give its path")
-    if isinstance(data, set | frozenset):
-        raise DataError(
-            "data: expected texts in an order, found a set, which has none; give a list"
-        )
-    if isinstance(data, Mapping):
-        raise DataError(f"data: {_of_mapping(data)}")
-    columns = _columns_of(data)
-    if columns is None:
-        rows = _Buffered(data) if isinstance(data, Iterator) else data
-        return Documents(NAME, None, None, lambda: _given_texts(iter(rows)))
-    if columns.count(FIELD) != 1:
-        raise DataError(
-            f"data: expected a column {FIELD!r}, found {columns}; give the texts alone: "
-            f"data[{(columns or ['COLUMN'])[0]!r}]"
-        )
-    return Documents(NAME, None, None, lambda: _given_texts(_column(data)))
-
-
-class _Buffered:
-    """An iterator that can be read again from the start, and never further than needed."""
-
-    def __init__(self, source: Iterator[Any]) -> None:
-        self._source = source
-        self._seen: list[Any] = []
-
-    def __iter__(self) -> Iterator[Any]:
-        at = 0
-        while True:
-            if at == len(self._seen):
-                try:
-                    self._seen.append(next(self._source))
-                except StopIteration:
-                    return
-            yield self._seen[at]
-            at += 1
-
-
-def _given_texts(rows: Iterator[Any]) -> Iterator[str | None]:
-    number = 0
-    while True:
-        number += 1
-        where = f"data, row {number}"
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except Exception as error:
-            # A stream's source may raise anything: the network's errors, the user's own.
-            raise DataError(f"{where}: cannot be read: {type(error).__name__}: {error}") from error
-        row = row.as_py() if hasattr(row, "as_py") else row  # an element of an Arrow column
-        if isinstance(row, Mapping):
-            yield text_of_row(dict(row), where)
-        else:
-            yield checked_text(row, where, expected=f"a string, or a row with one under {FIELD!r}")
-
-
-def _can_be_read(data: Any) -> bool:
-    by_number = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    return isinstance(data, Iterable) or (by_number and not isinstance(data, type))
-
-
-def _of_mapping(data: Mapping[Any, Any]) -> str:
-    """Return what to give instead of a mapping: one of its splits or columns."""
-    names = [str(name) for name in data]
-    if FIELD in names:
-        return f"expected texts, found a mapping of columns {names}; give one: data[{FIELD!r}]"
-    one = "test" if "test" in names else next(iter(names), "SPLIT")
-    return f"expected texts, found a mapping of {names}; give one of them: data[{one!r}]"
-
-
-def _columns_of(data: Any) -> list[str] | None:
-    """Return the columns of a data frame, a table or a data set; None for other objects.
-
-    They are recognised by their attributes, so that their libraries need not be installed.
-    Iterating over a pandas or polars frame would yield the names of its columns, not documents.
-    """
-    for name in ("column_names", "columns"):
-        columns = getattr(data, name, None)
-        if columns is not None and not callable(columns) and not isinstance(columns, str | Mapping):
-            return [str(column) for column in columns]
-    return None
-
-
-def _column(data: Any) -> Iterator[Any]:
-    """Yield the texts of a data frame, a table or a data set."""
-    with_format: Callable[[None], Any] | None = getattr(data, "with_format", None)
-    if with_format is not None:  # a data set's format may make tensors or frames of its rows
-        return iter(with_format(None))
-    return iter(data.column(FIELD) if callable(getattr(data, "column", None)) else data[FIELD])

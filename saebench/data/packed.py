@@ -7,6 +7,7 @@ from itertools import accumulate, islice
 from typing import Any
 
 from saebench.data.documents import Documents
+from saebench.data.order import Ways
 from saebench.errors import DataError
 
 KEY = 16  # tokens that are looked up before whole sequences are compared
@@ -213,8 +214,9 @@ def split_documents(documents: Documents, *, every: int) -> tuple[Documents, Doc
     def held_out() -> Iterator[str]:
         return islice(iter(documents), every - 1, None, every)
 
-    name = documents.name
+    # The other ways to read them would give all documents to both.
+    name, apart = documents.name, replace(documents, ways=Ways(), order=None, numbered=None)
     return (
-        replace(documents, name=f"{name}, but every {every}th document", read=fitted),
-        replace(documents, name=f"{name}, every {every}th document", read=held_out),
+        replace(apart, name=f"{name}, but every {every}th document", read=fitted),
+        replace(apart, name=f"{name}, every {every}th document", read=held_out),
     )

@@ -2,23 +2,26 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from saebench.data.cloze_tokens import ClozePrompt
-from saebench.data.documents import check_spec, described
-from saebench.data.rows import (
-    MARK,
+from saebench.data.data_sets import (
+    Row,
     Rows,
     directory_and_split,
     directory_rows,
-    jsonl_rows,
     named_rows,
-    parquet_rows,
 )
+from saebench.data.documents import check_spec, described
+from saebench.data.order import Indexed, Ways, ordered
+from saebench.data.random_access import JsonLines, ParquetRows
+from saebench.data.rows import MARK, jsonl_rows, parquet_rows
 from saebench.errors import DataError
+from saebench.options import Order
 from saebench.text import from_system, is_unicode
 
 OPTION = "--sae-cloze"
@@ -30,20 +33,56 @@ NAMED = {
     "lambada": ("cimec/lambada:plain_text:test", "lambada:plain_text:test"),
     "cbt_cn": ("cam-cst/cbt:CN:test", "cbt:CN:test"),
 }
-FILES: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
-    ".jsonl": partial(jsonl_rows, option=OPTION),
-    ".parquet": parquet_rows,
+# For each kind of file what reads it from its start, and what opens it for reading at any place.
+FILES: dict[str, tuple[Callable[[Path], Iterator[Row]], Callable[[Path], Indexed[Row]]]] = {
+    ".jsonl": (partial(jsonl_rows, option=OPTION), partial(JsonLines, option=OPTION)),
+    ".parquet": (parquet_rows, ParquetRows),
 }
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """A source of cloze prompts, with its name in the result file."""
+    """A source of cloze prompts, with its name in the result file.
+
+    Attributes:
+        name: of the file or data set.
+        split: of the data set; None for a file.
+        revision: of the data set.
+        read: yields the prompts from the start.
+        ways: the other ways to read them.
+        order: the order in which ``read`` gives them, in words; None for their own.
+        places: the place in the source of each prompt of ``read``; None for 0, 1, 2, …
+    """
 
     name: str
     split: str | None
     revision: str | None
     read: Callable[[], Iterator[ClozePrompt]]
+    ways: Ways[ClozePrompt] = Ways()
+    order: str | None = None
+    places: tuple[int, ...] | None = None
+
+    def taken(self, count: int, order: Order, *, seed: int) -> "Prompts":
+        """Return the prompts that a run takes, read into memory.
+
+        Args:
+            count: their number; fewer are returned where there are no more.
+            order: drawn by the seed from all of them, or the first.
+            seed: the run's.
+
+        Raises:
+            DataError: where one of them cannot be read.
+        """
+        source = ordered(self.read, self.ways, order=order, seed=seed, kind="prompts")
+        numbered = tuple(islice(source.read(), count))
+        prompts = tuple(prompt for _, prompt in numbered)
+        return replace(
+            self,
+            read=lambda: iter(prompts),
+            ways=Ways(),
+            order=source.order,
+            places=tuple(place for place, _ in numbered),
+        )
 
     def __iter__(self) -> Iterator[ClozePrompt]:
         """Read the prompts from the start."""
@@ -117,21 +156,27 @@ def prompt_of(row: Any, *, where: str) -> ClozePrompt:
 
 
 def _file(path: Path) -> Prompts:
-    reader = FILES.get(path.suffix, FILES[".jsonl"])
+    read, opened = FILES.get(path.suffix, FILES[".jsonl"])
     if not path.is_file():
         known = ", ".join(NAMED)
         raise DataError(
             f"{OPTION} {path}: No such file; expected one of {', '.join(FILES)}, a saved data set, "
             f"{known}, or another data set's NAME:SPLIT"
         )
-    return _of_rows(Rows(from_system(path.name), None, None, lambda: reader(path)))
+    ways = Ways(indexed=partial(opened, path))
+    return _of_rows(Rows(from_system(path.name), None, None, partial(read, path), ways))
 
 
 def _of_rows(rows: Rows) -> Prompts:
-    def read() -> Iterator[ClozePrompt]:
-        return (prompt_of(row, where=where) for where, row in rows.read())
+    return Prompts(
+        rows.name, rows.split, rows.revision,
+        lambda: map(_prompt, rows.read()), rows.ways.converted(_prompt),
+    )  # fmt: skip
 
-    return Prompts(rows.name, rows.split, rows.revision, read)
+
+def _prompt(row: Row) -> ClozePrompt:
+    where, columns = row
+    return prompt_of(columns, where=where)
 
 
 def _first_available(name: str) -> Rows:

@@ -1,17 +1,12 @@
-"""Rows of text files, parquet files, saved data sets and the hub, with their locations."""
+"""Rows of text files and parquet files, with their locations."""
 
 import codecs
-import errno
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from saebench.errors import DataError
-from saebench.text import first_line, from_system
 
 MARK = "\ufeff"  # the byte order mark, which no tokenizer should see
 SAMPLE = 4096  # bytes at a file's start
@@ -48,11 +43,22 @@ def text_lines(path: Path, *, option: str) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise DataError(f"{option} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{option} {path}, after line {number}: expected UTF-8 text, found the byte "
-            f"0x{error.object[error.start]:02x}, which is none ({error.reason}); if the file is "
-            f"Windows-1252 or Latin-1, convert it: {_command(path, 'WINDOWS-1252')}"
-        ) from error
+        raise not_utf8(error, path, where=f"{option} {path}, after line {number}") from error
+
+
+def not_utf8(error: UnicodeDecodeError, path: Path, *, where: str) -> DataError:
+    """Return the error for a file that is not UTF-8 throughout.
+
+    Args:
+        error: what decoding it gave.
+        path: the file.
+        where: the place in it, for the message.
+    """
+    return DataError(
+        f"{where}: expected UTF-8 text, found the byte "
+        f"0x{error.object[error.start]:02x}, which is none ({error.reason}); if the file is "
+        f"Windows-1252 or Latin-1, convert it: {_command(path, 'WINDOWS-1252')}"
+    )
 
 
 def check_encoding(path: Path, *, option: str) -> None:
@@ -108,28 +114,6 @@ def _command(path: Path, encoding: str) -> str:
     return f"iconv -f {encoding} -t UTF-8 {path.name} > utf8{path.suffix}"
 
 
-Row = dict[str, Any]
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
-FOLDER_FILES = ("*.parquet", "*.jsonl", "*.arrow")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A source of rows, with its name in the result file.
-
-    Attributes:
-        name: of the file, directory or data set.
-        split: of the data set; None for a file.
-        revision: of the data set.
-        read: yields the rows from the start, each with its location for messages.
-    """
-
-    name: str
-    split: str | None
-    revision: str | None
-    read: Callable[[], Iterator[tuple[str, Any]]]
-
-
 def jsonl_rows(path: Path, *, option: str) -> Iterator[tuple[str, Any]]:
     """Yield the value on each line that is not empty, with ``FILE, line N``.
 
@@ -142,15 +126,28 @@ def jsonl_rows(path: Path, *, option: str) -> Iterator[tuple[str, Any]]:
     """
     for number, line in text_lines(path, option=option):
         if line.strip():
-            yield f"{path}, line {number}", _parsed(line, path, number)
+            yield f"{path}, line {number}", parsed_line(line, path, number)
 
 
-def parquet_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, Row]]:
+def parquet_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a parquet file, with ``FILE, row N``.
 
     Args:
         path: the file.
         columns: the columns to read; by default all.
+
+    Raises:
+        DataError: for a file of another kind, or without a column.
+    """
+    number = 0
+    for batch in open_parquet(path, columns).iter_batches(columns=list(columns) or None):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}, row {number}", row
+
+
+def open_parquet(path: Path, columns: tuple[str, ...] = ()) -> Any:
+    """Return a ``pyarrow.parquet.ParquetFile`` that has some columns.
 
     Raises:
         DataError: for a file of another kind, or without a column.
@@ -167,141 +164,15 @@ def parquet_rows(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[st
             raise DataError(
                 f"{path}: expected a column {column!r}, found {file.schema_arrow.names}"
             )
-    number = 0
-    for batch in file.iter_batches(columns=list(columns) or None):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}, row {number}", row
+    return file
 
 
-def directory_and_split(spec: str) -> tuple[Path, str | None] | None:
-    """Return a SPEC's directory and the split after it; None for another SPEC.
-
-    Example:
-        >>> directory_and_split("no/such/directory:test") is None
-        True
-    """
-    directory = Path(os.path.expanduser(spec))
-    if directory.is_dir():
-        return directory, None
-    path, _, split = spec.rpartition(":")
-    before = Path(os.path.expanduser(path))
-    return (before, split) if path and before.is_dir() else None
-
-
-def directory_rows(path: Path, *, split: str | None, option: str) -> Rows:
-    """Return the rows of a directory that ``datasets`` saved, or that has data files in it.
-
-    Args:
-        path: written by ``save_to_disk``, or with parquet or JSON-lines files.
-        split: the split; by default ``test`` where there is one, else the first.
-        option: the option that named it, for messages.
+def parsed_line(line: str, path: Path, number: int) -> Any:
+    """Return the value on a line of a JSON-lines file.
 
     Raises:
-        DataError: for another kind of directory, or without the split.
+        DataError: for a line that is no JSON, naming its number.
     """
-    from datasets import Dataset, DatasetDict, load_from_disk
-
-    saved = any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
-    if not saved and any(next(path.rglob(pattern), None) for pattern in FOLDER_FILES):
-        return _loaded(str(path), None, split, option=option, name=from_system(path.name))
-    try:
-        data = load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{option} {path}: not a directory written by datasets.save_to_disk, and no parquet or "
-            f"JSON-lines file in it: {error}"
-        ) from error
-    if isinstance(data, DatasetDict):
-        split = split or ("test" if "test" in data else str(next(iter(data), "")))
-        if split not in data:
-            raise DataError(
-                f"{option} {path}: no split {split!r}; it has {', '.join(map(str, data))}"
-            )
-        data = data[split]
-    assert isinstance(data, Dataset)
-    return Rows(
-        from_system(path.name), split, data._fingerprint, lambda: _numbered(data, f"{path}", option)
-    )
-
-
-def named_rows(spec: str, *, option: str, split: str = "train") -> Rows:
-    """Return the rows of a data set by name, from the Hugging Face cache or the hub.
-
-    Args:
-        spec: ``NAME``, ``NAME:SPLIT`` or ``NAME:CONFIG:SPLIT``.
-        option: the option that named it, for messages.
-        split: the split of a SPEC without one.
-
-    Raises:
-        DataError: for an unknown data set, configuration or split.
-    """
-    name, *rest = spec.split(":")
-    if len(rest) > 2 or not all((name, *rest)):
-        raise DataError(f"{option} {spec}: expected NAME, NAME:SPLIT or NAME:CONFIG:SPLIT")
-    config = rest[0] if len(rest) == 2 else None
-    return _loaded(name, config, rest[-1] if rest else split, option=option, name=name)
-
-
-def _loaded(source: str, config: str | None, split: str | None, *, option: str, name: str) -> Rows:
-    spec = ":".join(part for part in (source, config, split) if part)
-    try:
-        split, data = _opened(source, config, split)
-    except Exception as error:
-        # The library raises its own errors, fsspec's, the hub client's and the system's.
-        raise DataError(
-            f"{option} {spec}: no such file, and neither the Hugging Face cache nor the hub gives "
-            f"data set {source!r} with split {split!r}: {first_line(error)}"
-        ) from error
-    version = getattr(getattr(data, "info", None), "version", None)
-    revision = str(version) if version else None
-    return Rows(name, split, revision, lambda: _numbered(data, spec, option))
-
-
-def _opened(source: str, config: str | None, split: str | None) -> tuple[str, Any]:
-    """Return the split, by default ``test`` or else the first, and its rows as a stream.
-
-    A stream writes no data into the library's cache, but the library creates the cache directory
-    and a lock in it; where these cannot be written, a temporary cache is used for local files.
-    """
-    try:
-        return _streamed(source, config, split)
-    except OSError as error:
-        if error.errno not in UNWRITABLE or not Path(source).is_dir():
-            raise
-    with tempfile.TemporaryDirectory(prefix="saebench-") as cache:
-        return _streamed(source, config, split, cache_dir=cache)
-
-
-def _streamed(
-    source: str, config: str | None, split: str | None, **options: Any
-) -> tuple[str, Any]:
-    from datasets import get_dataset_split_names, load_dataset
-
-    if split is None:
-        known = get_dataset_split_names(source, config, **options)
-        split = "test" if "test" in known else known[0]
-    return split, load_dataset(source, config, split=split, streaming=True, **options)
-
-
-def _numbered(data: Any, about: str, option: str) -> Iterator[tuple[str, Row]]:
-    rows = iter(data)
-    number = 0
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except Exception as error:
-            # Streaming may fail at any row, with any of these errors.
-            raise DataError(
-                f"{option} {about}: cannot be read beyond row {number}: {first_line(error)}"
-            ) from error
-        number += 1
-        yield f"{about}, row {number}", row
-
-
-def _parsed(line: str, path: Path, number: int) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 from saebench.data.documents import Documents
 from saebench.errors import DataError
 from saebench.options import Packing
+from saebench.records.document_order import ORDER
 from saebench.records.run import ALL_COUNT, FIRST, SPECIAL, DatasetRecord
 
 
@@ -67,6 +68,8 @@ class TokenSet:
         clusters: for each sequence the index of the first equal one in the run; None where all
             differ.
         without_text: documents that were read and had no text.
+        places: the place in the source of each sequence's first document.
+        order: the order in which the documents were taken, in words.
     """
 
     ids: Int[Tensor, "sequences context"]
@@ -78,6 +81,8 @@ class TokenSet:
     is_part: bool = False
     clusters: Int[np.ndarray, "sequences"] | None = None
     without_text: WithoutText = field(default_factory=WithoutText)
+    places: Int[np.ndarray, "sequences"] | None = None
+    order: str | None = None
 
     def part(self, rows: slice) -> "TokenSet":
         """Return some of the run's sequences, with their indices in the run."""
@@ -88,6 +93,7 @@ class TokenSet:
             first=self.first + rows.start,
             is_part=True,
             clusters=None if self.clusters is None else self.clusters[rows],
+            places=None if self.places is None else self.places[rows],
         )
 
     @cached_property
@@ -125,6 +131,7 @@ class TokenSet:
         first = {int(id) in set(special_ids) for id in self.ids[:, 0].unique()}
         begins = SPECIAL if first == {True} else "a token of the text"
         policies = {"substituted": rule, "scored": rule, "statistics": rule, FIRST: begins}
+        policies |= {} if self.order is None else {ORDER: self.order}
         return DatasetRecord(
             name=documents.name,
             split=documents.split,
@@ -151,7 +158,7 @@ def take_sequences(
     score_bos: bool = False,
     bos: int | None = None,
 ) -> TokenSet:
-    """Return the documents' first sequences.
+    """Return the documents' first sequences, in the documents' order.
 
     Args:
         documents: the texts.
@@ -174,9 +181,10 @@ def take_sequences(
     reader = _Reader(documents, tokenizer, bos=first, limit=sequences * MOST_READ)
     is_packed = packing is Packing.PACKED
     given = reader.packed(context) if is_packed else reader.separate(context)
-    rows = list(islice(given, sequences))
-    if not rows:
+    taken = list(islice(given, sequences))
+    if not taken:
         raise reader.too_short(context)
+    places, rows = zip(*taken, strict=True)
     ids = torch.tensor(rows, dtype=torch.int64)
     counted = torch.ones_like(ids, dtype=torch.bool)
     if not score_bos:
@@ -192,6 +200,7 @@ def take_sequences(
     return TokenSet(
         ids, counted, packing, reader.read, skipped,
         clusters=repeats(ids), without_text=WithoutText(reader.null, reader.empty),
+        places=np.array(places), order=documents.order,
     )  # fmt: skip
 
 
@@ -229,20 +238,22 @@ class _Reader:
         self._prefix = [] if bos is None else [bos]
         self._limit = limit
 
-    def separate(self, context: int) -> Iterator[list[int]]:
-        """Yield the first ``context`` tokens of each document that is long enough."""
-        for ids in self._tokenised():
+    def separate(self, context: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield the place and first ``context`` tokens of each document that is long enough."""
+        for place, ids in self._tokenised():
             if len(ids) >= context:
-                yield ids[:context]
+                yield place, ids[:context]
 
-    def packed(self, context: int) -> Iterator[list[int]]:
-        """Yield consecutive pieces of all documents, joined by BOS."""
+    def packed(self, context: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield consecutive pieces of all documents, joined by BOS, and where each begins."""
         buffer: list[int] = []
-        for ids in self._tokenised():
+        begin = 0
+        for place, ids in self._tokenised():
+            begin = begin if buffer else place
             buffer += ids
             while len(buffer) >= context:
-                yield buffer[:context]
-                buffer = buffer[context:]
+                yield begin, buffer[:context]
+                buffer, begin = buffer[context:], place
 
     def too_short(self, context: int) -> DataError:
         """Return the error for documents that are all too short."""
@@ -256,8 +267,8 @@ class _Reader:
             "give longer texts or a smaller --sae-context"
         )
 
-    def _tokenised(self) -> Iterator[list[int]]:
-        for text in islice(self._documents.read(), self._limit):
+    def _tokenised(self) -> Iterator[tuple[int, list[int]]]:
+        for place, text in islice(self._documents.with_places(), self._limit):
             self.read += 1
             if text is None:
                 self.null += 1
@@ -266,4 +277,4 @@ class _Reader:
             # verbose=False: a document longer than the model's context is expected here.
             ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             self.longest = max(self.longest, len(ids) + len(self._prefix))
-            yield self._prefix + ids
+            yield place, self._prefix + ids

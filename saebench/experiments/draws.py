@@ -115,6 +115,11 @@ class DrawsMeasurement(State):
         """Number of sequences with a special token at the position, which is not substituted."""
         return self.sequences - len(self.sequence)
 
+    @property
+    def measured_sequences(self) -> np.ndarray:
+        """The index of the sequence of each row of the table."""
+        return self.sequence
+
     def need(self) -> None:
         """Check that every KL is finite.
 

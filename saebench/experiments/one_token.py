@@ -137,9 +137,13 @@ class SingleMeasurement(Measurement):
 
     def table(self) -> Mapping[str, np.ndarray]:
         """Return the per-sequence sums of every channel, without the sequences left out."""
-        sums = self.sums.by_sequence
-        measured = sums[in_bin(SCORED, 0)] > 0
-        return {channel: values[measured] for channel, values in sums.items()}
+        measured = self.measured_sequences
+        return {channel: values[measured] for channel, values in self.sums.by_sequence.items()}
+
+    @property
+    def measured_sequences(self) -> np.ndarray:
+        """The indices of the sequences that were not left out."""
+        return np.flatnonzero(self.sums.by_sequence[in_bin(SCORED, 0)] > 0)
 
     @property
     def offsets(self) -> range:

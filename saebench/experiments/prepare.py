@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import islice
 
 import torch
 
 from saebench.data.cloze_tokens import ClozePrompt
 from saebench.data.documents import Documents, open_documents
+from saebench.data.order import Ways
 from saebench.data.prompts import Prompts, open_prompts
 from saebench.data.tokens import TokenSet
 from saebench.errors import DataError, HostError, OptionError, nearest
@@ -17,6 +17,7 @@ from saebench.experiments.bench import Bench
 from saebench.experiments.texts import Texts, take
 from saebench.experiments.trial import find_place, try_on, with_estimated_norm
 from saebench.options import Settings
+from saebench.records.document_order import GENERATED
 from saebench.subjects.bos import first_token
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import host_asked_for, load_host
@@ -88,6 +89,8 @@ def benches_of(
     Raises:
         UsageError: if a hook is not in the model, or the documents are too short.
     """
+    drawn = texts.documents.in_order(settings.order, seed=settings.seed)
+    texts = replace(texts, documents=drawn)  # opened once for all benches and contexts
     groups: dict[tuple[int, int, int | None], list[tuple[Subject, Host]]] = {}
     for subject, host in placed:
         context = context_of(settings, subject, host)
@@ -167,9 +170,7 @@ def prompts_of(settings: Settings, *, demo: bool = False) -> Prompts | None:
         return None
     if spec == "demo" or spec.startswith("demo:"):
         return _demo_prompts(spec.partition(":")[2] or "lambada", settings.prompts or DEMO_PROMPTS)
-    source = open_prompts(spec)
-    prompts = tuple(islice(source, settings.prompt_count))
-    return replace(source, read=lambda: iter(prompts))
+    return open_prompts(spec).taken(settings.prompt_count, settings.order, seed=settings.seed)
 
 
 def _share_cores() -> None:
@@ -186,7 +187,7 @@ def demo_documents(split: str) -> Documents:
     def read() -> Iterator[str]:
         return corpus.documents(corpus.split_seed(split, seed=DEMO_SEED))
 
-    return Documents("demo stories", split, None, read)
+    return Documents("demo stories", split, None, read, Ways(independent=True))
 
 
 def _demo_prompts(kind: str, count: int) -> Prompts:
@@ -202,7 +203,7 @@ def _demo_prompts(kind: str, count: int) -> Prompts:
             yield ClozePrompt(each.prompt, each.answer, each.options or ())
 
     name = "demo cloze" if kind == "lambada" else f"demo cloze, {kind}"
-    return Prompts(name, None, None, read)
+    return Prompts(name, None, None, read, order=GENERATED)
 
 
 def context_of(settings: Settings, subject: Subject, host: Host) -> int:

@@ -10,6 +10,7 @@ from saebench.data.prompts import NAMED, Prompts
 from saebench.data.tokens import TokenSet, take_sequences
 from saebench.errors import DataError, HostError, NotApplicable
 from saebench.options import Packing, Settings
+from saebench.records.document_order import ORDER
 from saebench.records.run import DatasetRecord
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
@@ -139,6 +140,7 @@ class Readings:
                 prepend_bos=self._bos is not None,
                 bos=self._bos,
                 special_ids=special_ids(self._host, self._bos),
+                places=self._texts.prompts.places,
             )
             check_vocabulary(self._host, tokenised.largest, of="the cloze prompts")
             self._read[PROMPTS] = tokenised
@@ -167,7 +169,8 @@ class Readings:
             packing="prompts",
             documents_read=len(prompts.ids),
             documents_skipped=0,
-            policies={"substituted": "the prompt but position 0 and special tokens"},
+            policies={"substituted": "the prompt but position 0 and special tokens"}
+            | ({} if source.order is None else {ORDER: source.order}),
         )
 
     def _long_context(self, subject: Subject) -> int:
@@ -192,7 +195,7 @@ class Readings:
 def take(
     settings: Settings, host: Host, documents: Documents, *, context: int, bos: int | None
 ) -> TokenSet:
-    """Return sequences of a given length for the run.
+    """Return sequences of a given length for the run, of documents in the run's order.
 
     Args:
         settings: the run's settings.
@@ -206,7 +209,7 @@ def take(
         HostError: if the tokenizer gives an id that the model does not have.
     """
     tokens = take_sequences(
-        documents,
+        documents.in_order(settings.order, seed=settings.seed),
         host.tokenizer,
         sequences=settings.sequence_count,
         context=context,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from saebench.data.documents import given_documents
+from saebench.data.given import given_documents
 from saebench.errors import HostError, OptionError, SubjectError, nearest
 from saebench.experiments.base import Timing
 from saebench.experiments.bench import Bench

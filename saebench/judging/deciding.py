@@ -242,7 +242,7 @@ def baseline_gap(
     if before is None or rule.metric not in before.metrics:
         why = f"the baseline {side.label} has none of {kind} to compare with"
         return NoComparison(Verdict.NEW, why), None
-    reason = why_incomparable(before.basis, now.basis)
+    reason = why_incomparable(before, now)
     if reason is None and rule.metric in now.metrics:
         worse = how_much_worse(spec_of(rule.metric), (before, now), relative=rule.margin.relative)
         if not isinstance(worse, str):

@@ -13,6 +13,7 @@ from saebench.experiments.base import CONTROLS, Experiment
 from saebench.gates.rules import Role
 from saebench.judging.cases import Needs, bench_of, case_request, fingerprint
 from saebench.judging.deciding import Baselines, MeasuredCase, gates_of, verdict_of
+from saebench.judging.drifts import drift_series
 from saebench.judging.measuring import Measurements, Rounds, Runner
 from saebench.judging.record import About, record_of
 from saebench.judging.rules_of_run import RunRules
@@ -23,6 +24,7 @@ from saebench.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property
 from saebench.properties.base import Findings
 from saebench.records.case import CaseRequest, kind_of
+from saebench.records.document_order import ORDER
 from saebench.records.run import Basis, CaseResult, GateResult, Run, Unjudged, Verdict
 from saebench.statistics.levels import LEVEL, Look, at_level
 from saebench.store.baseline_source import open_baselines
@@ -250,13 +252,18 @@ class Judge:
                 "basis": basis,
             }
         verdict, reason = verdict_of(gates)
+        experiment = self._needs.experiment(request)
+        drifts = drift_series(
+            self._deciding(request, bench, findings), measurement,
+            bench=bench, experiment=experiment, sae=request.sae,
+        )  # fmt: skip
         return {
             "verdict": verdict,
             "reason": reason,
             "fingerprint": identity,
             "metrics": findings.metrics,
             "gates": gates,
-            "series": findings.series | _look_series(look, findings.series),
+            "series": findings.series | _look_series(look, findings.series) | drifts,
             "basis": basis,
         }
 
@@ -280,7 +287,7 @@ class Judge:
         case = MeasuredCase(
             sae=request.subjects[-1],
             kind=kind_of(request.id, request.subjects),
-            now=SideCase(basis, metrics, table),
+            now=SideCase(basis, metrics, table, order=self._order(request, bench, measurement)),
             metrics=metrics,
             controls=lambda: self._with_controls(request, bench, progress),
         )
@@ -354,6 +361,17 @@ class Judge:
         data = bench.data_of(experiment, measurement)
         model = bench.model
         return Basis(model.weights_sha256, model.dtype, data.fingerprint, self.settings.seed)
+
+    def _deciding(self, request: CaseRequest, bench: "Bench", findings: Findings) -> Iterator[str]:
+        """Yield the metrics that decide a case, those with a margin to a baseline too."""
+        decides = {metric.name for metric in findings.metrics if metric.decides}
+        for rule in self.rules.of(request, bench):
+            if rule.role is Role.PRIMARY and rule.metric in decides:
+                yield rule.metric
+
+    def _order(self, request: CaseRequest, bench: "Bench", measurement: Any) -> str | None:
+        data = bench.data_of(self._needs.experiment(request), measurement)
+        return data.policies.get(ORDER)
 
     def _interventions(self, request: CaseRequest) -> tuple[str, ...]:
         """Return a case's interventions; for controls also those of rules that read them."""

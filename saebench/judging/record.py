@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from saebench.gates.evidence import corrected
+from saebench.judging.drifts import with_drift_notes
 from saebench.options import Settings
 from saebench.records.run import SCHEMA_VERSION, CaseResult, Run, RunRecord, Unjudged
 from saebench.store.environment import environment, harness, machine
@@ -64,7 +65,7 @@ def record_of(
         models=tuple(dict.fromkeys(bench.model for bench in benches)),
         datasets=tuple(data for bench in benches for data in bench.data.values()),
         saes=tuple(b.describe(s, path=path(s.id)) for b in benches for s in b.subjects),
-        cases=corrected(cases),
+        cases=with_drift_notes(corrected(cases)),
         cost=tuple(cost for bench in benches for cost in bench.costs),
     )
     return _with_status(run)
@@ -106,7 +107,7 @@ def merge_runs(runs: Sequence[Run], *, announced: Sequence[str] = ()) -> Run:
         models=_each_once((m for run in runs for m in run.models), key="weights_sha256"),
         datasets=_each_once((d for run in runs for d in run.datasets), key="fingerprint"),
         saes=_saes(runs, in_order=bool(announced)),
-        cases=corrected(cases),
+        cases=with_drift_notes(corrected(cases)),
         cost=tuple(cost for run in runs for cost in run.cost),
     )
     return _with_status(merged)

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 import saebench
-from saebench.data.documents import given_documents
+from saebench.data.given import given_documents
+from saebench.data.order import BUFFER
 from saebench.errors import DataError
 
 TEXTS = ["one story", "another", "the end"]
@@ -114,9 +115,17 @@ def _counted(texts: Any) -> tuple[Any, list[str]]:
 def test_an_endless_generator_is_read_as_far_as_documents_are_needed(tiny):
     stories = [line for line in open_lines(tiny)]
     endless, seen = _counted(itertools.cycle(stories))
-    run = saebench.judge(tiny.good, tiny.model, endless, sequences=6, properties=["shrinkage"])
+    run = saebench.judge(tiny.good, tiny.model, endless, sequences=6, order="file",
+                         properties=["shrinkage"])  # fmt: skip
     assert run.datasets[0].sequences == 6
     assert seen == stories[:6]
+
+
+def test_an_endless_generator_is_drawn_from_without_reading_more_than_its_buffer(tiny):
+    endless, seen = _counted(itertools.cycle(open_lines(tiny)))
+    run = saebench.judge(tiny.good, tiny.model, endless, sequences=6, properties=["shrinkage"])
+    assert run.datasets[0].sequences == 6
+    assert len(seen) == BUFFER + 6
 
 
 def open_lines(tiny) -> list[str]:
@@ -129,7 +138,7 @@ def test_an_endless_generator_of_short_texts_ends_with_an_error_that_says_so(tin
     endless, seen = _counted(itertools.repeat("w1"))
     with pytest.raises(DataError, match="200 were read, as many as are tried .100 for each"):
         saebench.judge(tiny.good, tiny.model, endless, sequences=2, properties=["shrinkage"])
-    assert len(seen) == 200
+    assert len(seen) == BUFFER + 200
 
 
 @pytest.mark.parametrize("text", ["Once upon a time.", "line\nline", "x" * 5000, "a\0b"])

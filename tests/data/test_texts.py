@@ -75,9 +75,11 @@ def test_where_all_texts_are_too_short_the_error_counts_those_that_are_none(tmp_
 def test_a_run_notes_how_many_there_were(tiny, tmp_path: Path):
     lines = Path(tiny.texts).read_text().splitlines(keepends=True)
     (tmp_path / "a.jsonl").write_text('{"text": null}\n' * 3 + "".join(lines))
-    run = saebench.judge(tiny.good, tiny.model, tmp_path / "a.jsonl", sequences=4,
-                         properties=["shrinkage"])  # fmt: skip
-    whole = saebench.judge(tiny.good, tiny.model, tiny.texts, sequences=4, properties=["shrinkage"])
+    run, whole = (
+        saebench.judge(tiny.good, tiny.model, texts, sequences=4, order="file",
+                       properties=["shrinkage"])
+        for texts in (tmp_path / "a.jsonl", tiny.texts)
+    )  # fmt: skip
     assert "3 null texts among the 7 documents of a.jsonl that were read" in str(run.saes[0].notes)
     assert run.datasets[0].fingerprint == whole.datasets[0].fingerprint
 

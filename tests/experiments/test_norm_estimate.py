@@ -30,7 +30,7 @@ def _unfolded(tiny, to: Path, **metadata: Any) -> str:
 def _judged(tiny, sae: str, **given: Any) -> Run:
     return saebench.judge(
         sae, tiny.model, tiny.texts, properties=["fidelity"], sequences=SEQUENCES,
-        context=CONTEXT, **given,
+        context=CONTEXT, order="file", **given,
     )  # fmt: skip
 
 

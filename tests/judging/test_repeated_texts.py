@@ -12,7 +12,9 @@ from saebench.records.run import CLUSTER, Run, Verdict
 from saebench.store.sums_file import CaseSums, RunSums, dump_sums, parse_sums
 
 DISTINCT, TIMES = 20, 4
-OPTIONS = {"position": 4, "draw_position": 5, "draws": 12, "context": 12, "training_context": 3}
+# In the file's order, so that the texts that differ come in the same order however often.
+OPTIONS = {"position": 4, "draw_position": 5, "draws": 12, "context": 12, "training_context": 3,
+           "order": "file"}  # fmt: skip
 
 
 def _written(tiny, path: Path, texts, times):

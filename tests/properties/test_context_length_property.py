@@ -96,7 +96,7 @@ def _judged(
 ) -> CaseResult:
     run = saebench.judge(
         sae or tiny.good, tiny.model, tiny.texts, properties=["context_length"],
-        **({"sequences": N} | options),
+        **({"sequences": N, "order": "file"} | options),
     )  # fmt: skip
     return next(case for case in run.cases if case.params == {"reach": reach})
 
@@ -281,7 +281,7 @@ def test_saes_of_two_training_contexts_are_measured_each_on_its_own(tiny, tmp_pa
     texts = tiny.root / "texts.jsonl"
     run = saebench.judge(
         str(tmp_path / "trained-on-*"), tiny.model, str(texts), properties=["context_length"],
-        sequences=N, context=12,
+        sequences=N, context=12, order="file",
     )  # fmt: skip
     found = {case.sae: case for case in run.cases if case.params == {"reach": "beyond"}}
     assert found["trained-on-3"].series["bins"][-1] == [12, 24]

@@ -28,7 +28,7 @@ CORE = 7 + 4 + 4 + 2 + 2 + 7  # numbers in its seven groups: 3 + 4, 4, 4, 2, 2 a
 
 @pytest.fixture(scope="module")
 def run(tiny):
-    return saebench.judge(tiny.good, tiny.model, tiny.texts, sequences=8)
+    return saebench.judge(tiny.good, tiny.model, tiny.texts, sequences=8, order="file")
 
 
 def test_the_numbers_under_saelens_names_are_saelens(real_data):
@@ -40,7 +40,8 @@ def test_the_numbers_under_saelens_names_are_saelens(real_data):
     theirs = run_evals_on(real_data.model, real_data.sae("l2-standard"), host, tokens)
     judged = saebench.judge(
         real_data.sae("l2-standard"), real_data.model, real_data.heldout, sequences=SEQUENCES,
-        context=CONTEXT, batch_size=BATCH, properties=["fidelity", "shrinkage", "sparsity"],
+        context=CONTEXT, batch_size=BATCH, order="file",
+        properties=["fidelity", "shrinkage", "sparsity"],
     )  # fmt: skip
     (result,) = to_sae_lens(judged)
     compared = set()

@@ -19,7 +19,7 @@ from saebench.fit.training import IDENTITY, RANDOM, Judging, Objective, TrainJob
 from saebench.fit.training.sublayers import ResumedPasses, Sublayers, sublayer_paths
 from saebench.fit.training.tasks import StandardTask, Weights, WholeModelTask
 from saebench.fit.training.training_sae import begin_from, begin_near_identity, make_sae
-from saebench.options import Overrides, Packing
+from saebench.options import Order, Overrides, Packing
 from saebench.subjects.hooks import Site, find_site
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import load_host, patch_file
@@ -218,6 +218,7 @@ def refuse_judging_on_training(job: TrainJob, how: Judging, host: Host, judged: 
     """
     rows = _rows(with_context_of(job, host), host)
     supply = rows.survey(job.tokens, passes=job.max_passes)
+    judged = judged.in_order(Order.SEEDED, seed=job.seed)  # as the judging takes them
     tokens = take_sequences(
         judged, host.tokenizer, sequences=how.sequences, context=rows.context, prepend_bos=True,
         special_ids=host.special_ids, packing=how.packing,

@@ -29,6 +29,7 @@ from saebench.fit.training.training_inputs import (
     with_context_of,
 )
 from saebench.formats.saelens import inference_sae
+from saebench.options import AMOUNTS, Profile
 from saebench.progress import ProgressBar
 from saebench.records.training import (
     TRAINING_SCHEMA_VERSION,
@@ -94,7 +95,9 @@ def _refuse_judged_texts(job: TrainJob, host: Host) -> None:
     """Refuse to train on the texts that the SAE is to be judged on, if any are named."""
     if job.judged is not None:
         longest = replace(job, tokens=max(job.tokens, job.init_tokens or 0))
-        refuse_judging_on_training(longest, Judging(job.judged), host, open_documents(job.judged))
+        # Whatever number of them, and by whichever seed, a later run draws.
+        how = Judging(job.judged, sequences=AMOUNTS[Profile.RELEASE].sequences)
+        refuse_judging_on_training(longest, how, host, open_documents(job.judged))
 
 
 def _with_init(job: TrainJob, host: Host, *, progress: ProgressBar, say: Say) -> TrainJob:
