@@ -150,6 +150,14 @@ def test_a_property_whose_gates_decide_nothing_may_be_left_out(gate_run, whole):
     assert _status(gate_run) == ("PASS", True)
 
 
+def test_what_a_patch_costs_is_asked_for_where_a_patch_is_applied(gate_run, tiny, monkeypatch):
+    monkeypatch.delenv("SAEBENCH_ALLOW_PARTIAL")
+    gate_run.judge("--sae", tiny.good, "-k", "sparsity")
+    assert "tax" not in _left_out(gate_run)
+    gate_run.judge("--sae", tiny.good, "-k", "sparsity", "--sae-host-patch")
+    assert "tax" in _left_out(gate_run)
+
+
 def test_workers_that_share_the_cases_are_whole_together(gate_run, whole, tiny):
     pytest.importorskip("xdist")
     assert whole("--sae", tiny.bad, "-n", "2", "-k", "not kl_gap").ret == 1

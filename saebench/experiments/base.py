@@ -65,6 +65,10 @@ class Experiment:
         """True if it has parameters, so that its name alone does not identify it."""
         return bool(fields(self))
 
+    def is_asked_for(self, settings: "Settings") -> bool:  # noqa: ARG002
+        """True if a run of these settings must have it to be whole, where gates read it."""
+        return True
+
     def on(self, bench: "Bench") -> "Measurer":
         """Return the measurer of this experiment on a bench."""
         module, _, name = self.carried_out_by.partition(":")
@@ -148,6 +152,10 @@ class AlignmentTax(Experiment):
     name = "tax"
     carried_out_by = "saebench.experiments.patched_model:TaxMeasurer"
     stops_early = False
+
+    def is_asked_for(self, settings: "Settings") -> bool:
+        """True with ``--sae-host-patch``: without it no model is changed."""
+        return settings.host_patch
 
 
 @dataclass(frozen=True)

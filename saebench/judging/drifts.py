@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import NotApplicable
-from saebench.experiments.base import ClozePrompts, Experiment, LongTexts
+from saebench.experiments.base import ClaimedTexts, ClozePrompts, Experiment, LongTexts
 from saebench.judging.rules_of_run import spec_of
 from saebench.records.document_order import IN_FILE, ORDER
 from saebench.records.run import CaseResult
@@ -124,8 +124,10 @@ def _all_places(bench: "Bench", experiment: Experiment, sae: str) -> np.ndarray:
     try:
         if isinstance(experiment, ClozePrompts):
             tokens = bench.readings.prompts()
-        elif isinstance(experiment, LongTexts):
-            tokens = bench.readings.long(next(s for s in bench.subjects if s.id == sae))
+        elif isinstance(experiment, LongTexts | ClaimedTexts):
+            subject = next(s for s in bench.subjects if s.id == sae)
+            is_long = isinstance(experiment, LongTexts)
+            tokens = (bench.readings.long if is_long else bench.readings.claimed)(subject)
     except NotApplicable:
         return np.array([], dtype=np.int64)
     return np.array([], dtype=np.int64) if tokens.places is None else tokens.places

@@ -80,6 +80,8 @@ class RunRules:
             bench: its SAE's; None where that was not loaded, so that its model's name is unknown:
                 then a rule for one model or hook counts too.
         """
+        if not self._experiment(request).is_asked_for(self._settings):
+            return False
         if bench is not None:
             rules = self.of(request, bench)
         else:
