@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from saebench.experiments.bench import Bench
     from saebench.experiments.timing import Workload
     from saebench.measures.state import State
+    from saebench.options import Settings
     from saebench.progress import ProgressBar
     from saebench.subjects.sae import Subject
 
