@@ -12,7 +12,8 @@ SaebenchError
 │   ├── UndefinedDirection  a vector of length zero has no direction
 │   └── NonFiniteValue      NaN or infinity where a number is needed
 ├── NotApplicable           the property does not apply to this SAE: its verdict is SKIPPED
-└── StoreError              a result cannot be written
+└── StoreError              a result cannot be stored, or read again
+    └── NotWritten          a file cannot be written: exit code 3, and the older file stays
 """
 
 from collections.abc import Iterable
@@ -67,7 +68,11 @@ class NotApplicable(SaebenchError):
 
 
 class StoreError(SaebenchError):
-    """A result cannot be written."""
+    """A result cannot be stored, or read again."""
+
+
+class NotWritten(StoreError):
+    """A file cannot be written: the disk is full, or the directory is read-only."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

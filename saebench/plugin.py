@@ -23,9 +23,46 @@ DISTRIBUTED: pytest.StashKey[bool] = pytest.StashKey()
 SESSION: pytest.StashKey["BenchmarkSession"] = pytest.StashKey()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Register the options; each has an environment variable too, SAEBENCH_… for --sae-…."""
-    declare(lambda group: parser.getgroup(f"saebench {group.name}", f"saebench: {group}").addoption)
+    from saebench.conflicts import option_conflict
+
+    pluginmanager.register(OptionWatch(pluginmanager))
+    try:
+        declare(
+            lambda group: parser.getgroup(f"saebench {group.name}", f"saebench: {group}").addoption
+        )
+    except ValueError as error:
+        first = sorted({dist.project_name for _, dist in pluginmanager.list_plugin_distinfo()})
+        owner = f"another pytest plugin (loaded so far: {', '.join(first)})"
+        raise pytest.UsageError(option_conflict(error, owner) or str(error)) from error
+
+
+class OptionWatch:
+    """Says which conftest file or plugin defines an option of saebench too, with exit code 4.
+
+    It watches until all conftest files have defined their options.
+    """
+
+    def __init__(self, pluginmanager: pytest.PytestPluginManager) -> None:
+        self._end = pluginmanager.add_hookcall_monitoring(lambda *_: None, self._after)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_load_initial_conftests(self) -> "Generator[None, Any, Any]":
+        """Stop watching afterwards."""
+        try:
+            return (yield)
+        finally:
+            self._end()
+
+    def _after(self, outcome: Any, name: str, called: Any, given: Any) -> None:  # noqa: ARG002
+        if name != "pytest_addoption" or not isinstance(outcome.exception, ValueError):
+            return
+        from saebench.conflicts import option_conflict
+
+        sentence = option_conflict(outcome.exception, called[-1].plugin)
+        if sentence is not None:
+            outcome.force_exception(pytest.UsageError(sentence))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,8 +76,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> "Generator[None, Any, Any]":
     """See whether ``-n`` comes without ``--dist``, before xdist fills in its default."""
     option = config.option
-    undecided = bool(getattr(option, "numprocesses", None)) and option.dist == "no"
-    config.stash[DISTRIBUTED] = undecided and _names_an_sae(config)
+    several = bool(getattr(option, "numprocesses", None))
+    config.stash[DISTRIBUTED] = several and option.dist == "no" and _names_an_sae(config)
+    shared = several or hasattr(config, "workerinput")
+    if shared and _names_an_sae(config) and not getattr(option, "benchmark_only", False):
+        # As pytest-benchmark would do, with a warning at the end of the run.
+        option.benchmark_disable = True
     return (yield)
 
 
@@ -58,6 +99,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every benchmark one case for each SAE, or for each pair of SAEs."""
     mark = metafunc.definition.get_closest_marker("property")
     if "sae" in metafunc.fixturenames and mark is not None:
+        from saebench.conflicts import parametrised_fixture
+
+        sentence = parametrised_fixture(metafunc._arg2fixturedefs.get("sae", ()))
+        if sentence is not None:
+            _session(metafunc.config).refuse(sentence)
+            return
         subjects = _session(metafunc.config).subjects(mark.kwargs.get("name", ""))
         # pytest escapes what is not ASCII in an id, and a pair's arrow is not.
         ids = [name.replace("→", "->") for name in subjects]
@@ -80,6 +127,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan the selected cases, or refuse what cannot be judged, before anything runs."""
+    for item in session.items:
+        _check_fixtures(item)
     judging = session.config.stash.get(SESSION, None)
     if judging is None:
         return
@@ -87,10 +136,76 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         judging.announce(_request(item, judging) for item in session.items if _is_case(item))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> None:
-    """Load SAEs, model and data: what does not fit together ends the run with exit code 4."""
-    judging = session.config.stash.get(SESSION, None)
+def _check_fixtures(item: pytest.Item) -> None:
+    """Let the run end with an error where another module replaces a fixture of a benchmark."""
+    mark = item.get_closest_marker("property")
+    fixtures: Any = getattr(item, "_fixtureinfo", None)
+    if mark is None or fixtures is None:
+        return
+    from saebench.conflicts import replaced_fixture
+
+    sentence = replaced_fixture(fixtures.name2fixturedefs, ours=__name__)
+    if sentence is None:
+        return
+    from saebench.properties import properties
+
+    if mark.kwargs.get("name") in properties():  # otherwise a mark of the project's own
+        _session(item.config).refuse(sentence)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> "Generator[None, Any, Any]":
+    """Load SAEs, model and data: what does not fit together ends the run with exit code 4.
+
+    SIGTERM ends what follows as Ctrl-C does, where SAEs are judged. One of xdist's workers ends
+    with its controller, at once where the system can do that.
+    """
+    config: Any = session.config
+    judging = config.stash.get(SESSION, None)
+    is_worker = hasattr(config, "workerinput")
+    if is_worker and judging:
+        from saebench.scale.process_start import end_with_parent
+
+        end_with_parent()
+    if is_worker or not (judging or _names_an_sae(config)):
+        _prepare(session, judging)
+        return (yield)
+    from saebench.termination import sigterm_interrupts
+
+    with sigterm_interrupts():
+        _prepare(session, judging)
+        try:
+            return (yield)
+        finally:
+            _keep_last_tries(config)
+
+
+def _keep_last_tries(config: pytest.Config) -> None:
+    """Leave each case once in ``--junitxml``: plugins that run a test again add an entry for each.
+
+    Entries of one name are tries of one case where they have a verdict.
+    """
+    from _pytest.junitxml import xml_key
+
+    written = config.stash.get(xml_key, None)
+    if written is None:
+        return
+    last: dict[tuple[str, str], Any] = {}
+    names: dict[Any, tuple[str, str]] = {}
+    for entry in written.node_reporters_ordered:
+        element = entry.to_xml()
+        if any(p.get("name") == "saebench_verdict" for p in element.iter("property")):
+            names[entry] = element.attrib["classname"], element.attrib["name"]
+            last[names[entry]] = entry
+    written.node_reporters_ordered[:] = [
+        entry
+        for entry in written.node_reporters_ordered
+        if entry not in names or last[names[entry]] is entry
+    ]
+
+
+def _prepare(session: pytest.Session, judging: "BenchmarkSession | None") -> None:
+    """Load what the selected cases need."""
     if judging is None or session.config.option.collectonly or session.testsfailed:
         return
     if judging.unusable is not None:
@@ -116,13 +231,20 @@ def measure(
         try:
             case = judging.case(request_of_case, progress=_progress(pytestconfig))
         except (StoreError, UsageError) as error:
-            # Every other case would meet the same error: none is measured, and the exit code is 4.
+            # Every other case would meet the same error: none of them is measured.
             judging.unusable = str(error)
+            judging.not_written |= isinstance(error, StoreError)
             pytest.fail(str(error), pytrace=False)
-        request.node.user_properties += case_properties(case, secondary=False)
+        _record(request.node, case_properties(case, secondary=False))
         return case
 
     return measure_case
+
+
+def _record(item: pytest.Item, properties: list[tuple[str, str]]) -> None:
+    """Add properties for JUnit, in place of those of an earlier run of the same test."""
+    names = {name for name, _ in properties}
+    item.user_properties[:] = [p for p in item.user_properties if p[0] not in names] + properties
 
 
 @pytest.fixture
@@ -152,9 +274,11 @@ def gate(pytestconfig: pytest.Config) -> "Callable[[CaseResult], None]":
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Show one table for each SAE, worst first."""
     judging = config.stash.get(SESSION, None)
+    if judging is None and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        _say_what_hides_benchmarks(terminalreporter, config)
     if judging is not None and judging.unusable is not None:
         terminalreporter.write_line(f"ERROR: {judging.unusable}", red=True)
     if judging is None or not judging.has_results:
@@ -173,6 +297,19 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(line.rstrip())
     for line in [*judging.closing_lines(), *judging.updates]:
         terminalreporter.write_line(plain_text(line))
+
+
+def _say_what_hides_benchmarks(terminalreporter: Any, config: pytest.Config) -> None:
+    """Explain a run of SAEs in which pytest collected no benchmark."""
+    if not _names_an_sae(config):
+        return
+    from saebench.conflicts import hiding_settings
+
+    sentence = hiding_settings(
+        {name: config.getini(name) for name in ("python_files", "python_functions")},
+        source=str(config.inipath or "the command line"),
+    )
+    terminalreporter.write_line(f"ERROR: {sentence}", red=True)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -201,7 +338,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if judging is None:
         return
     judging.close()
-    if judging.unusable is not None:
+    if judging.unusable is not None and not judging.not_written:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
     complete = exitstatus in (0, 1) and judging.unusable is None
     if hasattr(config, "workeroutput"):
@@ -209,6 +346,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     if judging.has_results:
         _write(session, judging, complete=complete)
+    if judging.not_written:
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
     is_collected = not session.config.option.collectonly and judging.unusable is None
     if session.exitstatus == 0 and is_collected and judging.fails:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -230,11 +369,9 @@ def _worker_output(judging: "BenchmarkSession", *, complete: bool) -> dict[str, 
 
 
 def _write(session: pytest.Session, judging: "BenchmarkSession", *, complete: bool) -> None:
-    """Write results and baselines; the exit code says where they could not be written."""
+    """Write results and baselines; a baseline that is refused fails the run."""
     root = session.config.rootpath
     judging.write(root, complete=complete)
-    if judging.unusable is not None:
-        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
     judging.update_baselines(root, complete=complete)
     if judging.refused and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -299,7 +436,9 @@ def _is_timed(item: pytest.Item) -> bool:
 def _request(item: pytest.Item, judging: "BenchmarkSession") -> Any:
     mark = item.get_closest_marker("property")
     assert mark is not None
-    params: dict[str, Any] = dict(item.callspec.params)  # pyright: ignore
+    given: dict[str, Any] = item.callspec.params  # pyright: ignore
+    # Names with an underscore are of plugins: pytest-repeat counts the runs of a test so.
+    params = {name: value for name, value in given.items() if not name.startswith("_")}
     return judging.request(params.pop("sae", ""), mark.kwargs["name"], params)
 
 
@@ -310,12 +449,12 @@ def _usage_errors(config: pytest.Config) -> Iterator[None]:
     In an xdist worker the controller would take that for a crash: there the tests fail with the
     message, and the controller sets the exit code.
     """
-    from saebench.errors import UsageError
+    from saebench.errors import StoreError, UsageError
     from saebench.text import plain_lines
 
     try:
         yield
-    except UsageError as error:
+    except (StoreError, UsageError) as error:
         if not hasattr(config, "workeroutput"):
             raise pytest.UsageError(plain_lines(str(error))) from error
         config.stash[SESSION].unusable = plain_lines(str(error))

@@ -33,6 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": set(),
     "option_kinds": set(),
     "options": set(),
+    "conflicts": set(),
+    "termination": set(),
     "records": set(),
     "statistics": {"records"},
     "measures": {"records"},
@@ -50,9 +52,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"records", "compare"},
     "judging": BELOW_JUDGING | {"report"},
     "fit": BELOW_JUDGING | {"judging", "report"},
-    "cli": BELOW_JUDGING | {"judging", "report", "fit"},
+    "cli": BELOW_JUDGING | {"judging", "report", "fit", "termination"},
     "xdist": {"judging"},
-    "plugin": BELOW_JUDGING | {"judging", "report", "xdist"},
+    "plugin": BELOW_JUDGING | {"judging", "report", "xdist", "conflicts", "termination"},
 }
 NO_TORCH = ("records", "statistics", "gates", "store", "properties", "compare", "report", "cli")
 

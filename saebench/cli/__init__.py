@@ -76,13 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ExitStack() as streams:
         for stream in (sys.stdout, sys.stderr):
             streams.enter_context(every_text(stream))
-        return _run(arguments)
+        return _run(arguments, is_own_process=argv is None)
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], *, is_own_process: bool) -> int:
     """Run the command; turn errors and interruptions into a message and an exit code."""
     try:
-        return _dispatch(arguments)
+        return _dispatch(arguments, is_own_process=is_own_process)
     except SaebenchError as error:
         sys.stderr.write(f"saebench: {plain_lines(str(error))}\n")
         return USAGE_ERROR
@@ -99,7 +99,7 @@ def _run(arguments: Sequence[str]) -> int:
         return PASSED
 
 
-def _dispatch(arguments: Sequence[str]) -> int:
+def _dispatch(arguments: Sequence[str], *, is_own_process: bool) -> int:
     if not arguments or arguments[0].startswith("-"):
         _top_parser().parse_args(arguments)
         _top_parser().error(f"no command given; there are {', '.join(COMMANDS)}")
@@ -108,7 +108,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         _top_parser().error(f"no command {name!r}{nearest(name, COMMANDS)}")
     module = import_module(COMMANDS[name].module)
     if hasattr(module, "forward") and rest not in (["-h"], ["--help"]):
-        return module.forward(rest)
+        return module.forward(rest, replace=is_own_process)
     parser = make_parser(name, module)
     return module.execute(parser.parse_args(rest))
 

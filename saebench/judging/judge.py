@@ -52,7 +52,7 @@ class Judge:
         self._needs = Needs(settings)
         needs = self._needs
         self.rules = RunRules(settings, params=needs.params, experiment=needs.experiment)
-        self.cases: list[CaseResult] = []
+        self._decided_cases: dict[str, CaseResult] = {}
         self._argv = tuple(argv)
         self._started = datetime.now(UTC)
         self._requests: tuple[CaseRequest, ...] = ()
@@ -73,6 +73,11 @@ class Judge:
         return self._requests
 
     @property
+    def cases(self) -> list[CaseResult]:
+        """The cases decided so far, each once: of one that was run again, the last result."""
+        return list(self._decided_cases.values())
+
+    @property
     def is_done(self) -> bool:
         """True once every announced case is decided."""
         return len(self.cases) == len(self._requests)
@@ -83,7 +88,8 @@ class Judge:
         Raises:
             OptionError: for an unknown property, or parameters that it does not accept.
         """
-        self._requests = tuple(requests)
+        # A plugin that repeats tests announces a case several times.
+        self._requests = tuple({request.id: request for request in requests}.values())
         for request in self._requests:
             self._interventions(request)
             self._needs.experiment(request)
@@ -158,7 +164,7 @@ class Judge:
             duration_s=time.perf_counter() - started,
             **outcome,
         )
-        self.cases.append(result)
+        self._decided_cases[result.id] = result
         return result
 
     def fails(self, case: CaseResult) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saebench.errors import MeasurementError, NotApplicable, StoreError
+from saebench.errors import MeasurementError, NotApplicable, NotWritten, StoreError
 from saebench.experiments.base import Experiment
 from saebench.judging.cases import Needs
 from saebench.judging.measuring import Measurements
@@ -147,10 +147,12 @@ class Updates:
     Attributes:
         lines: the report, for people.
         refused: True if the baseline of some SAE was refused.
+        not_written: True if one could not be written.
     """
 
     lines: list[str] = field(default_factory=list)
     refused: bool = False
+    not_written: bool = False
 
 
 def update_all(root: Path, saes: Iterable[Measured], *, only_new: bool) -> Updates:
@@ -168,6 +170,7 @@ def update_all(root: Path, saes: Iterable[Measured], *, only_new: bool) -> Updat
         except StoreError as error:
             updates.lines.append(f"ERROR: {error}")
             updates.refused = True
+            updates.not_written |= isinstance(error, NotWritten)
             continue
         gated = {gate.metric for case in measured.cases for gate in case.gates}
         reported = [c for c in changes if c.metric in gated]

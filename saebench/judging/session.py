@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saebench.errors import OptionError, SaebenchError, StoreError, SubjectError, UsageError
+from saebench.errors import NotWritten, OptionError, SaebenchError, SubjectError, UsageError
 from saebench.judging.cases import Given, Requests
 from saebench.judging.judge import Judge
 from saebench.judging.outputs import Outputs
@@ -65,6 +65,7 @@ class BenchmarkSession:
         self._expected: tuple[str, ...] = ()
         self._shares: dict[str, int] = {}
         self.unusable: str | None = None
+        self.not_written = False
         self.refused = False
         self.updates: list[str] = []
         self.places: list[str] = []
@@ -122,6 +123,10 @@ class BenchmarkSession:
             count = len(self._references)
             self._shares = {r.id: i * processes // count for i, r in enumerate(self._references)}
         return self._shares
+
+    def refuse(self, sentence: str) -> None:
+        """Remember, during collection, an error that ends the run once collection is over."""
+        self._error = self._error or OptionError(sentence)
 
     def announce(self, requests: Iterable[CaseRequest]) -> None:
         """Plan the measurements of the selected cases.
@@ -249,8 +254,9 @@ class BenchmarkSession:
         self.places += place_lines(run, leaderboard) if leaderboard else ()
         try:
             self._outputs.write(run, sums=self.sums(), places=self.places, leaderboard=leaderboard)
-        except StoreError as error:
+        except NotWritten as error:
             self.unusable = plain_lines(str(error))
+            self.not_written = True
 
     def _leaderboard(self, rootdir: Path) -> Leaderboard | None:
         """Return the project's leaderboard, else the shipped one; one that is damaged is noted."""
@@ -282,6 +288,7 @@ class BenchmarkSession:
             measured = self.judge.measured(remeasure=True)
             update = update_all(root, measured, only_new=not options.update_baselines)
         self.updates, self.refused = update.lines, update.refused
+        self.not_written |= update.not_written
 
     def closing_lines(self) -> Iterator[str]:
         """Give what the tables cannot say: the data, and where the results are."""

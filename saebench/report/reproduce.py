@@ -15,8 +15,8 @@ FAILED = (Verdict.ERROR, Verdict.FAIL, Verdict.INCOMPARABLE, Verdict.INCONCLUSIV
 OURS = {each.flag: each for each in OPTIONS}
 # Options of pytest and its plugins that write files, choose among cases, or only show.
 LEFT_OUT = ("--junitxml", "--junit-xml", "-k", "-m", "-n", "--dist", "--numprocesses", "--tb", "-p",
-            "--maxfail", "--color", "-W")  # fmt: skip
-LEFT_OUT_FLAGS = ("--lf", "--last-failed", "--ff", "--failed-first", "--exitfirst")
+            "--maxfail", "--color", "-W", "--reruns", "--reruns-delay", "--count")  # fmt: skip
+LEFT_OUT_FLAGS = ("--lf", "--last-failed", "--ff", "--failed-first", "--exitfirst", "--force-flaky")
 PLAIN_FLAGS = re.compile(r"-[qvxsl]+")
 SHORT = re.compile(r"-[qvxs]+|-[kmnpW].+")  # -q, -vv, -kNAME
 PLACE = re.compile(r"(?P<root>.*?)/?(?P<test>test_\w+\.py(::.*)?)?")

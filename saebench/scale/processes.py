@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saebench.errors import StoreError
+from saebench.formats.library_warnings import listening
 from saebench.scale.jobs import Job, Recipe
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ IMPORTED = (
     "transformer_lens",
     "sae_lens",
 )
+FIRST = "saebench.scale.process_start"
 PASSING = "PYTEST_"  # pytest puts the name of the running test into the environment
 
 _server: dict[str, str] | None = None  # the environment that the server was started in
@@ -54,8 +56,9 @@ def context_for(device: str) -> BaseContext:
     forks = sys.platform == "linux" and device in ("auto", "cpu") and _serves()
     if forks and _server is None:
         _start()
-    for name in IMPORTED:
-        importlib.import_module(name)
+    with listening():
+        for name in IMPORTED:
+            importlib.import_module(name)
     if not forks or (device == "auto" and _has_cuda()):
         return multiprocessing.get_context("spawn")
     return multiprocessing.get_context("forkserver")
@@ -64,7 +67,7 @@ def context_for(device: str) -> BaseContext:
 def _start() -> None:
     global _server
     _server = _environment(os.environ)
-    multiprocessing.set_forkserver_preload(list(IMPORTED))
+    multiprocessing.set_forkserver_preload([FIRST, *IMPORTED])
     forkserver.ensure_running()  # returns while the server still imports
 
 
@@ -84,6 +87,8 @@ def _has_cuda() -> bool:
 
 
 TRIES = 4  # a killed process ends the jobs of all workers, and each of them counts as tried
+# What asking a fork server for a process raises once it is dead: no answer, or no server.
+NO_ANSWER = (EOFError, ConnectionError)
 AHEAD = 2  # jobs of each worker that wait or run, which limits the results in memory
 
 _worker: "Worker | None" = None
@@ -97,12 +102,16 @@ class Processes:
     Args:
         recipe: what each worker loads.
         workers: number of workers.
+
+    Raises:
+        StoreError: if the process that workers are forked from died repeatedly.
     """
 
     def __init__(self, recipe: Recipe, *, workers: int) -> None:
         self._recipe = recipe
         self._workers = workers
         self._end: Connection | None = None
+        self._failed_starts = 0
         self._pool = self._started()
 
     def run(self, jobs: Iterable[Job], corpora: Mapping[str, Path]) -> Iterator[tuple[Job, bytes]]:
@@ -141,16 +150,15 @@ class Processes:
         path = corpora.get(job.corpus) if job.corpus else None
         try:
             return self._pool.submit(_do, self._recipe, job, path)
-        except BrokenProcessPool as error:  # a process died between two jobs
+        # A process died between two jobs, or the one that workers are forked from.
+        except (BrokenProcessPool, *NO_ANSWER) as error:
             failed: Future[bytes] = Future()
-            failed.set_exception(error)
+            failed.set_exception(BrokenProcessPool(str(error)))
             return failed
 
     def close(self) -> None:
         """End all processes, also those that are still loading."""
-        if self._end is not None:
-            self._end.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._end_pool(self._pool)
 
     def _replace(self, retry: Iterable[Job], tries: Counter[int]) -> None:
         self.close()
@@ -165,20 +173,46 @@ class Processes:
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
+        """Return a pool whose workers load; a killed fork server is started again."""
+        while True:
+            pool = self._new_pool()
+            try:
+                self._load(pool)
+            except (BrokenProcessPool, *NO_ANSWER) as error:
+                self._end_pool(pool)
+                self._failed_starts += 1
+                if self._failed_starts == TRIES:
+                    raise StoreError(
+                        f"--sae-workers: the process that starts workers died {TRIES} times while "
+                        "it loaded libraries (killed, or out of memory); finished shards are kept: "
+                        "run the same command again to resume, with fewer --sae-workers or none"
+                    ) from error
+            else:
+                return pool
+
+    def _new_pool(self) -> ProcessPoolExecutor:
         context = context_for(self._recipe.settings.device)
         until, self._end = context.Pipe(duplex=False)
-        pool = ProcessPoolExecutor(
+        return ProcessPoolExecutor(
             self._workers,
             mp_context=context,
             initializer=_watch,
             initargs=(until,),
         )
-        # The pool starts a process for each job while none is idle: these jobs make all workers
-        # load now, not after the first pass over the corpus. Errors recur in the jobs proper.
+
+    def _load(self, pool: ProcessPoolExecutor) -> None:
+        """Make all workers load now, not after the first pass over the corpus.
+
+        The pool starts a process for each job while none is idle. Errors recur in the jobs proper.
+        """
         with _main_script_hidden():
             for _ in range(self._workers):
                 pool.submit(_loaded, self._recipe)
-        return pool
+
+    def _end_pool(self, pool: ProcessPoolExecutor) -> None:
+        if self._end is not None:
+            self._end.close()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _loaded(recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from saebench.errors import OptionError, StoreError
+from saebench.errors import NotWritten, OptionError, StoreError
 from saebench.store.atomic import write_file
 
 FORMAT = 2
@@ -235,7 +235,7 @@ class Outcomes:
                 os.fsync(file.fileno())
         except OSError as error:
             self._needs_newline = True
-            raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from error
+            raise NotWritten(f"{self.path}: cannot be written: {error.strerror}") from error
         self._needs_newline = False
         self._apply(entry)
 

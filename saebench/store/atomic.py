@@ -3,11 +3,11 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from saebench.errors import StoreError
+from saebench.errors import NotWritten
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -16,30 +16,61 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: where it cannot be written; an older file is left as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    replace_files({path: data})
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Replace files that belong together, once all new ones are on disk.
+
+    A full disk is noticed before the first is replaced. Each is replaced in one step, in this
+    order; a crash between two leaves the first new and the second old.
+
+    Raises:
+        OSError: where one cannot be written; older files are left as they were.
+    """
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, temporary in temporaries.items():
+            _write_through(temporary, contents[path])
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    """Write a file, and wait until it is on disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file in one step, and create the directories above it.
 
     Raises:
-        StoreError: where it cannot be written; an older file is left as it was.
+        NotWritten: where it cannot be written; an older file is left as it was.
+    """
+    write_files({path: data})
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together, all or none, and create the directories above them.
+
+    Raises:
+        NotWritten: where one cannot be written; older files are left as they were.
     """
     try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data)
+        for path in contents:
+            if path.is_dir():
+                raise IsADirectoryError(21, "Is a directory", str(path))
+            path.parent.mkdir(parents=True, exist_ok=True)
+        replace_files(contents)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+        named = " and ".join(map(str, contents))
+        raise NotWritten(f"{named}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -49,13 +80,13 @@ def locked(directory: Path) -> Iterator[None]:
     The directory itself is locked, so that no lock file is left; the lock ends with its process.
 
     Raises:
-        StoreError: where it cannot be created or locked.
+        NotWritten: where it cannot be created or locked.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError as error:
-        raise StoreError(f"{directory}: cannot be written: {error.strerror}") from error
+        raise NotWritten(f"{directory}: cannot be written: {error.strerror}") from error
     try:
         _lock(directory, descriptor)
         yield
@@ -67,7 +98,7 @@ def _lock(directory: Path, descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
-        raise StoreError(f"{directory}: cannot be locked: {error.strerror}") from error
+        raise NotWritten(f"{directory}: cannot be locked: {error.strerror}") from error
 
 
 @contextmanager
@@ -82,7 +113,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         path: of the new directory.
 
     Raises:
-        StoreError: where it cannot be written.
+        NotWritten: where it cannot be written.
     """
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -94,7 +125,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise NotWritten(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _swap(staged: Path, path: Path) -> None:

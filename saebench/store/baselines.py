@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from saebench.errors import StoreError
+from saebench.errors import NotWritten, StoreError
 from saebench.records.baseline import BASELINE, StoredBaseline
 from saebench.records.run import CaseResult, DatasetRecord, ModelRecord, SubjectRecord, Verdict
-from saebench.store.atomic import locked, replace_file
+from saebench.store.atomic import locked, replace_files
 from saebench.store.json_files import HALVES, loads, record_of_content
 from saebench.text import file_part
 
@@ -279,13 +279,12 @@ def _write(path: Path, measured: Measured, parts: Content, old: Mapping[str, Any
     text = json.dumps(content, allow_nan=False, indent=1, ensure_ascii=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(sums, data)
-        replace_file(path, text.encode(errors=HALVES))
+        replace_files({sums: data, path: text.encode(errors=HALVES)})
         for stale in path.parent.glob(f"{path.stem}.*.npz"):
             if stale != sums:
                 stale.unlink()
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+        raise NotWritten(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _stored(case: CaseResult, measured: Measured) -> dict[str, Any]:

@@ -154,7 +154,16 @@ def write_record(record: Any, path: Path) -> None:
         StoreError: where it cannot be written; an older file is left as it was.
         ValueError: for NaN or infinity, which JSON does not have.
     """
-    write_file(path, (dump_record(record) + "\n").encode(errors=HALVES))
+    write_file(path, record_bytes(record))
+
+
+def record_bytes(record: Any) -> bytes:
+    """Return the content of a record's JSON file.
+
+    Raises:
+        ValueError: for NaN or infinity, which JSON does not have.
+    """
+    return (dump_record(record) + "\n").encode(errors=HALVES)
 
 
 def dump_record(record: Any) -> str:

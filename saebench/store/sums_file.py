@@ -17,8 +17,9 @@ import numpy as np
 
 from saebench.errors import StoreError
 from saebench.records.run import Run
-from saebench.store.atomic import write_file
+from saebench.store.atomic import write_files
 from saebench.store.baselines import Measured
+from saebench.store.json_files import record_bytes
 
 VERSION = 1
 ABOUT = "about"
@@ -124,18 +125,18 @@ def parse_sums(data: bytes, *, where: str) -> tuple[str, RunSums]:
         ) from error
 
 
-def write_sums(sums: RunSums, result: Path, *, run_id: str) -> None:
-    """Write the sums next to a result file, replacing older ones in one step.
-
-    Args:
-        sums: of the run's cases.
-        result: the result file.
-        run_id: of its run.
+def write_result(run: Run, sums: RunSums, result: Path) -> None:
+    """Write a result file and the sums next to it, both or neither.
 
     Raises:
-        StoreError: where they cannot be written; an older file is left as it was.
+        NotWritten: where one cannot be written; older files are left as they were.
     """
-    write_file(sums_path(result), dump_sums(sums, run_id=run_id))
+    write_files(
+        {
+            sums_path(result): dump_sums(sums, run_id=run.run.id),
+            result: record_bytes(run),
+        }
+    )
 
 
 def read_sums(result: Path, run: Run) -> RunSums:

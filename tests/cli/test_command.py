@@ -88,19 +88,27 @@ def test_without_a_known_command_the_usage_is_shown(arguments, capsys):
     assert "usage: saebench" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("code", list(pytest.ExitCode))
-def test_run_hands_its_arguments_to_pytest_and_returns_its_exit_code(code, monkeypatch):
+def test_run_hands_its_arguments_to_pytest_in_its_own_place(monkeypatch):
     handed = []
 
-    def run(command: list[str], *, check: bool) -> subprocess.CompletedProcess:
-        handed.append(command)
-        return subprocess.CompletedProcess(command, int(code))
+    def execv(path: str, command: list[str]) -> None:
+        handed.append((path, command))
+        raise SystemExit(0)  # a process that was replaced does not come back
 
-    monkeypatch.setattr("saebench.cli.run_command.subprocess.run", run)
-    assert main(["run", "--sae", "x", "-k", "kl_gap", "--help"]) == int(code)
-    (arguments,) = handed
-    assert str(benchmarks_dir()) in arguments
-    assert arguments[-5:] == ["--sae", "x", "-k", "kl_gap", "--help"]
+    monkeypatch.setattr("saebench.cli.run_command.os.execv", execv)
+    arguments = ["--sae", "x", "-k", "kl_gap", "--help"]
+    monkeypatch.setattr(sys, "argv", ["saebench", "run", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    ((path, command),) = handed
+    assert path == command[0] == sys.executable
+    assert str(benchmarks_dir()) in command
+    assert command[-5:] == arguments
+
+
+def test_a_caller_in_python_is_not_replaced_and_gets_the_exit_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--co", "-q", "--no-such-option"]) == pytest.ExitCode.USAGE_ERROR
 
 
 def test_arguments_are_the_command_lines_where_none_are_given(monkeypatch, capsys):

@@ -2,19 +2,21 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from saebench.errors import SubjectError
+from saebench.errors import StoreError, SubjectError
 from saebench.experiments.base import SEQUENCES
 from saebench.experiments.codec import decode
 from saebench.experiments.prepare import prepare
 from saebench.options import Scale, Settings
 from saebench.scale.jobs import Job, Recipe, recipe_of
-from saebench.scale.processes import Processes
+from saebench.scale.processes import TRIES, Processes
 from saebench.scale.shards import Group, identity
 from saebench.subjects.references import find_subjects
 
@@ -69,8 +71,71 @@ def test_a_process_that_died_while_nobody_waited_is_replaced(tiny: "TinyWorld"):
             os.kill(worker.pid, signal.SIGKILL)
             worker.wait(20)
         for job, data in found:
-            assert decode(data)["found"]["good"].sums.sequences == 1
+            assert decode(data)["results"].measurements["good"].sums.sequences == 1
             numbers.append(job.number)
         assert sorted(numbers) == [0, 1, 2]
     finally:
         crew.close()
+
+
+@pytest.fixture
+def unanswered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Make the fork server end without an answer, as often as the only entry says."""
+    from multiprocessing import forkserver
+
+    left, answer = [0], forkserver.connect_to_new_process
+
+    def connect(fds: list[int]) -> tuple[int, int]:
+        if left[0]:
+            left[0] -= 1
+            raise EOFError("unexpected EOF")
+        return answer(fds)
+
+    monkeypatch.setattr("multiprocessing.forkserver.connect_to_new_process", connect)
+    return left
+
+
+def test_a_fork_server_that_was_killed_while_loading_is_started_again(
+    tmp_path: Path, unanswered: list[int]
+):
+    unanswered[0] = TRIES - 1
+    crew = Processes(_nothing(tmp_path), workers=1)
+    try:
+        assert unanswered == [0]
+        with pytest.raises(SubjectError, match="nothing"):
+            list(crew.run([Job(0, GROUP, (0, 1), "")], {}))
+    finally:
+        crew.close()
+
+
+def test_a_fork_server_that_never_loads_is_an_error_with_the_next_step(
+    tmp_path: Path, unanswered: list[int]
+):
+    unanswered[0] = 10**6
+    with pytest.raises(StoreError, match=rf"starts workers died {TRIES} times .*fewer --sae-work"):
+        Processes(_nothing(tmp_path), workers=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal is Linux's")
+def test_a_fork_server_that_still_imports_ends_with_its_parent(tmp_path: Path):
+    """Its parent is killed right after it has started the server, which takes seconds to load."""
+    script = (
+        "import os, signal, sys, saebench.scale.processes as p\n"
+        "from multiprocessing import forkserver\n"
+        "p._start()\n"
+        "print(forkserver._forkserver._forkserver_pid, flush=True)\n"
+        "import time; time.sleep(0.5)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    server = int(done.stdout)
+    gone, alive = psutil.wait_procs([p for p in [_process(server)] if p is not None], timeout=2)
+    assert not alive
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None

@@ -1,6 +1,7 @@
 """Stored baselines: what is written, what is kept, and what is refused."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from saebench.errors import StoreError
+from saebench.errors import NotWritten, StoreError
 from saebench.experiments.prepare import prepare
 from saebench.judging.cases import case_request
 from saebench.judging.judge import Judge
@@ -33,7 +34,7 @@ from saebench.records.run import (
     SubjectRecord,
     Verdict,
 )
-from saebench.store import baselines
+from saebench.store import atomic, baselines
 from saebench.store.baselines import Measured, baseline_path, read_baseline, update_baseline
 from saebench.subjects.references import find_subjects
 
@@ -355,13 +356,31 @@ def test_a_crash_leaves_the_old_baseline_readable_and_nothing_half_written(
     assert not [p for p in stored.parent.iterdir() if p.name.startswith(".")]
 
 
-def _killed_at(suffix: str, root: Path, real: Any = baselines.replace_file) -> None:
-    def kill(path: Path, data: bytes) -> None:
-        if path.suffix == suffix:
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(path, data)
+@pytest.mark.parametrize("full", [".json", ".npz"])
+def test_a_full_disk_leaves_the_old_baseline_and_nothing_else(stored, tmp_path, monkeypatch, full):
+    before = {path: path.read_bytes() for path in stored.parent.iterdir()}
+    write = atomic._write_through
 
-    baselines.replace_file = kill
+    def until_full(path: Path, data: bytes) -> None:
+        if full in path.name:
+            path.write_bytes(data[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(atomic, "_write_through", until_full)
+    with pytest.raises(NotWritten, match="No space left on device"):
+        _update(tmp_path, _measured(seed=1))
+    assert {path: path.read_bytes() for path in stored.parent.iterdir()} == before
+
+
+def _killed_at(suffix: str, root: Path, real: Any = baselines.replace_files) -> None:
+    def kill(contents: dict[Path, bytes]) -> None:
+        for path, data in contents.items():
+            if path.suffix == suffix:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real({path: data})
+
+    baselines.replace_files = kill
     _update(root, _measured(seed=1))
 
 
@@ -415,10 +434,8 @@ def test_sums_that_are_no_npz_are_refused_even_with_their_checksum(stored, data)
 
 def test_an_update_after_a_crash_clears_what_the_crash_left(stored, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        real = baselines.replace_file
-        patched.setattr(
-            baselines, "replace_file", lambda p, d: real(p, d) if p != stored else 1 / 0
-        )
+        real = Path.replace
+        patched.setattr(Path, "replace", lambda p, to: real(p, to) if to != stored else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             _update(tmp_path, _measured(seed=1))
     assert _files(tmp_path) == [".json", ".npz", ".npz"]

@@ -20,13 +20,16 @@ from saebench.store.sums_file import (
     read_sums,
     run_sums,
     sums_path,
-    write_sums,
 )
 
 TABLE = {"sae.kl": np.arange(6.0), "n.scored": np.full(6, 10)}
 CASE = make_case("one", "fidelity", Verdict.PASS)
 RUN = make_run(CASE)
 SUMS = RunSums({CASE.id: CaseSums(CASE.fingerprint, TABLE)})
+
+
+def write_sums(sums, result, *, run_id):
+    sums_path(result).write_bytes(dump_sums(sums, run_id=run_id))
 
 
 def test_sums_are_read_back_as_they_were_written(tmp_path):
