@@ -24,6 +24,27 @@ def _no_job_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _few_documents_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our tests judge a few texts each: one document decides a gate, as two have an interval.
+
+    Tests of the minimum itself ask for the fixture ``thirty_documents``.
+    """
+    monkeypatch.setattr("saebench.options.LEAST_DOCUMENTS", 1)
+
+
+@pytest.fixture
+def thirty_documents(_few_documents_decide: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The minimum that users have: 30 independent documents decide a gate."""
+    monkeypatch.setattr("saebench.options.LEAST_DOCUMENTS", 30)
+
+
+@pytest.fixture
+def few_documents_decide_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes take the minimum from the environment, as a user would give it."""
+    monkeypatch.setenv("SAEBENCH_MIN_DOCUMENTS", "1")
+
+
 @dataclass(frozen=True)
 class RealData:
     """Paths of the real models, SAEs and texts."""

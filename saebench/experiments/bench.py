@@ -181,10 +181,12 @@ class Bench:
             notes.append(f"measured on {name}, the text that this SAE was trained on")
         first = first_token(self.host, subject.metadata, self.settings.bos_token)
         notes += [first.note] if first.note else []
-        if self.tokens.repeated:
+        sequences, independent = len(self.tokens.ids), self.tokens.independent
+        if independent < sequences:
             notes.append(
-                f"{self.tokens.repeated} of {len(self.tokens.ids)} sequences repeat another: they "
-                "are resampled together, and the intervals are those of the sequences that differ"
+                f"{sequences - independent} of {sequences} sequences repeat another, wholly or "
+                f"nearly, or are of its document: the intervals are those of {independent} "
+                "independent documents"
             )
         if str(self.tokens.without_text):
             notes.append(

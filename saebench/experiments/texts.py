@@ -130,6 +130,7 @@ class Readings:
             documents_read=len(prompts.ids),
             documents_skipped=0,
             policies={"substituted": "the prompt but position 0 and special tokens"},
+            independent=prompts.independent,
         )
 
     def _long_context(self, subject: Subject) -> int:

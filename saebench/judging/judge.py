@@ -255,7 +255,12 @@ class Judge:
             metrics=metrics,
             controls=lambda: self._with_controls(request, bench, progress),
         )
-        return findings, gates_of(self.rules.of(request, bench), case, self._baselines)
+        return findings, gates_of(
+            self.rules.of(request, bench),
+            case,
+            self._baselines,
+            least=self.settings.least_documents,
+        )
 
     def _is_settled(
         self, bench: "Bench", sae: str, experiment: Experiment, measurement: Any, look: Look

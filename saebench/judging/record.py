@@ -50,6 +50,7 @@ def record_of(
         profile=about.settings.profile.value,
         seed=about.settings.seed,
         complete=complete,
+        least_documents=about.settings.min_documents,
     )
     return Run(
         schema_version=SCHEMA_VERSION,

@@ -381,7 +381,11 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """A run's token sequences, and which of their tokens count."""
+    """A run's token sequences, and which of their tokens count.
+
+    ``independent`` is the number of independent documents among the sequences or prompts: those
+    that repeat each other, nearly or wholly, are one. None in older result files.
+    """
 
     name: str
     split: str | None
@@ -393,6 +397,7 @@ class DatasetRecord:
     documents_read: int
     documents_skipped: int
     policies: dict[str, str]
+    independent: int | None = None
 
 
 @dataclass(frozen=True)
@@ -419,7 +424,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """When and how a run was started, and how it ended."""
+    """When and how a run was started, and how it ended.
+
+    ``least_documents`` is the number of independent documents that decides a gate, where the user
+    gave one; None where it is saebench's own, and in older result files, where one sufficed.
+    """
 
     id: str
     status: str
@@ -429,6 +438,7 @@ class RunRecord:
     profile: str
     seed: int
     complete: bool
+    least_documents: int | None = None
 
 
 @dataclass(frozen=True)
