@@ -159,6 +159,13 @@ class Settings(OptionRecord):
     dataset: str | None = option(
         DATA, PATH_OR_NAME, "texts: .jsonl, .txt, .parquet, a saved data set, or a hub NAME[:SPLIT]"
     )
+    trained_on: tuple[str, ...] = option(
+        DATA,
+        several("\n", "SPEC", repeatable=True),
+        "texts that the SAEs were trained on, as for --sae-dataset, repeatable: measures how many "
+        "judged sequences occur in them (default: those that metadata name, where they are at "
+        "hand)",
+    )
     cloze: str | None = option(
         DATA,
         PATH_OR_NAME,

@@ -20,7 +20,6 @@ from saebench.errors import DataError
 from saebench.options import Packing
 from saebench.records.run import ALL_COUNT, FIRST, SPECIAL, DatasetRecord
 
-
 MOST_READ = 100  # documents for each requested sequence, before giving up
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from saebench.gates.rules import RERUN_NOISE, TIMES, Margin, Rule
 from saebench.records.run import GateResult, Interval, Metric, Negligible, Verdict
 
-
 MOST_MORE, MOST_TIMES = 100_000, 100
 """Further sequences, and times those that there are, beyond which more data is no advice."""
 

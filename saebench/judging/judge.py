@@ -222,6 +222,7 @@ class Judge:
                 "basis": basis,
             }
         verdict, reason = verdict_of(gates)
+        reason += _on_training_texts(bench, request) if verdict is Verdict.PASS else ""
         return {
             "verdict": verdict,
             "reason": reason,
@@ -339,6 +340,13 @@ class Judge:
             for other in (r for r in same_sae if self.rules.needs_controls(r)):
                 names += self._needs.interventions(other)
         return tuple(dict.fromkeys(names))
+
+
+def _on_training_texts(bench: "Bench", request: CaseRequest) -> str:
+    """Return what a PASS must say where an SAE was trained on the judged texts."""
+    overlaps = (bench.overlaps.get(sae) for sae in request.subjects)
+    large = dict.fromkeys(each.sentence for each in overlaps if each and each.is_large)
+    return "".join(f" {sentence}." for sentence in large)
 
 
 def _look_series(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from saebench.judging.record import merge_runs
 from saebench.judging.run_baselines import update_all
 from saebench.measures.names import check_names
 from saebench.options import OnInconclusive, RunOptions, Settings, run_options
-from saebench.progress import ProgressBar
+from saebench.progress import ProgressBar, progress_bar
 from saebench.records.boards import Leaderboard
 from saebench.records.case import CaseRequest, joined
 from saebench.records.run import CaseResult, Run, Verdict
@@ -144,9 +144,11 @@ class BenchmarkSession:
         # Its workers begin to load now, while torch is still to be imported here.
         self._workplace = self._workplace_of(chosen)
         from saebench.experiments.prepare import prepare, torchs_own_settings
+        from saebench.experiments.training_texts import measure_overlaps
 
         with torchs_own_settings():
             benches = prepare(self.judge.settings, chosen)
+            measure_overlaps(benches, progress=progress_bar)
             if self._workplace is not None:
                 from saebench.scale.sharded import Sharing
 
