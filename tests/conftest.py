@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,17 +25,19 @@ def _no_job_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
 
-@pytest.fixture(autouse=True)
-def _few_documents_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _few_documents_decide() -> Iterator[None]:
     """Our tests judge a few texts each: one document decides a gate, as two have an interval.
 
     Tests of the minimum itself ask for the fixture ``thirty_documents``.
     """
-    monkeypatch.setattr("saebench.options.LEAST_DOCUMENTS", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("saebench.options.LEAST_DOCUMENTS", 1)
+        yield
 
 
 @pytest.fixture
-def thirty_documents(_few_documents_decide: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def thirty_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """The minimum that users have: 30 independent documents decide a gate."""
     monkeypatch.setattr("saebench.options.LEAST_DOCUMENTS", 30)
 
