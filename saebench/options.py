@@ -38,6 +38,7 @@ DTYPES = ("float32", "tf32", "bfloat16", "float16")
 SHARD_TOKENS = 8192
 SAES_TOGETHER = 32
 VARIABLES = "SAEBENCH_"
+LEAST_DOCUMENTS = 30  # independent ones, on which a gate is decided
 
 Record = TypeVar("Record")
 
@@ -172,6 +173,13 @@ class Settings(OptionRecord):
     dataset: str | None = option(
         DATA, PATH_OR_NAME, "texts: .jsonl, .txt, .parquet, a saved data set, or a hub NAME[:SPLIT]"
     )
+    trained_on: tuple[str, ...] = option(
+        DATA,
+        several("\n", "SPEC", repeatable=True),
+        "texts that the SAEs were trained on, as for --sae-dataset, repeatable: measures how many "
+        "judged sequences occur in them (default: those that metadata name, where they are at "
+        "hand)",
+    )
     cloze: str | None = option(
         DATA,
         PATH_OR_NAME,
@@ -256,6 +264,13 @@ class Settings(OptionRecord):
         PATH_OR_NAME,
         "stored baselines to compare with: a file, a directory of them, a git ref, REF:PATH",
     )
+    min_documents: int | None = option(
+        GATE,
+        WHOLE,
+        f"independent documents that decide a gate (default: {LEAST_DOCUMENTS}); with fewer it is "
+        "INCONCLUSIVE",
+        least=1,
+    )
     inconclusive: OnInconclusive = option(
         GATE, choice(OnInconclusive), "what an undecided gate does", default=OnInconclusive.FAIL
     )
@@ -269,6 +284,11 @@ class Settings(OptionRecord):
     def sequence_count(self) -> int:
         """How many sequences to take."""
         return AMOUNTS[self.profile].sequences if self.sequences is None else self.sequences
+
+    @property
+    def least_documents(self) -> int:
+        """How many independent documents decide a gate."""
+        return LEAST_DOCUMENTS if self.min_documents is None else self.min_documents
 
     @property
     def draw_count(self) -> int:

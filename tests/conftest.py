@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,29 @@ def _no_job_page(monkeypatch: pytest.MonkeyPatch) -> None:
 def _parts_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most tests judge a few properties: that alone fails none of their runs' exit codes."""
     monkeypatch.setenv("SAEBENCH_ALLOW_PARTIAL", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_documents_decide() -> Iterator[None]:
+    """Our tests judge a few texts each: one document decides a gate, as two have an interval.
+
+    Tests of the minimum itself ask for the fixture ``thirty_documents``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("saebench.options.LEAST_DOCUMENTS", 1)
+        yield
+
+
+@pytest.fixture
+def thirty_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The minimum that users have: 30 independent documents decide a gate."""
+    monkeypatch.setattr("saebench.options.LEAST_DOCUMENTS", 30)
+
+
+@pytest.fixture
+def few_documents_decide_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes take the minimum from the environment, as a user would give it."""
+    monkeypatch.setenv("SAEBENCH_MIN_DOCUMENTS", "1")
 
 
 @dataclass(frozen=True)

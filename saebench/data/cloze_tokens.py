@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saebench.data.tokens import repeats
+from saebench.data.grams import gram_length
+from saebench.data.near_copies import clusters_of
 from saebench.errors import DataError
 
 
@@ -56,7 +57,8 @@ class ClozeTokens:
             answer, no padding.
         cut: number of prompts that were shortened from the left to the model's context.
         choices: each prompt's options, None for one without; empty where no prompt has any.
-        clusters: for each prompt the index of the first equal one; None where all differ.
+        clusters: for each prompt the index of the first one of its text: equal ones and
+            near-copies are of one; None where all differ.
         places: each prompt's place in its source; None where it is not known.
     """
 
@@ -80,6 +82,11 @@ class ClozeTokens:
             for name, array in (("clusters", self.clusters), ("places", self.places))
         }
         return replace(self, **tables, cut=cut, choices=self.choices[rows])
+
+    @property
+    def independent(self) -> int:
+        """Number of independent prompts: of clusters, or of prompts where all differ."""
+        return len(self.ids) if self.clusters is None else len(np.unique(self.clusters))
 
     @property
     def tokens(self) -> int:
@@ -134,7 +141,7 @@ def tokenise(
     """
     first = (tokenizer.bos_token_id if bos is None else bos) if prepend_bos else None
     begin = [] if first is None else [first]
-    rows, answers, choices, cut = [], [], [], 0
+    rows, answers, choices, cut, characters = [], [], [], 0, 0
     for each in prompts:
         head, tail, choice = _ids(each, tokenizer)
         longest = max(len(t) for t in (tail, *(choice.tails if choice else ())))
@@ -146,13 +153,17 @@ def tokenise(
                 f"and {longest} answer tokens do not fit a model context of {context}"
             )
         cut += len(head) > room
+        characters += len(each.prompt) * min(1.0, room / len(head))
         rows.append(begin + head[-room:] + tail)
         answers.append(len(tail))
         choices.append(choice)
     if not rows:
         raise DataError("no cloze prompt was given")
-    tokens = _padded(rows, answers, choices if any(choices) else [], cut, special_ids)
-    return replace(tokens, places=np.arange(len(rows)) if places is None else np.array(places))
+    padded = _padded(rows, answers, choices if any(choices) else [], cut, special_ids)
+    gram = gram_length(int(characters), int((padded.length - padded.answer).sum()))
+    clusters = clusters_of(padded.ids.numpy(), lengths=padded.length.numpy(), gram=gram)
+    where = np.arange(len(rows)) if places is None else np.array(places)
+    return replace(padded, clusters=clusters, places=where)
 
 
 def _padded(
@@ -171,10 +182,7 @@ def _padded(
     counted = (position > 0) & (position < (length - answer)[:, None])
     for special in special_ids:
         counted &= ids != special
-    distinguishing = torch.cat([ids, length[:, None], answer[:, None]], dim=1)
-    return ClozeTokens(
-        ids, length, answer, counted, cut, tuple(choices), clusters=repeats(distinguishing)
-    )
+    return ClozeTokens(ids, length, answer, counted, cut, tuple(choices))
 
 
 def _ids(each: ClozePrompt, tokenizer: Any) -> tuple[list[int], list[int], Choice | None]:

@@ -150,7 +150,7 @@ class Documents:
         return (text for text in self.read() if text is not None)
 
 
-def open_documents(spec: str) -> Documents:
+def open_documents(spec: str, *, option: str = OPTION) -> Documents:
     """Return the documents that a SPEC names.
 
     Args:
@@ -159,31 +159,32 @@ def open_documents(spec: str) -> Documents:
             ``datasets.save_to_disk`` or holding such files, with ``:SPLIT`` where it has several;
             or the name of a data set in the Hugging Face cache or on the hub, with ``:SPLIT``
             where it is not ``train``, and ``:CONFIG:SPLIT`` where it has several configurations.
+        option: what named it, for messages.
 
     Raises:
         DataError: for a missing file or data set, or another kind of file.
     """
-    check_spec(spec, option=OPTION)
+    check_spec(spec, option=option)
     path = Path(os.path.expanduser(spec))
     if path.is_file():
         if path.suffix not in _READERS:
             raise DataError(
-                f"{OPTION} {spec}: {path.suffix or 'no suffix'} is not read; "
+                f"{option} {spec}: {path.suffix or 'no suffix'} is not read; "
                 f"expected one of {', '.join(_READERS)}, a saved data set, or a hub name"
             )
         if path.stat().st_size == 0:
-            raise DataError(f"{OPTION} {spec}: the file is empty")
+            raise DataError(f"{option} {spec}: the file is empty")
         read, opened = _READERS[path.suffix]
         ways = Ways(indexed=partial(opened, path))
         return Documents(from_system(path.name), None, None, partial(read, path), ways)
     directory = directory_and_split(spec)
     if directory is not None:
-        return _of_rows(directory_rows(directory[0], split=directory[1], option=OPTION))
+        return _of_rows(directory_rows(directory[0], split=directory[1], option=option))
     if path.suffix in _READERS or spec.startswith((".", "/", "~")):
-        raise DataError(f"{OPTION} {spec}: no such file")
+        raise DataError(f"{option} {spec}: no such file")
     if any(c.isspace() for c in spec):  # no data set's name has spaces
-        raise _no_spec(spec, OPTION)
-    return _of_rows(named_rows(spec, option=OPTION))
+        raise _no_spec(spec, option)
+    return _of_rows(named_rows(spec, option=option))
 
 
 def _of_rows(rows: Rows) -> Documents:

@@ -1,6 +1,7 @@
 """Token sequences of equal length: documents tokenised, packed, and masked for scoring."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,31 +14,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saebench.data.documents import Documents
+from saebench.data.grams import GRAM, gram_length
+from saebench.data.near_copies import clusters_of
 from saebench.errors import DataError
 from saebench.options import Packing
 from saebench.records.document_order import ORDER
 from saebench.records.run import ALL_COUNT, FIRST, SPECIAL, DatasetRecord
-
-
-def repeats(ids: Int[Tensor, "sequences tokens"]) -> Int[np.ndarray, "sequences"] | None:
-    """Return for each sequence the index of the first equal one; None where all differ.
-
-    Later sequences do not change these indices, so the clusters of a run's first sequences are
-    the first of the run's clusters.
-
-    Args:
-        ids: token ids, and whatever else distinguishes sequences.
-
-    Example:
-        >>> repeats(torch.tensor([[5, 6], [7, 8], [5, 6]]))
-        array([0, 1, 0])
-    """
-    _, kind = ids.unique(dim=0, return_inverse=True)
-    indices = torch.arange(len(ids))
-    first = torch.full_like(indices, len(ids)).scatter_reduce(0, kind, indices, "amin")
-    clusters = first[kind]
-    return None if torch.equal(clusters, indices) else clusters.numpy()
-
 
 MOST_READ = 100  # documents for each requested sequence, before giving up
 
@@ -65,11 +47,12 @@ class TokenSet:
             and special tokens.
         first: the index, in the run, of the first sequence.
         is_part: whether the run has other sequences.
-        clusters: for each sequence the index of the first equal one in the run; None where all
-            differ.
+        clusters: for each sequence the index of the first one of its document in the run: equal
+            ones, near-copies and those cut from one text are of one; None where all differ.
         without_text: documents that were read and had no text.
         places: the place in the source of each sequence's first document.
         order: the order in which the documents were taken, in words.
+        gram: tokens of the grams by which near-copies are found.
     """
 
     ids: Int[Tensor, "sequences context"]
@@ -83,6 +66,7 @@ class TokenSet:
     without_text: WithoutText = field(default_factory=WithoutText)
     places: Int[np.ndarray, "sequences"] | None = None
     order: str | None = None
+    gram: int = GRAM
 
     def part(self, rows: slice) -> "TokenSet":
         """Return some of the run's sequences, with their indices in the run."""
@@ -105,10 +89,9 @@ class TokenSet:
         return digest.hexdigest()
 
     @property
-    def repeated(self) -> int:
-        """Number of sequences that repeat an earlier one."""
-        clusters = self.clusters
-        return 0 if clusters is None else len(clusters) - len(np.unique(clusters))
+    def independent(self) -> int:
+        """Number of independent documents: of clusters, or of sequences where all differ."""
+        return len(self.ids) if self.clusters is None else len(np.unique(self.clusters))
 
     @property
     def has_target(self) -> Bool[Tensor, "sequences context"]:
@@ -143,6 +126,7 @@ class TokenSet:
             documents_read=self.documents_read,
             documents_skipped=self.documents_skipped,
             policies=policies,
+            independent=self.independent,
         )
 
 
@@ -197,9 +181,12 @@ def take_sequences(
             "give running text, or --sae-score-bos"
         )
     skipped = reader.read - len(rows) if packing is Packing.DOCUMENTS else 0
+    gram = gram_length(reader.characters, reader.tokens)
+    owners = np.array(reader.owners[: len(rows)]) if is_packed else None
     return TokenSet(
         ids, counted, packing, reader.read, skipped,
-        clusters=repeats(ids), without_text=WithoutText(reader.null, reader.empty),
+        clusters=clusters_of(ids.numpy(), documents=owners, gram=gram),
+        without_text=WithoutText(reader.null, reader.empty), gram=gram,
         places=np.array(places), order=documents.order,
     )  # fmt: skip
 
@@ -224,7 +211,11 @@ def token_text(tokenizer: Any, token: int) -> str:
 
 
 class _Reader:
-    """Tokenises documents one by one, and counts them and their tokens."""
+    """Tokenises documents one by one, and counts them, their characters and tokens.
+
+    Attributes:
+        owners: for each packed sequence the document that gives most of its tokens.
+    """
 
     def __init__(
         self, documents: Documents, tokenizer: Any, *, bos: int | None, limit: int
@@ -233,6 +224,9 @@ class _Reader:
         self.longest = 0
         self.null = 0
         self.empty = 0
+        self.characters = 0
+        self.tokens = 0
+        self.owners: list[int] = []
         self._documents = documents
         self._tokenizer = tokenizer
         self._prefix = [] if bos is None else [bos]
@@ -247,13 +241,16 @@ class _Reader:
     def packed(self, context: int) -> Iterator[tuple[int, list[int]]]:
         """Yield consecutive pieces of all documents, joined by BOS, and where each begins."""
         buffer: list[int] = []
+        owners: list[int] = []
         begin = 0
         for place, ids in self._tokenised():
             begin = begin if buffer else place
             buffer += ids
+            owners += [self.read] * len(ids)
             while len(buffer) >= context:
+                self.owners.append(Counter(owners[:context]).most_common(1)[0][0])
                 yield begin, buffer[:context]
-                buffer, begin = buffer[context:], place
+                buffer, owners, begin = buffer[context:], owners[context:], place
 
     def too_short(self, context: int) -> DataError:
         """Return the error for documents that are all too short."""
@@ -276,5 +273,7 @@ class _Reader:
             self.empty += not text.strip()
             # verbose=False: a document longer than the model's context is expected here.
             ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            self.characters += len(text)
+            self.tokens += len(ids)
             self.longest = max(self.longest, len(ids) + len(self._prefix))
             yield place, self._prefix + ids

@@ -17,7 +17,7 @@ from saebench.experiments.windows import Places
 from saebench.measures.resources import Stages, peak_bytes
 from saebench.options import Settings
 from saebench.records.case import CaseRequest
-from saebench.records.run import Cost, DatasetRecord, ModelRecord, SubjectRecord
+from saebench.records.run import Cost, DatasetRecord, ModelRecord, SubjectRecord, TrainingOverlap
 from saebench.subjects.bos import first_token
 from saebench.subjects.depth import same_place
 from saebench.subjects.hooks import Site
@@ -43,6 +43,7 @@ class Bench:
         parts: records of parts of the data, for experiments that are measured on a part.
         rows: the range of sequences or prompts to measure; all if None.
         bos: the token that sequences begin with, or None.
+        overlaps: the overlap of the sequences with SAEs' training texts, by SAE id, where known.
     """
 
     host: Host
@@ -55,6 +56,7 @@ class Bench:
     parts: dict[str, DatasetRecord] = field(default_factory=dict)
     rows: slice | None = None
     bos: int | None = None
+    overlaps: dict[str, TrainingOverlap] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Describe the model and the sequences."""
@@ -137,6 +139,7 @@ class Bench:
             d_sae=subject.d_sae,
             training_context=subject.metadata.training_context,
             notes=subject.metadata.notes + self.host.notes + self._notes(subject),
+            overlap=self.overlaps.get(subject.id),
         )
 
     def count_cost(
@@ -176,17 +179,17 @@ class Bench:
         return Places(self.engine(self.tokens))
 
     def _notes(self, subject: Subject) -> tuple[str, ...]:
-        trained_on = subject.metadata.dataset_path
         name = self.texts.documents.name
-        notes = []
-        if trained_on and trained_on.rsplit("/", 1)[-1] == name.rsplit("/", 1)[-1]:
-            notes.append(f"measured on {name}, the text that this SAE was trained on")
+        overlap = self.overlaps.get(subject.id)
+        notes = [overlap.sentence] if overlap else []
         first = first_token(self.host, subject.metadata, self.settings.bos_token)
         notes += [first.note] if first.note else []
-        if self.tokens.repeated:
+        sequences, independent = len(self.tokens.ids), self.tokens.independent
+        if independent < sequences:
             notes.append(
-                f"{self.tokens.repeated} of {len(self.tokens.ids)} sequences repeat another: they "
-                "are resampled together, and the intervals are those of the sequences that differ"
+                f"{sequences - independent} of {sequences} sequences repeat another, wholly or "
+                f"nearly, or are of its document: the intervals are those of {independent} "
+                "independent documents"
             )
         if str(self.tokens.without_text):
             notes.append(

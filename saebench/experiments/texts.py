@@ -171,6 +171,7 @@ class Readings:
             documents_skipped=0,
             policies={"substituted": "the prompt but position 0 and special tokens"}
             | ({} if source.order is None else {ORDER: source.order}),
+            independent=prompts.independent,
         )
 
     def _long_context(self, subject: Subject) -> int:

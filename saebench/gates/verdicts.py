@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from saebench.gates.rules import RERUN_NOISE, TIMES, Margin, Rule
 from saebench.records.run import GateResult, Interval, Metric, Negligible, Verdict
 
+MOST_MORE, MOST_TIMES = 100_000, 100
+"""Further sequences, and times those that there are, beyond which more data is no advice."""
+
 
 @dataclass(frozen=True)
 class BaselineGap:
@@ -148,12 +151,10 @@ def _limited(
     if verdict is not Verdict.INCONCLUSIVE or ci is None:
         relation = "is within" if verdict is Verdict.PASS else "is outside"
         return verdict, f"{prefix} {relation} {limits}."
-    more = max(
-        further_sequences(value, ci, limit, metric.n.sequences)
-        for limit in (low, high)
-        if limit in ci
-    )
-    return verdict, f"{prefix} straddles {limits}. {_needed(more, 'The value is at the limit')}"
+    n = metric.n.sequences
+    more = max(further_sequences(value, ci, limit, n) for limit in (low, high) if limit in ci)
+    needed = _needed(more, n, near="The value is too near the limit")
+    return verdict, f"{prefix} straddles {limits}. {needed}"
 
 
 def decide_margin(rule: Rule, metric: Metric | None, gap: BaselineGap | NoComparison) -> GateResult:
@@ -202,7 +203,7 @@ def _within_margin(margin: Margin, metric: Metric, gap: BaselineGap) -> tuple[Ve
         relation = "within" if verdict is Verdict.PASS else "beyond"
         return verdict, f"{prefix} is {relation} the margin of {margin.amount}."
     more = further_sequences(gap.worse_by, ci, margin.by, metric.n.sequences)
-    needed = _needed(more, "The difference is at the margin")
+    needed = _needed(more, metric.n.sequences, near="The difference is too near the margin")
     return verdict, f"{prefix} straddles the margin of {margin.amount}. {needed}"
 
 
@@ -240,7 +241,9 @@ def _within_limit(gap: ControlGap, *, strict: bool) -> tuple[Verdict, str]:
         relation = "within" if verdict is Verdict.PASS else "beyond"
         return verdict, f"{apart}, which is {relation} the limit."
     more = further_sequences(gap.beyond_by, ci, 0.0, gap.sequences)
-    needed = _needed(more, "The two are equal", of="sequences with controls")
+    needed = _needed(
+        more, gap.sequences, near="The two are too nearly equal", of="sequences with controls"
+    )
     return verdict, f"{apart} straddles the limit. {needed}"
 
 
@@ -260,10 +263,36 @@ def further_sequences(value: float, ci: Interval, limit: float, n: int) -> float
     return max(1, math.ceil(n * (half / distance) ** 2) - n)
 
 
-def _needed(more: float, at_limit: str, *, of: str = "sequences") -> str:
-    if math.isinf(more):
-        return f"{at_limit}: no number of sequences would settle it."
-    return f"About {more:.0f} more {of} would settle it."
+def _needed(more: float, n: int, *, near: str, of: str = "sequences") -> str:
+    """Say how much more data would settle a gate, where such an amount can be had."""
+    if more > MOST_MORE or more > MOST_TIMES * n:
+        return f"Not by more data: {near[0].lower()}{near[1:]}."
+    return f"About {more:,.0f} more {of} would settle it."
+
+
+def by_enough(gate: GateResult, *, documents: int, least: int) -> GateResult:
+    """Return a gate undecided where its metric rests on too few independent documents.
+
+    What was not decided by a value stays as it is: ERROR, NEW, INCOMPARABLE, and a metric that is
+    undefined by a fault of the SAE.
+
+    Args:
+        gate: a decided one.
+        documents: independent documents that it rests on.
+        least: how many are needed.
+
+    Source:
+        docs/statistics.md, "How many documents a verdict needs".
+    """
+    by_value = gate.verdict in (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE)
+    if documents >= least or gate.observed is None or not by_value:
+        return gate
+    some = "document" if documents == 1 else "documents"
+    sentence = (
+        f"{gate.metric} = {gate.observed:.4g} rests on {documents} independent {some}; {least} are "
+        f"needed: {least - documents} more."
+    )
+    return replace(gate, verdict=Verdict.INCONCLUSIVE, sentence=sentence)
 
 
 def _limits_text(low: float, high: float, *, strict: bool) -> str:

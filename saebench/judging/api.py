@@ -26,6 +26,7 @@ from saebench.experiments.prepare import (
     torchs_own_settings,
 )
 from saebench.experiments.texts import Texts
+from saebench.experiments.training_texts import measure_overlaps
 from saebench.judging.in_process import judge_in_process, requests_of
 from saebench.judging.judge import Judge
 from saebench.measures.names import check_names
@@ -154,6 +155,7 @@ def judge(
                 benches = prepare(asked.settings, references)
             else:
                 benches = _benches(saes, model, data, tokenizer, asked.settings)
+            measure_overlaps(benches, progress=progress_bar)
             run = judge_in_process(
                 judge,
                 benches,

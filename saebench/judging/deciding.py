@@ -1,7 +1,7 @@
 """Decides the rules of a case: limits, limits set by controls, margins to a baseline."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from saebench.gates.verdicts import (
     BaselineGap,
     ControlGap,
     NoComparison,
+    by_enough,
     decide,
     decide_margin,
     decide_relative,
@@ -60,7 +61,7 @@ class MeasuredCase:
 
 
 def gates_of(
-    rules: Sequence[Rule], case: MeasuredCase, baselines: "Baselines | None"
+    rules: Sequence[Rule], case: MeasuredCase, baselines: "Baselines | None", *, least: int
 ) -> tuple[GateResult, ...]:
     """Return the result of each rule: limits first, then those set by controls, then margins.
 
@@ -68,13 +69,24 @@ def gates_of(
         rules: those in force for the case.
         case: its measurement.
         baselines: what margins are to; without any, margins are left out.
+        least: independent documents that decide a gate.
     """
     limits = [r for r in rules if r.margin is None and r.relative is None]
     gates = [_limit(rule, case) for rule in limits]
     gates += [_relative(rule, case) for rule in rules if rule.relative is not None]
     if baselines is not None:
         gates += [_margin(rule, case, baselines) for rule in rules if rule.margin is not None]
-    return tuple(gates)
+    return tuple(_by_enough(gate, case, least) for gate in gates)
+
+
+def _by_enough(gate: GateResult, case: MeasuredCase, least: int) -> GateResult:
+    """Return a gate undecided where a metric estimated from documents has too few of them."""
+    metric = case.metrics.get(gate.metric)
+    if metric is None or not spec_of(gate.metric).sampled:
+        return gate
+    undecided = by_enough(gate, documents=metric.n.sequences, least=least)
+    # Without p-values, the correction for multiplicity leaves a secondary gate as it is.
+    return gate if undecided is gate else replace(undecided, evidence=None)
 
 
 def verdict_of(gates: Sequence[GateResult]) -> tuple[Verdict, str]:

@@ -263,6 +263,7 @@ class Judge:
             self._deciding(request, bench, findings), measurement,
             bench=bench, experiment=experiment, sae=request.sae,
         )  # fmt: skip
+        reason += _on_training_texts(bench, request) if verdict is Verdict.PASS else ""
         return {
             "verdict": verdict,
             "reason": reason,
@@ -297,7 +298,12 @@ class Judge:
             metrics=metrics,
             controls=lambda: self._with_controls(request, bench, progress),
         )
-        return findings, gates_of(self.rules.of(request, bench), case, self._baselines)
+        return findings, gates_of(
+            self.rules.of(request, bench),
+            case,
+            self._baselines,
+            least=self.settings.least_documents,
+        )
 
     def _is_settled(
         self, bench: "Bench", sae: str, experiment: Experiment, measurement: Any, look: Look
@@ -393,6 +399,13 @@ def _check(measurement: Any) -> None:
     """Refuse a measurement that no property may be judged by; times are none."""
     if isinstance(measurement, State):
         measurement.check()
+
+
+def _on_training_texts(bench: "Bench", request: CaseRequest) -> str:
+    """Return what a PASS must say where an SAE was trained on the judged texts."""
+    overlaps = (bench.overlaps.get(sae) for sae in request.subjects)
+    large = dict.fromkeys(each.sentence for each in overlaps if each and each.is_large)
+    return "".join(f" {sentence}." for sentence in large)
 
 
 def _look_series(look: Look | None, series: Mapping[str, Any]) -> dict[str, Any]:

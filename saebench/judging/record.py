@@ -55,6 +55,7 @@ def record_of(
         complete=complete and not unjudged,
         unjudged=unjudged,
         allows_partial=about.settings.allow_partial,
+        least_documents=about.settings.min_documents,
     )
     run = Run(
         schema_version=SCHEMA_VERSION,

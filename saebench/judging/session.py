@@ -20,7 +20,7 @@ from saebench.options import (
     check_variables,
     run_options,
 )
-from saebench.progress import ProgressBar
+from saebench.progress import ProgressBar, progress_bar
 from saebench.properties import properties
 from saebench.records.boards import Leaderboard
 from saebench.records.case import CaseRequest, joined
@@ -158,9 +158,11 @@ class BenchmarkSession:
         # Its workers begin to load now, while torch is still to be imported here.
         self._workplace = self._workplace_of(chosen)
         from saebench.experiments.prepare import prepare, torchs_own_settings
+        from saebench.experiments.training_texts import measure_overlaps
 
         with torchs_own_settings():
             benches = prepare(self.judge.settings, chosen)
+            measure_overlaps(benches, progress=progress_bar)
             if self._workplace is not None:
                 from saebench.scale.sharded import Sharing
 

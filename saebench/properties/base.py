@@ -40,6 +40,8 @@ class MetricSpec:
         counts: the channel that counts the metric's tokens.
         version: of the definition.
         target: the best value, if the direction is a target.
+        sampled: whether the value is an estimate from documents, so that a few of them decide
+            nothing; False where it would be the same on any, or is a machine's.
     """
 
     name: str
@@ -50,6 +52,7 @@ class MetricSpec:
     counts: str = "n.scored"
     version: int = 1
     target: float | None = None
+    sampled: bool = True
 
 
 @dataclass(frozen=True)

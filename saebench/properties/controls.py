@@ -54,10 +54,12 @@ SEPARATED = {
     about: MetricSpec(f"controls.separated[{about}]", "share", Direction.HIGHER, None, version=2)
     for about in PRIMARY
 }
-IDENTITY_KL = MetricSpec("controls.identity_kl", "nats", Direction.LOWER, None)
+# They check the harness: what they are does not depend on which documents are read.
+IDENTITY_KL = MetricSpec("controls.identity_kl", "nats", Direction.LOWER, None, sampled=False)
 IDENTITY_EV = MetricSpec(
-    "controls.identity_explained_variance", "share", Direction.TARGET, None, target=1.0
-)
+    "controls.identity_explained_variance", "share", Direction.TARGET, None, target=1.0,
+    sampled=False,
+)  # fmt: skip
 IDENTITY_FORMULAS = {
     IDENTITY_KL: mean_of("sae.kl"),
     IDENTITY_EV: fidelity.explained_variance,

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 
 PARTS = ("reconstruct", "core")
 SPEED = {
-    part: MetricSpec(f"cost.tokens_per_s[{part}]", "tokens/s", Direction.HIGHER, None)
+    part: MetricSpec(
+        f"cost.tokens_per_s[{part}]", "tokens/s", Direction.HIGHER, None, sampled=False
+    )
     for part in PARTS
 }
-PARAMETERS = MetricSpec("cost.parameters", "parameters", Direction.LOWER, None)
-MEMORY = MetricSpec("cost.peak_memory", "bytes", Direction.LOWER, None)
+PARAMETERS = MetricSpec("cost.parameters", "parameters", Direction.LOWER, None, sampled=False)
+MEMORY = MetricSpec("cost.peak_memory", "bytes", Direction.LOWER, None, sampled=False)
 
 
 def _interventions(_: Params) -> tuple[str, ...]:

@@ -347,9 +347,57 @@ class CaseResult:
         return metric if metric is not None and metric.value is not None else None
 
 
+OVERLAPS = 0.05  # share of the judged sequences, above which a verdict says that they overlap
+
+
+@dataclass(frozen=True)
+class TrainingOverlap:
+    """How many judged sequences occur in the texts that an SAE was trained on.
+
+    Attributes:
+        texts: their name.
+        sequences: number of judged sequences.
+        found: number of those of which more than half of the 13-grams occur in the training
+            texts; None where these could not be read.
+        tokens: number of the training texts' tokens that were read.
+        complete: whether that was all of them.
+    """
+
+    texts: str
+    sequences: int
+    found: int | None = None
+    tokens: int = 0
+    complete: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """True where so many occur that the verdict is about training texts."""
+        return self.found is not None and self.found > OVERLAPS * self.sequences
+
+    @property
+    def sentence(self) -> str:
+        """The overlap in words.
+
+        Example:
+            >>> TrainingOverlap("train", 512, 3, 1000, True).sentence
+            '3 of 512 judged sequences occur in the training texts (train, all 1,000 tokens)'
+        """
+        if self.found is None:
+            return (
+                f"measured on {self.texts}, the text that this SAE was trained on, by its name; "
+                "whether the sequences occur there was not measured: --sae-trained-on FILE does"
+            )
+        read = f"{'all' if self.complete else 'the first'} {self.tokens:,} tokens"
+        text = (
+            f"{self.found} of {self.sequences} judged sequences occur in the training texts "
+            f"({self.texts}, {read})"
+        )
+        return f"TRAINED ON JUDGED TEXTS: {text}; judge on others" if self.is_large else text
+
+
 @dataclass(frozen=True)
 class SubjectRecord:
-    """The SAE that was judged."""
+    """The SAE that was judged; ``overlap`` is that of its training texts with the judged ones."""
 
     id: str
     source: str
@@ -362,6 +410,7 @@ class SubjectRecord:
     d_sae: int
     training_context: int | None
     notes: tuple[str, ...] = ()
+    overlap: TrainingOverlap | None = None
 
     @property
     def layer(self) -> int:
@@ -383,7 +432,11 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """A run's token sequences, and which of their tokens count."""
+    """A run's token sequences, and which of their tokens count.
+
+    ``independent`` is the number of independent documents among the sequences or prompts: those
+    that repeat each other, nearly or wholly, are one. None in older result files.
+    """
 
     name: str
     split: str | None
@@ -395,6 +448,7 @@ class DatasetRecord:
     documents_read: int
     documents_skipped: int
     policies: dict[str, str]
+    independent: int | None = None
 
 
 @dataclass(frozen=True)
@@ -444,6 +498,8 @@ class RunRecord:
         unjudged: the deciding cases that were left out; None in results of schema version 6 and
             older, which did not record it.
         allows_partial: ``--sae-allow-partial``: cases that were left out fail no exit code.
+        least_documents: the number of independent documents that decides a gate, where the user
+            gave one; None where it is saebench's own, and in older files, where one sufficed.
     """
 
     id: str
@@ -456,6 +512,7 @@ class RunRecord:
     complete: bool
     unjudged: tuple["Unjudged", ...] | None = ()
     allows_partial: bool = False
+    least_documents: int | None = None
 
 
 @dataclass(frozen=True)

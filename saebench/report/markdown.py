@@ -8,7 +8,7 @@ from saebench.report.style import LOOKS
 from saebench.report.tables import why_of
 from saebench.report.tables.run_tables import gates_table, overview_table
 from saebench.report.tables.text_tables import code, escaped, markdown_table
-from saebench.report.terminal import unjudged_line
+from saebench.report.terminal import lowered_minimum, unjudged_line
 
 NOT_PASSED = (Verdict.ERROR, Verdict.FAIL, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE)
 
@@ -25,6 +25,7 @@ def to_markdown(run: Run, *, places: Sequence[str] = (), detailed: bool = True) 
     blocks = [
         _heading(run),
         markdown_table(overview) if overview.rows else "",
+        escaped(lowered_minimum(run) or ""),
         "\n".join(f"- {code(sae.id)}: {escaped(note)}" for sae in run.judged for note in sae.notes),
         _reasons(run),
         "\n".join(f"- {escaped(place)}" for place in places),

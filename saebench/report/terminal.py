@@ -6,7 +6,8 @@ from io import StringIO
 
 from rich.console import Console, Group
 
-from saebench.records.run import SEVERITY, Run, Verdict
+from saebench import options
+from saebench.records.run import SEVERITY, DatasetRecord, Run, Verdict
 from saebench.report.style import Plain, plain_text, reading_series
 from saebench.report.tables import Table
 from saebench.report.tables.rich_tables import rich_table
@@ -118,6 +119,29 @@ def data_lines(run: Run, *, asked: int = 0) -> Iterator[str]:
         short = data.packing != "prompts" and data.sequences < asked
         fewer = f" (asked for {asked}; the texts hold no more)" if short else ""
         yield plain_text(
-            f"{data.name}: {data.sequences} sequences of {data.context} tokens{fewer}, "
-            f"seed {run.run.seed}"
+            f"{data.name}: {data.sequences} sequences of {data.context} tokens"
+            f"{_independent(data)}{fewer}, seed {run.run.seed}"
         )
+    if lowered := lowered_minimum(run):
+        yield lowered
+
+
+def lowered_minimum(run: Run) -> str | None:
+    """Return the note that fewer independent documents decided than by default, else None."""
+    least = run.run.least_documents
+    if least is None or least >= options.LEAST_DOCUMENTS:
+        return None
+    return (
+        f"NOTE: {least} independent documents decide here (--sae-min-documents), where "
+        f"{options.LEAST_DOCUMENTS} do by default: a verdict on fewer says little"
+    )
+
+
+def _independent(data: DatasetRecord) -> str:
+    """Say how many independent documents there are, where some sequences are of one."""
+    if data.independent is None or data.independent == data.sequences:
+        return ""
+    return (
+        f", {data.independent} independent documents: {data.sequences - data.independent} repeat "
+        "or nearly repeat others, or are of their document"
+    )

@@ -15,7 +15,7 @@ from typing import Any
 from saebench.errors import NotWritten, OptionError, StoreError
 from saebench.store.atomic import write_file
 
-FORMAT = 2
+FORMAT = 3
 LOCK = "lock.json"
 SHARDS = "shards"
 

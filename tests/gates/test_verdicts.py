@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from saebench.gates.evidence import evidence
 from saebench.gates.thresholds import parse_rule
-from saebench.gates.verdicts import ControlGap, decide, decide_relative
+from saebench.gates.verdicts import ControlGap, by_enough, decide, decide_relative
 from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize, Verdict, worst
 from saebench.statistics.bootstrap import sample
 
@@ -177,7 +177,12 @@ def test_twice_the_distance_would_need_three_times_more_sequences():
 @given(st.floats(0.01, 0.99), st.integers(2, 10_000))
 def test_further_sequences_bring_the_interval_to_the_limit(value, n):
     found = _decide("a.b<=1", _metric(value, value - 1, value + 1, n=n))
-    more = int(found.sentence.split("About ")[1].split(" more")[0])
+    needed = n / (1 - value) ** 2 - n
+    if needed > min(100_000, 100 * n) + 1:
+        assert "Not by more data" in found.sentence
+        return
+    assume(needed < min(100_000, 100 * n) - 1)
+    more = int(found.sentence.split("About ")[1].split(" more")[0].replace(",", ""))
     half = (n / (n + more)) ** 0.5
     assert value + half <= 1 + 1e-6
     assert more == 1 or value + (n / (n + more - 2)) ** 0.5 > 1 - 1e-6
@@ -185,7 +190,45 @@ def test_further_sequences_bring_the_interval_to_the_limit(value, n):
 
 def test_a_value_at_the_limit_would_never_be_settled():
     found = _decide("a.b<=2", _metric(2.0, 1.5, 2.5))
-    assert "no number of sequences would settle it" in found.sentence
+    assert "Not by more data: the value is too near the limit." in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("half", "n", "text"),
+    [
+        (0.5, 8, "About 192 more sequences"),
+        (1.0, 8, "About 792 more sequences"),
+        (1.01, 8, "Not by more data"),
+        (1.0, 1_000, "About 99,000 more sequences"),
+        (1.01, 1_000, "Not by more data"),
+        (0.5, 16_384, "Not by more data"),
+        (547.0, 64, "Not by more data"),
+    ],
+)
+def test_more_data_than_anybody_measures_is_no_advice(half, n, text):
+    """A hundred times the present number, or a hundred thousand."""
+    found = _decide("a.b<=2", _metric(1.9, 1.9 - half, 1.9 + half, n=n))
+    assert text in found.sentence
+
+
+@given(st.integers(0, 60), st.integers(1, 60), st.floats(0, 4))
+def test_too_few_documents_decide_neither_pass_nor_fail(documents, least, value):
+    gate = _decide("a.b<=2", _metric(value, value - 0.5, value + 0.5))
+    found = by_enough(gate, documents=documents, least=least)
+    if documents >= least:
+        assert found is gate
+        return
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert (found.observed, found.ci, found.rule) == (gate.observed, gate.ci, gate.rule)
+    assert f"rests on {documents} independent document" in found.sentence
+    assert f"{least} are needed: {least - documents} more." in found.sentence
+
+
+def test_what_no_value_decided_stays_as_it_is_with_few_documents():
+    undefined = _metric(None, note="undefined: too small")
+    for metrics in ((undefined,), (_metric(math.nan),), ()):
+        gate = _decide("a.b<=2", *metrics)
+        assert by_enough(gate, documents=1, least=30) is gate
 
 
 def test_both_limits_straddled_ask_for_the_larger_number():

@@ -9,7 +9,8 @@ from families import WIDTH, host_of, make_sae, make_subject, make_tokens, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saebench.data.tokens import TokenSet, repeats
+from saebench.data.near_copies import clusters_of
+from saebench.data.tokens import TokenSet
 from saebench.experiments.codec import decode, encode
 from saebench.measures.names import DENSE, DICTIONARY, STRATA, in_stratum
 from saebench.substitution.engine import Engine
@@ -24,7 +25,7 @@ KEEP = (STRATA, DICTIONARY, "sae.kl")
 def _tokens() -> TokenSet:
     ids = random_ids(N, T) % 12 + 3
     ids[9] = ids[2]
-    return replace(make_tokens(ids), clusters=repeats(ids))
+    return replace(make_tokens(ids), clusters=clusters_of(ids.numpy()))
 
 
 def _sae():
