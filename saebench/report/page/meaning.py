@@ -74,7 +74,7 @@ PROMISES = (
 
 
 def meaning(run: Run) -> Markup:
-    """Return the folded table below a run's verdict; open questions first where it passed."""
+    """Return the folded table below a run's verdict."""
     rows = [
         tag("tr", tag("th", about, scope="row"), tag("td", says), tag("td", silent))
         for about, says, silent in PROMISES
@@ -86,7 +86,7 @@ def meaning(run: Run) -> Markup:
     return tag(
         "details",
         tag("summary", f"{asks}, and what it does not"),
-        tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll"),
+        tag("table", tag("thead", head), tag("tbody", *rows)),
         tag("p", f"In the documentation: {PAGE}", class_="note"),
         class_="meaning",
     )

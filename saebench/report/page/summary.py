@@ -77,7 +77,7 @@ def _reasons(run: Run) -> Markup:
     bad = [case for case in run.worst_first() if case.verdict in NOT_PASSED]
     left_out = unjudged_line(run)
     if left_out and not bad:
-        text = f"Every gate that was decided passed, but {left_out}; {HOW_TO_COMPLETE}."
+        text = f"Every gate that was decided passed. Left out, {left_out}; {HOW_TO_COMPLETE}."
         return tag("div", tag("h2", "What was left out"), tag("p", text))
     if not bad:
         good = tag("p", "Every gate that was decided passed.", class_="good")
