@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from saebench.judging.session import BenchmarkSession
-    from saebench.records.run import CaseResult
+    from saebench.records.case_result import CaseResult
 
 WIDE = 100
 DISTRIBUTED: pytest.StashKey[bool] = pytest.StashKey()

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from runs import make_case, make_run
 
-from saebench.records.run import Cost, Verdict
+from saebench.records.run import Cost
+from saebench.records.verdict import Verdict
 
 CURVE = [None, 0.5, 0.25, 0.3, 0.2]
 NAMES = ("sae", "eps_random", "zero")

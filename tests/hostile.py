@@ -6,7 +6,7 @@ from made_repair import COURSE, make_repair
 from runs import make_case, make_run
 
 from saebench.records.repair import RepairRecord
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 NAMES = (
     "<img src=x onerror=document.title='owned'>",

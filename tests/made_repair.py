@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from runs import make_run
 
+from saebench.records.metric import Direction
 from saebench.records.repair import (
     Correlation,
     CourseRow,
@@ -15,7 +16,6 @@ from saebench.records.repair import (
     RepairRecord,
     RepairRow,
 )
-from saebench.records.run import Direction
 
 MSE = RepairRow(
     "fidelity.mse", "", Direction.LOWER, None, Ranged.of(2.0, 1.9, 2.1), Ranged.of(1.5, 1.4, 1.6),

@@ -1,20 +1,9 @@
 """Made-up runs: for reports, files and commands, without a model."""
 
-from saebench.records.run import (
-    SCHEMA_VERSION,
-    Basis,
-    CaseResult,
-    DatasetRecord,
-    Direction,
-    GateResult,
-    Interval,
-    Metric,
-    ModelRecord,
-    Run,
-    RunRecord,
-    SampleSize,
-    SubjectRecord,
-)
+from saebench.records.case_result import Basis, CaseResult, GateResult
+from saebench.records.inputs import DatasetRecord, ModelRecord, SubjectRecord
+from saebench.records.metric import Direction, Interval, Metric, SampleSize
+from saebench.records.run import SCHEMA_VERSION, Run, RunRecord
 
 STARTED = "2024-05-01T12:00:00+00:00"
 BASIS = Basis("w", "float32", "f", 0)

@@ -6,16 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from saebench.properties import find_property
-from saebench.records.run import (
-    CaseResult,
-    DatasetRecord,
-    Interval,
-    Metric,
-    ModelRecord,
-    SampleSize,
-    SubjectRecord,
-    Verdict,
-)
+from saebench.records.case_result import CaseResult
+from saebench.records.inputs import DatasetRecord, ModelRecord, SubjectRecord
+from saebench.records.metric import Interval, Metric, SampleSize
+from saebench.records.verdict import Verdict
 from saebench.statistics.bootstrap import estimate
 from saebench.store.baselines import Measured, baseline_path, update_baseline
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from saebench.records.run import CaseResult, Verdict
+from saebench.records.case_result import CaseResult
+from saebench.records.verdict import Verdict
 from saebench.zoo import shelf as zoo
 from tools.zoo import check as demo
 

@@ -10,7 +10,7 @@ from runs import make_case, make_run
 
 from saebench import __version__
 from saebench.properties import metric_names, properties
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")

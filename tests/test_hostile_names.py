@@ -17,7 +17,7 @@ from runs import make_case, make_run
 from stored import HOOK, MODEL, make_subject, store
 
 from saebench.cli import main
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.exports.junit import to_junit
 from saebench.report.exports.measurements import to_csv
 from saebench.report.exports.model_card import to_model_card

@@ -3,7 +3,7 @@
 import pytest
 
 import saebench
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 SEQUENCES = 512
 PROPERTIES = ["fidelity", "kl_gap", "shrinkage", "sparsity"]

@@ -10,7 +10,8 @@ from runs import make_case, make_run
 
 from saebench.errors import OptionError
 from saebench.judging.record import merge_runs
-from saebench.records.run import Unjudged, Verdict
+from saebench.records.run import Unjudged
+from saebench.records.verdict import Verdict
 from saebench.report.exports.junit import to_junit
 from saebench.report.exports.model_card import to_model_card
 from saebench.report.markdown import to_markdown

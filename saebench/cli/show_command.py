@@ -7,7 +7,8 @@ from pathlib import Path
 
 from saebench.cli.output import console, say
 from saebench.errors import OptionError, nearest
-from saebench.records.run import Run, Verdict
+from saebench.records.run import Run
+from saebench.records.verdict import Verdict
 from saebench.report.markdown import NOT_PASSED
 from saebench.report.terminal import data_lines, sentences, tables, unjudged_line
 from saebench.store.json_files import read_run

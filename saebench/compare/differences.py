@@ -9,7 +9,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from saebench.properties.base import MetricSpec
-from saebench.records.run import Basis, Direction, Interval, MetricValue
+from saebench.records.case_result import Basis
+from saebench.records.metric import Direction, Interval, MetricValue
 from saebench.statistics.bootstrap import Sampled, Table
 from saebench.statistics.clusters import chosen
 from saebench.statistics.levels import current_level

@@ -15,8 +15,11 @@ from saebench.properties import properties
 from saebench.properties.base import MetricSpec
 from saebench.records.baseline import StoredBaseline
 from saebench.records.case import kind_of
+from saebench.records.case_result import Basis, CaseResult
 from saebench.records.document_order import ORDER
-from saebench.records.run import Basis, CaseResult, DatasetRecord, MetricValue, Run
+from saebench.records.inputs import DatasetRecord
+from saebench.records.metric import MetricValue
+from saebench.records.run import Run
 from saebench.store.baselines import load_baseline
 from saebench.store.json_files import read_json, read_run
 from saebench.store.leaderboard import baseline_paths, basis_of

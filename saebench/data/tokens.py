@@ -19,7 +19,7 @@ from saebench.data.near_copies import clusters_of
 from saebench.errors import DataError
 from saebench.options import Packing
 from saebench.records.document_order import ORDER
-from saebench.records.run import ALL_COUNT, FIRST, SPECIAL, DatasetRecord
+from saebench.records.inputs import ALL_COUNT, FIRST, SPECIAL, DatasetRecord
 
 MOST_READ = 100  # documents for each requested sequence, before giving up
 

@@ -17,7 +17,8 @@ from saebench.experiments.windows import Places
 from saebench.measures.resources import Stages, peak_bytes
 from saebench.options import Settings
 from saebench.records.case import CaseRequest
-from saebench.records.run import Cost, DatasetRecord, ModelRecord, SubjectRecord, TrainingOverlap
+from saebench.records.inputs import DatasetRecord, ModelRecord, SubjectRecord, TrainingOverlap
+from saebench.records.run import Cost
 from saebench.subjects.bos import first_token
 from saebench.subjects.depth import same_place
 from saebench.subjects.hooks import Site

@@ -26,7 +26,7 @@ from saebench.measures.state import (
     total,
 )
 from saebench.progress import ProgressBar
-from saebench.records.run import CLUSTER
+from saebench.records.metric import CLUSTER
 from saebench.subjects.hooks import Site
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject

@@ -17,7 +17,8 @@ from saebench.experiments.one_token import Example
 from saebench.measures.histogram import LogHistogram
 from saebench.measures.state import State, sent_fields
 from saebench.measures.sums import TokenSums
-from saebench.records.run import Cost, DatasetRecord
+from saebench.records.inputs import DatasetRecord
+from saebench.records.run import Cost
 
 for _kind in EXPERIMENTS:
     import_module(_kind.carried_out_by.partition(":")[0])  # registers its states

@@ -22,7 +22,7 @@ from saebench.experiments.windows import (
 from saebench.measures.resources import NOISE, READOUT, Stages
 from saebench.measures.state import State, concatenated, concatenated_if_any, one_path, state, total
 from saebench.progress import ProgressBar
-from saebench.records.run import CLUSTER
+from saebench.records.metric import CLUSTER
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Progress
 from saebench.substitution.interventions import Tokens, substitute

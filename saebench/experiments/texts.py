@@ -11,7 +11,7 @@ from saebench.data.tokens import TokenSet, take_sequences
 from saebench.errors import DataError, HostError, NotApplicable
 from saebench.options import Packing, Settings
 from saebench.records.document_order import ORDER
-from saebench.records.run import DatasetRecord
+from saebench.records.inputs import DatasetRecord
 from saebench.subjects.host import Host
 from saebench.subjects.sae import Subject
 

@@ -12,7 +12,7 @@ from saebench.errors import DataError
 from saebench.experiments.bench import Bench
 from saebench.options import Settings
 from saebench.progress import ProgressBar
-from saebench.records.run import TrainingOverlap
+from saebench.records.inputs import TrainingOverlap
 from saebench.subjects.sae import Subject
 
 OPTION = "--sae-trained-on"

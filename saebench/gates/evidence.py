@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from saebench.records.run import CaseResult, Evidence, GateResult, Interval, Verdict
+from saebench.records.case_result import CaseResult, Evidence, GateResult
+from saebench.records.metric import Interval
+from saebench.records.verdict import Verdict
 from saebench.statistics.bootstrap import Sampled
 from saebench.statistics.levels import LEVEL, current_level, holm
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from saebench.errors import ThresholdError, nearest
 from saebench.gates.rules import RERUN_NOISE, TIMES, Margin, Relative, Role, Rule, Scope
-from saebench.records.run import Direction
+from saebench.records.metric import Direction
 
 _METRIC = r"(?P<metric>[a-z0-9_]+\.[A-Za-z0-9_.]+(?:\[[^\]\s]+\])?)"
 _UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from saebench.gates.rules import RERUN_NOISE, TIMES, Margin, Rule
-from saebench.records.run import GateResult, Interval, Metric, Negligible, Verdict
+from saebench.records.case_result import GateResult
+from saebench.records.metric import Interval, Metric, Negligible
+from saebench.records.verdict import Verdict
 
 MOST_MORE, MOST_TIMES = 100_000, 100
 """Further sequences, and times those that there are, beyond which more data is no advice."""

@@ -12,7 +12,7 @@ from saebench.experiments.base import Experiment, Pairs
 from saebench.options import Settings
 from saebench.properties import Property, find_property, properties
 from saebench.records.case import CaseRequest, joined
-from saebench.records.run import DatasetRecord, ModelRecord, SubjectRecord
+from saebench.records.inputs import DatasetRecord, ModelRecord, SubjectRecord
 from saebench.subjects.depth import depth, same_place
 
 if TYPE_CHECKING:

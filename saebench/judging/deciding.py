@@ -24,15 +24,10 @@ from saebench.gates.verdicts import (
 from saebench.judging.rules_of_run import spec_of
 from saebench.measures.state import WithPeers
 from saebench.properties.base import MetricSpec
-from saebench.records.run import (
-    Evidence,
-    GateResult,
-    Metric,
-    ModelRecord,
-    SubjectRecord,
-    Verdict,
-    overall,
-)
+from saebench.records.case_result import Evidence, GateResult
+from saebench.records.inputs import ModelRecord, SubjectRecord
+from saebench.records.metric import Metric
+from saebench.records.verdict import Verdict, overall
 from saebench.statistics.bootstrap import Sampled, Table, sample
 from saebench.statistics.clusters import chosen
 from saebench.statistics.levels import current_level

@@ -9,8 +9,8 @@ import numpy as np
 from saebench.errors import NotApplicable
 from saebench.experiments.base import ClaimedTexts, ClozePrompts, Experiment, LongTexts
 from saebench.judging.rules_of_run import spec_of
+from saebench.records.case_result import CaseResult
 from saebench.records.document_order import IN_FILE, ORDER
-from saebench.records.run import CaseResult
 from saebench.statistics.clusters import chosen
 from saebench.statistics.drift import Drift, drift_of
 from saebench.statistics.levels import holm

@@ -24,8 +24,10 @@ from saebench.progress import ProgressBar, no_progress
 from saebench.properties import Property, find_property
 from saebench.properties.base import Findings
 from saebench.records.case import CaseRequest, kind_of
+from saebench.records.case_result import Basis, CaseResult, GateResult
 from saebench.records.document_order import ORDER
-from saebench.records.run import Basis, CaseResult, GateResult, Run, Unjudged, Verdict
+from saebench.records.run import Run, Unjudged
+from saebench.records.verdict import Verdict
 from saebench.statistics.levels import LEVEL, Look, at_level
 from saebench.store.baseline_source import open_baselines
 from saebench.store.baselines import Measured

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from saebench.gates.evidence import corrected
 from saebench.judging.drifts import with_drift_notes
 from saebench.options import Settings
-from saebench.records.run import SCHEMA_VERSION, CaseResult, Run, RunRecord, Unjudged
+from saebench.records.case_result import CaseResult
+from saebench.records.run import SCHEMA_VERSION, Run, RunRecord, Unjudged
 from saebench.store.environment import environment, harness, machine
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from saebench.judging.measuring import Measurements
 from saebench.properties import find_property
 from saebench.properties.base import MetricSpec, Params, Property
 from saebench.records.case import CaseRequest
-from saebench.records.run import CLUSTER, CaseResult
+from saebench.records.case_result import CaseResult
+from saebench.records.metric import CLUSTER
 from saebench.statistics.bootstrap import Table
 from saebench.statistics.linear import influences
 from saebench.store.baselines import Measured, update_baseline

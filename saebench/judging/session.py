@@ -24,7 +24,9 @@ from saebench.progress import ProgressBar, progress_bar
 from saebench.properties import properties
 from saebench.records.boards import Leaderboard
 from saebench.records.case import CaseRequest, joined
-from saebench.records.run import CaseResult, Run, Verdict
+from saebench.records.case_result import CaseResult
+from saebench.records.run import Run
+from saebench.records.verdict import Verdict
 from saebench.report.reproduce import reproduce_lines
 from saebench.report.standing import place_lines
 from saebench.report.terminal import HOW_TO_COMPLETE, data_lines, remarks, sentences, unjudged_line

@@ -24,7 +24,8 @@ from saebench.properties.base import (
     plain,
     size_of,
 )
-from saebench.records.run import Direction, Metric, SampleSize, Verdict
+from saebench.records.metric import Direction, Metric, SampleSize
+from saebench.records.verdict import Verdict
 from saebench.statistics.bootstrap import by_percentiles, estimate
 from saebench.statistics.clusters import chosen
 

@@ -9,7 +9,7 @@ import numpy as np
 from saebench.errors import NonFiniteValue, OptionError
 from saebench.experiments.base import SEQUENCES, Experiment
 from saebench.measures.names import Probe
-from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize
+from saebench.records.metric import Direction, Fallback, Interval, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, Formula, estimate
 from saebench.statistics.clusters import chosen, independent
 
@@ -128,7 +128,7 @@ def evaluate(
         measurement: provides the sums.
         note: why the metric is undefined for this measurement; its value is then None.
         declared: what the metric tells its gates: ``fallback``, ``if_undefined``, ``negligible``
-            and ``decides`` of :class:`~saebench.records.run.Metric`.
+            and ``decides`` of :class:`~saebench.records.metric.Metric`.
 
     Raises:
         NonFiniteValue: if the formula gives NaN or infinity and no note says why.

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from saebench.errors import NonFiniteValue, NotApplicable
 from saebench.experiments.base import ClozePrompts
 from saebench.properties.base import Findings, MetricSpec, Params, Property
-from saebench.records.run import Direction, Metric, SampleSize
+from saebench.records.metric import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Table, estimate
 from saebench.statistics.clusters import chosen, firsts
 

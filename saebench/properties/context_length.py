@@ -21,7 +21,8 @@ from saebench.properties.base import (
     mean_of,
     size_of,
 )
-from saebench.records.run import CLUSTER, Direction, Metric, Verdict
+from saebench.records.metric import CLUSTER, Direction, Metric
+from saebench.records.verdict import Verdict
 from saebench.statistics.bootstrap import Estimate, Wanted
 from saebench.statistics.worst import Worst, worst_formula, worst_stratum
 

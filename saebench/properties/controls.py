@@ -19,7 +19,7 @@ from saebench.properties.base import (
     mean_of,
     size_of,
 )
-from saebench.records.run import Direction, Metric, SampleSize
+from saebench.records.metric import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, estimate
 from saebench.statistics.clusters import chosen
 from saebench.statistics.paired import Combine, of_pair, pair

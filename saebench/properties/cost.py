@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from saebench.experiments.base import Timing
 from saebench.properties.base import Findings, MetricSpec, Params, Property
-from saebench.records.run import Direction, Metric, SampleSize
+from saebench.records.metric import Direction, Metric, SampleSize
 
 if TYPE_CHECKING:
     from saebench.experiments.timing import Workload

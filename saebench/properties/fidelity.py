@@ -7,7 +7,7 @@ import numpy as np
 from saebench.errors import NonFiniteValue
 from saebench.measures.names import CURRENT_TOKEN
 from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
-from saebench.records.run import Direction, Fallback, Metric
+from saebench.records.metric import Direction, Fallback, Metric
 
 if TYPE_CHECKING:
     from saebench.statistics.bootstrap import Table

@@ -11,7 +11,7 @@ import numpy as np
 
 from saebench.errors import MeasurementError, NonFiniteValue
 from saebench.properties.base import Findings, MetricSpec, Params, Property, estimated
-from saebench.records.run import CLUSTER, Direction, Metric, SampleSize
+from saebench.records.metric import CLUSTER, Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, estimate
 from saebench.statistics.rank import (
     RankCorrelation,

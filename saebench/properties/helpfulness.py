@@ -13,7 +13,7 @@ from scipy.stats import binom, false_discovery_control
 from saebench.errors import NonFiniteValue, NotApplicable
 from saebench.experiments.base import ACTIVE, ClozePrompts
 from saebench.properties.base import Findings, MetricSpec, Params, Property, estimated
-from saebench.records.run import Direction, Metric, SampleSize
+from saebench.records.metric import Direction, Metric, SampleSize
 from saebench.statistics.bootstrap import Estimate, estimate
 from saebench.statistics.clusters import firsts
 

@@ -30,7 +30,7 @@ from saebench.properties.base import (
     position_of,
 )
 from saebench.properties.fidelity import NO_CONTEXT, context_gain, no_gain
-from saebench.records.run import Direction, Fallback, Metric, Negligible
+from saebench.records.metric import Direction, Fallback, Metric, Negligible
 
 if TYPE_CHECKING:
     from saebench.options import Settings

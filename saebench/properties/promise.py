@@ -6,7 +6,7 @@ from saebench.errors import NotApplicable, OptionError, nearest
 from saebench.measures.names import promised
 from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate
 from saebench.properties.fidelity import explained_variance
-from saebench.records.run import Direction
+from saebench.records.metric import Direction
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.experiments.base import PAIRS
 from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate
-from saebench.records.run import Direction, Metric
+from saebench.records.metric import Direction, Metric
 
 if TYPE_CHECKING:
     import numpy as np

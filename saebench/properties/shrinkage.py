@@ -7,7 +7,7 @@ SAEs".
 from typing import TYPE_CHECKING
 
 from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
-from saebench.records.run import Direction
+from saebench.records.metric import Direction
 
 if TYPE_CHECKING:
     from saebench.substitution.measurement import Measurement

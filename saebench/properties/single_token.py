@@ -23,7 +23,7 @@ from saebench.properties.base import (
     position_of,
 )
 from saebench.properties.kl_gap import BASELINES, FLOOR, chosen_baselines
-from saebench.records.run import Direction, Fallback, Metric
+from saebench.records.metric import Direction, Fallback, Metric
 from saebench.statistics.clusters import firsts
 from saebench.statistics.rank import median, spread_over
 

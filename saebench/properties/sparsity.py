@@ -18,7 +18,7 @@ from saebench.properties.base import (
     mean_of,
     plain,
 )
-from saebench.records.run import Direction, Metric
+from saebench.records.metric import Direction, Metric
 
 if TYPE_CHECKING:
     from saebench.statistics.bootstrap import Formula

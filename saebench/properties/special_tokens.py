@@ -6,7 +6,7 @@ from saebench.experiments.base import Everywhere
 from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
 from saebench.properties.fidelity import explained_variance
 from saebench.properties.kl_gap import FLOOR
-from saebench.records.run import Direction, Metric
+from saebench.records.metric import Direction, Metric
 
 if TYPE_CHECKING:
     import numpy as np

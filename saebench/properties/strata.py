@@ -19,7 +19,7 @@ from saebench.properties.base import (
     size_of,
     undefined,
 )
-from saebench.records.run import CLUSTER, Direction, Fallback, Metric
+from saebench.records.metric import CLUSTER, Direction, Fallback, Metric
 from saebench.statistics.clusters import rows_by_text
 from saebench.statistics.worst import Worst, worst_stratum
 

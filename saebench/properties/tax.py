@@ -9,7 +9,7 @@ import numpy as np
 
 from saebench.experiments.base import AlignmentTax
 from saebench.properties.base import Findings, MetricSpec, Params, Property, evaluate, mean_of
-from saebench.records.run import Direction
+from saebench.records.metric import Direction
 
 if TYPE_CHECKING:
     from saebench.experiments.patched_model import TaxMeasurement

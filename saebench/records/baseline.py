@@ -4,16 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from saebench.records.run import (
-    AsEnds,
-    Basis,
-    DatasetRecord,
-    Interval,
-    ModelRecord,
-    SubjectRecord,
-    Verdict,
-)
+from saebench.records.case_result import Basis
+from saebench.records.inputs import DatasetRecord, ModelRecord, SubjectRecord
+from saebench.records.metric import AsEnds, Interval
 from saebench.records.schema import Schema, unchanged
+from saebench.records.verdict import Verdict
 
 if TYPE_CHECKING:
     import numpy as np

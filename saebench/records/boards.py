@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
+from saebench.records.metric import AsEnds, Direction, Interval, MetricValue
 from saebench.records.published import Published
-from saebench.records.run import AsEnds, Direction, Interval, MetricValue
 from saebench.records.schema import Schema
 
 

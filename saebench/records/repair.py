@@ -3,15 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from saebench.records.run import (
-    LEVEL,
-    DatasetRecord,
-    Direction,
-    Interval,
-    ModelRecord,
-    SubjectRecord,
-)
-from saebench.records.schema import Schema
+from saebench.records.inputs import DatasetRecord, ModelRecord, SubjectRecord
+from saebench.records.metric import LEVEL, Direction, Interval
+from saebench.records.schema import Schema, unchanged
 
 
 @dataclass(frozen=True)
@@ -251,12 +245,15 @@ def _check(record: RepairRecord) -> None:
 
 
 GAP = "perplexity_gap"
-REPAIR_SCHEMA_VERSION = 2
+REPAIR_SCHEMA_VERSION = 3
 REPAIR = Schema(
     RepairRecord,
     REPAIR_SCHEMA_VERSION,
     "saebench repair file",
     noun="repair",
-    upgrades={1: with_intervals},
+    upgrades={
+        1: with_intervals,
+        2: unchanged,  # 3 added how much of the judged texts the SAE was trained on
+    },
     check=_check,
 )

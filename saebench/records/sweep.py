@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from saebench.records.inputs import DatasetRecord, ModelRecord
 from saebench.records.repair import Ranged, with_intervals
-from saebench.records.run import DatasetRecord, ModelRecord
 from saebench.records.schema import Schema
 
 KL, L0 = "whole_model_kl", "l0"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from saebench.records.run import ModelRecord
+from saebench.records.inputs import ModelRecord
 from saebench.records.schema import Schema
 
 

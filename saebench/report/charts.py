@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from saebench.records.run import CaseResult
+from saebench.records.case_result import CaseResult
 from saebench.text import percent
 
 Value = float | int | str | None

@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from saebench.records.run import CaseResult, Run, SubjectRecord, Verdict
+from saebench.records.case_result import CaseResult
+from saebench.records.inputs import SubjectRecord
+from saebench.records.run import Run
+from saebench.records.verdict import Verdict
 from saebench.report.style import LOOKS
 from saebench.report.tables import why_of
 from saebench.report.tables.run_tables import gates_table, overview_table

@@ -8,8 +8,10 @@ from typing import Any
 from saebench.errors import OptionError
 from saebench.records.boards import Leaderboard
 from saebench.records.case import joined
+from saebench.records.case_result import CaseResult
+from saebench.records.inputs import SubjectRecord
 from saebench.records.repair import RepairRecord
-from saebench.records.run import CaseResult, Run, SubjectRecord, Unjudged
+from saebench.records.run import Run, Unjudged
 from saebench.records.sweep import SweepRecord
 
 

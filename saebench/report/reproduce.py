@@ -8,7 +8,9 @@ from itertools import islice, pairwise
 
 from saebench.option_kinds import ALLOW_PARTIAL
 from saebench.options import OPTIONS
-from saebench.records.run import SEVERITY, CaseResult, Run, Verdict
+from saebench.records.case_result import CaseResult
+from saebench.records.run import Run
+from saebench.records.verdict import SEVERITY, Verdict
 from saebench.text import plain_text
 
 FAILED = (Verdict.ERROR, Verdict.FAIL, Verdict.INCOMPARABLE, Verdict.INCONCLUSIVE)

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from saebench.records.boards import Board, Leaderboard, Row, Score
+from saebench.records.case_result import CaseResult
+from saebench.records.inputs import SubjectRecord
 from saebench.records.ranking import FAITHFULNESS, Place, fronts, place_of, rank
-from saebench.records.run import CaseResult, Run, SubjectRecord
+from saebench.records.run import Run
 from saebench.report.style import plain_text
 
 RANKED_BY = "kl_gap.ratio[eps_random]"

@@ -8,7 +8,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from saebench.errors import StoreError
-from saebench.records.run import Direction, Verdict
+from saebench.records.metric import Direction
+from saebench.records.verdict import Verdict
 from saebench.text import plain_text
 
 __all__ = ["ARROWS", "LOOKS", "Look", "Plain", "plain_text", "reading_series"]

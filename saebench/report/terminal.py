@@ -7,7 +7,9 @@ from io import StringIO
 from rich.console import Console, Group
 
 from saebench import options
-from saebench.records.run import SEVERITY, DatasetRecord, Run, Verdict
+from saebench.records.inputs import DatasetRecord
+from saebench.records.run import Run
+from saebench.records.verdict import SEVERITY, Verdict
 from saebench.report.style import Plain, plain_text, reading_series
 from saebench.report.tables import Table
 from saebench.report.tables.rich_tables import rich_table

@@ -13,7 +13,8 @@ from saebench.experiments.codec import decode
 from saebench.experiments.in_order import InOrder
 from saebench.options import Rerun
 from saebench.progress import ProgressBar
-from saebench.records.run import CaseResult, Cost
+from saebench.records.case_result import CaseResult
+from saebench.records.run import Cost
 from saebench.scale.jobs import Job
 from saebench.scale.shards import (
     Group,

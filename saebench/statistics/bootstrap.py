@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from saebench.records.run import CLUSTER, Interval
+from saebench.records.metric import CLUSTER, Interval
 from saebench.statistics.clusters import chosen, independent, of_clusters
 from saebench.statistics.levels import LEVEL, current_level
 from saebench.statistics.linear import Formula, Table, gradient, steps_of

@@ -1,6 +1,6 @@
 """Clusters: sequences that repeat each other are one observation, and are resampled together.
 
-A table of per-sequence sums may have a channel :data:`saebench.records.run.CLUSTER` with the number
+A table of per-sequence sums may have a channel :data:`saebench.records.metric.CLUSTER` with the number
 of each sequence's cluster. In tables without it all sequences differ.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from saebench.records.run import CLUSTER
+from saebench.records.metric import CLUSTER
 from saebench.statistics.linear import Table
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from saebench.records.run import CLUSTER
+from saebench.records.metric import CLUSTER
 from saebench.statistics.clusters import of_clusters
 from saebench.statistics.linear import Formula, Table, influences
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from saebench.records.run import LEVEL
+from saebench.records.metric import LEVEL
 
 _CURRENT: ContextVar[float] = ContextVar("level", default=LEVEL)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from saebench.records.run import CLUSTER
+from saebench.records.metric import CLUSTER
 from saebench.statistics.bootstrap import Sampled, sample
 from saebench.statistics.linear import Formula, Table
 

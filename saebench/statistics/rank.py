@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import quantile_test
 
-from saebench.records.run import Interval
+from saebench.records.metric import Interval
 from saebench.statistics.bootstrap import Estimate, estimate
 from saebench.statistics.levels import current_level
 

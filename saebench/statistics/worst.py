@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import stdtrit
 
-from saebench.records.run import CLUSTER, Interval
+from saebench.records.metric import CLUSTER, Interval
 from saebench.statistics.bootstrap import Estimate, Table, Wanted, sample_all
 from saebench.statistics.clusters import independent, rows_by_text
 from saebench.statistics.levels import current_level

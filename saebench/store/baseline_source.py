@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from saebench.errors import OptionError
-from saebench.records.run import ModelRecord, SubjectRecord
+from saebench.records.inputs import ModelRecord, SubjectRecord
 from saebench.store.baselines import baseline_path
 
 FOLDER = "baselines"

@@ -20,7 +20,9 @@ import numpy as np
 
 from saebench.errors import NotWritten, StoreError
 from saebench.records.baseline import BASELINE, StoredBaseline
-from saebench.records.run import CaseResult, DatasetRecord, ModelRecord, SubjectRecord, Verdict
+from saebench.records.case_result import CaseResult
+from saebench.records.inputs import DatasetRecord, ModelRecord, SubjectRecord
+from saebench.records.verdict import Verdict
 from saebench.store.atomic import locked, replace_files
 from saebench.store.json_files import HALVES, loads, record_of_content
 from saebench.text import file_part

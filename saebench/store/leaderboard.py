@@ -23,9 +23,9 @@ from saebench.records.boards import (
     Row,
     Score,
 )
+from saebench.records.case_result import Basis
 from saebench.records.published import PUBLISHED_FIGURES, Published
 from saebench.records.ranking import fronts
-from saebench.records.run import Basis
 from saebench.store.atomic import write_file
 from saebench.store.baselines import load_baseline
 from saebench.store.json_files import HALVES, content_of, read_record

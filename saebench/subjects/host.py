@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saebench.errors import HostError, SaebenchError
 from saebench.measures.resources import is_out_of_memory
-from saebench.records.run import ModelRecord
+from saebench.records.inputs import ModelRecord
 from saebench.subjects.calls import Call, argument, by_token, calls_once, record, with_argument
 from saebench.subjects.modules import tensors_sha256
 from saebench.subjects.norms import UnitNorm

@@ -14,7 +14,7 @@ from saebench.data.tokens import TokenSet
 from saebench.errors import MeasurementError, NonFiniteValue
 from saebench.measures.state import State, concatenated, first, merged, one_path, state, total
 from saebench.measures.sums import TokenSums
-from saebench.records.run import CLUSTER
+from saebench.records.metric import CLUSTER
 from saebench.substitution.feature_use import ONE_SEQUENCE, DictionaryUse
 from saebench.substitution.pursuit import PursuitErrors
 from saebench.substitution.token_strata import TokenStrata

@@ -7,7 +7,8 @@ from hostile import NAMES, hostile_run
 from runs import make_case, make_run
 
 from saebench.records.boards import Leaderboard
-from saebench.records.run import Interval, Verdict
+from saebench.records.metric import Interval
+from saebench.records.verdict import Verdict
 from saebench.report.page.leaderboard_page import leaderboard_page
 from saebench.report.page.run_page import run_page
 from saebench.store.json_files import dump_record, parse_run

@@ -9,7 +9,7 @@ from runs import make_case, make_run
 from stored import make_data, store
 
 from saebench.cli import main
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.store.json_files import write_record
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from runs import make_case, make_run
 
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.store.json_files import write_record
 
 

@@ -4,7 +4,7 @@ import pytest
 from full_run import full_run
 from runs import make_case, make_run
 
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.store.json_files import write_record
 
 

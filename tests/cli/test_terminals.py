@@ -11,7 +11,7 @@ import pytest
 from runs import make_case, make_run
 
 from saebench.cli import main
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.terminal import render
 from saebench.store.json_files import read_run, write_record
 from saebench.text import every_text, from_system, plain_text

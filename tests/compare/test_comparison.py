@@ -12,7 +12,8 @@ from saebench.cli.stored import known_specs
 from saebench.compare.comparison import Side, compare
 from saebench.compare.differences import Outcome, SideCase
 from saebench.records.boards import Score
-from saebench.records.run import Basis, Interval
+from saebench.records.case_result import Basis
+from saebench.records.metric import Interval
 from saebench.statistics.bootstrap import estimate
 
 SPECS = known_specs()

@@ -28,7 +28,7 @@ from saebench.errors import MeasurementError, NonFiniteValue
 from saebench.experiments.everywhere import EverywhereEngine, EverywhereMeasurement
 from saebench.options import Overrides
 from saebench.properties import find_property
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.subjects.loading import wrap_sae
 from saebench.subjects.sae import Subject
 from saebench.substitution.engine import Engine

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from saebench.errors import ThresholdError
 from saebench.gates.thresholds import check_margin, parse_rule
 from saebench.gates.verdicts import BaselineGap, NoComparison, decide_margin
-from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize, Verdict
+from saebench.records.metric import Direction, Fallback, Interval, Metric, SampleSize
+from saebench.records.verdict import Verdict
 
 SIZE = SampleSize(64, 6400)
 

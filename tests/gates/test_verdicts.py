@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from saebench.gates.evidence import evidence
 from saebench.gates.thresholds import parse_rule
 from saebench.gates.verdicts import ControlGap, by_enough, decide, decide_relative
-from saebench.records.run import Direction, Fallback, Interval, Metric, SampleSize, Verdict, worst
+from saebench.records.metric import Direction, Fallback, Interval, Metric, SampleSize
+from saebench.records.verdict import Verdict, worst
 from saebench.statistics.bootstrap import sample
 
 FINITE = st.floats(-1e6, 1e6)

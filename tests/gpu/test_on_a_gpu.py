@@ -20,7 +20,7 @@ from saebench.data.tokens import TokenSet
 from saebench.measures.names import INTERVENTIONS
 from saebench.measures.sums import TokenSums
 from saebench.options import Overrides
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.subjects.host import Host
 from saebench.subjects.host_loading import has_tf32
 from saebench.subjects.loading import wrap_sae

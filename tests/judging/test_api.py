@@ -12,7 +12,7 @@ from torch import nn
 
 import saebench
 from saebench.errors import DataError, OptionError, SubjectError, UsageError
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 HOOK = "blocks.1.hook_resid_pre"
 PROPERTIES = ("fidelity", "kl_gap", "shrinkage", "sparsity")

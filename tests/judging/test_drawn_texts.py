@@ -13,7 +13,9 @@ import saebench
 from saebench.experiments.prepare import prepare
 from saebench.judging.drifts import with_drift_notes
 from saebench.options import Settings
-from saebench.records.run import CaseResult, Interval, Run
+from saebench.records.case_result import CaseResult
+from saebench.records.metric import Interval
+from saebench.records.run import Run
 from saebench.report.terminal import remarks
 from saebench.subjects.references import find_subjects
 

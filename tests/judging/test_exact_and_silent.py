@@ -6,7 +6,7 @@ from tiny import HOOK, TRAINING_CONTEXT
 
 import saebench
 from saebench.properties import properties
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.substitution.interventions import BankErrors, Tokens, substitute
 from saebench.substitution.reference import ReferenceSums
 

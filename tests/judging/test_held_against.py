@@ -13,7 +13,8 @@ from saebench.gates.verdicts import BaselineGap, NoComparison
 from saebench.judging.deciding import baseline_gap
 from saebench.properties import find_property
 from saebench.records.boards import Score
-from saebench.records.run import Basis, Verdict
+from saebench.records.case_result import Basis
+from saebench.records.verdict import Verdict
 from saebench.store.baselines import load_baseline
 
 KL = next(spec for spec in find_property("fidelity").metrics if spec.name == "fidelity.kl")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import saebench
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.subjects.host_loading import load_host, write_patch
 
 

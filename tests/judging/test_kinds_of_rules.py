@@ -4,7 +4,7 @@ import pytest
 
 import saebench
 from saebench.errors import ThresholdError
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 ONE = "schema_version = 1\n[fidelity]\ngates = [ {} ]\n"
 

@@ -8,7 +8,7 @@ import pytest
 
 import saebench
 from saebench.options import AMOUNTS, Profile, Settings
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.markdown import to_markdown
 from saebench.report.terminal import data_lines
 from saebench.statistics.bootstrap import sample

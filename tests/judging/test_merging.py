@@ -8,16 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saebench.judging.record import merge_runs
-from saebench.records.run import (
-    SEVERITY,
-    CaseResult,
-    DatasetRecord,
-    ModelRecord,
-    Run,
-    RunRecord,
-    SubjectRecord,
-    Verdict,
-)
+from saebench.records.case_result import CaseResult
+from saebench.records.inputs import DatasetRecord, ModelRecord, SubjectRecord
+from saebench.records.run import Run, RunRecord
+from saebench.records.verdict import SEVERITY, Verdict
 
 MODEL = ModelRecord("model", None, "m", "float32", "cpu")
 DATA = DatasetRecord("texts", None, None, "d", 6, 16, "documents", 6, 0, {})

@@ -8,7 +8,7 @@ import torch
 
 import saebench
 from saebench.errors import DataError, OptionError
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 PROPERTIES = ("fidelity", "kl_gap", "shrinkage", "sparsity")
 

@@ -11,7 +11,7 @@ from runs import make_case, make_run
 
 from saebench.errors import NotWritten, OptionError
 from saebench.judging.outputs import Outputs
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.markdown import to_markdown
 from saebench.store import atomic
 from saebench.store.json_files import read_run

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import saebench
-from saebench.records.run import CLUSTER, Run, Verdict
+from saebench.records.metric import CLUSTER
+from saebench.records.run import Run
+from saebench.records.verdict import Verdict
 from saebench.store.sums_file import CaseSums, RunSums, dump_sums, parse_sums
 
 DISTINCT, TIMES = 20, 4

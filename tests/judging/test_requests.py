@@ -10,7 +10,7 @@ from saebench.errors import OptionError
 from saebench.experiments.base import SEQUENCES
 from saebench.judging.cases import Given, Requests, case_request, fingerprint
 from saebench.properties import find_property
-from saebench.records.run import DatasetRecord, ModelRecord, SubjectRecord
+from saebench.records.inputs import DatasetRecord, ModelRecord, SubjectRecord
 
 HOOKS = ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_mlp_out")
 places = st.lists(st.tuples(st.integers(0, 3), st.sampled_from(HOOKS)), max_size=6)

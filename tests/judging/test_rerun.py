@@ -19,7 +19,8 @@ from saebench.judging import run_baselines as keeping
 from saebench.judging.run_baselines import rerun_noise
 from saebench.properties import find_property
 from saebench.properties.base import Findings, MetricSpec, Property
-from saebench.records.run import Direction, Interval, Metric, SampleSize, Verdict
+from saebench.records.metric import Direction, Interval, Metric, SampleSize
+from saebench.records.verdict import Verdict
 from saebench.store.leaderboard import build
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

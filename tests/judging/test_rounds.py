@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import saebench
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 LIMITS = 'schema_version = 1\n[fidelity]\ngates = [ { rule = "fidelity.kl<=%s" } ]\n'
 

@@ -8,7 +8,9 @@ from runs import make_case, make_gate, make_run
 
 from saebench.gates.evidence import as_secondary, corrected, evidence
 from saebench.judging.record import merge_runs
-from saebench.records.run import Evidence, Interval, Verdict
+from saebench.records.case_result import Evidence
+from saebench.records.metric import Interval
+from saebench.records.verdict import Verdict
 from saebench.statistics.bootstrap import sample
 from saebench.statistics.levels import at_level
 

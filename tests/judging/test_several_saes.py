@@ -11,7 +11,7 @@ import saebench
 from saebench.errors import SubjectError
 from saebench.experiments.pairs import PairEngine
 from saebench.properties.controls import NEGATIVE
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.substitution.engine import Engine
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

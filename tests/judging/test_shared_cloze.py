@@ -4,7 +4,7 @@ import pytest
 
 import saebench
 from saebench.experiments.cloze_prompts import ClozeEngine
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 SAES = ["demo:l2-topk", "demo:l2-shrunken"]
 

@@ -7,7 +7,8 @@ import pytest
 
 import saebench
 from saebench.errors import DataError
-from saebench.records.run import SubjectRecord, TrainingOverlap, Verdict
+from saebench.records.inputs import SubjectRecord, TrainingOverlap
+from saebench.records.verdict import Verdict
 from saebench.report.markdown import to_markdown
 from saebench.report.terminal import render
 

@@ -11,7 +11,7 @@ from saebench.properties import GROUP, find_property, metric_names, properties
 
 PROPERTY = """
 from saebench.properties.base import Findings, MetricSpec, Property, mean_of
-from saebench.records.run import Direction
+from saebench.records.metric import Direction
 SPEC = MetricSpec("{metric}", "nats", Direction.LOWER, mean_of("sae.kl"), ("sae.kl",))
 PROPERTY = Property("{name}", "theirs", (SPEC,), lambda _: ("sae",), lambda m, _: Findings(()))
 """

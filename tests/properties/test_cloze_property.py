@@ -18,7 +18,9 @@ from saebench.experiments.cloze_options import OptionAnswers
 from saebench.experiments.cloze_prompts import Answers, ClozeMeasurement
 from saebench.properties import find_property
 from saebench.properties.cloze import mcnemar_p
-from saebench.records.run import CaseResult, Metric, Verdict
+from saebench.records.case_result import CaseResult
+from saebench.records.metric import Metric
+from saebench.records.verdict import Verdict
 from saebench.store.json_files import dump_record
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

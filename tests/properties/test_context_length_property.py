@@ -19,7 +19,9 @@ from saebench.measures.sums import TokenSums
 from saebench.options import Settings
 from saebench.properties import find_property
 from saebench.properties.context_length import BINS
-from saebench.records.run import CaseResult, Metric, Verdict
+from saebench.records.case_result import CaseResult
+from saebench.records.metric import Metric
+from saebench.records.verdict import Verdict
 from saebench.substitution.measurement import Measurement
 
 C, N, LONGEST = 3, 12, 24  # 8·C; documents of the tiny world have 25 tokens

@@ -10,7 +10,7 @@ from saebench.measures.state import WithPeers
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
 from saebench.properties.controls import NEGATIVE, PRIMARY
-from saebench.records.run import Metric
+from saebench.records.metric import Metric
 from saebench.substitution.measurement import Measurement
 
 N = 20

@@ -12,7 +12,7 @@ from saebench.errors import NonFiniteValue, UndefinedDirection
 from saebench.measures.state import WithPeers
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
-from saebench.records.run import Metric
+from saebench.records.metric import Metric
 from saebench.substitution.measurement import Measurement, TokenMeasurement
 
 N, T, KINDS = 30, 12, 25

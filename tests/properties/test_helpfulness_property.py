@@ -14,7 +14,7 @@ from saebench.errors import NonFiniteValue, NotApplicable
 from saebench.experiments.cloze_prompts import Answers, ClozeMeasurement
 from saebench.properties import find_property
 from saebench.properties.helpfulness import features_of
-from saebench.records.run import Metric
+from saebench.records.metric import Metric
 
 PROMPTS, FEATURES = 150, 40
 HELPFUL, HARMFUL = [12, 36], [10, 34]

@@ -13,7 +13,8 @@ from saebench.measures.names import INTERVENTIONS
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property, metric_names, properties
 from saebench.properties.kl_gap import BASELINES, DECIDING, FLOOR
-from saebench.records.run import Direction, Metric, Verdict
+from saebench.records.metric import Direction, Metric
+from saebench.records.verdict import Verdict
 from saebench.substitution.measurement import Measurement
 from saebench.substitution.pursuit import PursuitErrors
 

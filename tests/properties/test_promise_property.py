@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import saebench
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 CASES = ("promise[of=l0]", "promise[of=explained_variance]")
 

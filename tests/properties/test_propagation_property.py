@@ -11,7 +11,7 @@ from saebench.errors import NonFiniteValue
 from saebench.measures.sums import TokenSums
 from saebench.properties import find_property
 from saebench.properties.propagation import FLOOR
-from saebench.records.run import Metric
+from saebench.records.metric import Metric
 from saebench.substitution.measurement import PairMeasurement
 
 N, T = 12, 7

@@ -17,7 +17,9 @@ from saebench.measures.sums import TokenSums
 from saebench.options import Settings
 from saebench.properties import find_property
 from saebench.properties.kl_gap import BASELINES, FLOOR
-from saebench.records.run import CaseResult, Metric, Verdict
+from saebench.records.case_result import CaseResult
+from saebench.records.metric import Metric
+from saebench.records.verdict import Verdict
 from saebench.store.environment import benchmarks_dir
 
 N, WIDTH = 12, 17

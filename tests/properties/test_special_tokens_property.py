@@ -65,7 +65,7 @@ def test_the_warning_is_seen_in_the_terminal_and_on_the_page():
 
     from runs import make_case, make_run
 
-    from saebench.records.run import Verdict
+    from saebench.records.verdict import Verdict
     from saebench.report.terminal import remarks
 
     (said,) = _found(0.05, 1.0).series["sentences"]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import saebench
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.zoo.shelf import sae_path
 
 PROPERTIES = ["strata", "sparsity"]

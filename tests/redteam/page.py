@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from redteam.catalogue import ADVERSARIES
 from redteam.verdicts import Judged
 from redteam.world import World
-from saebench.records.run import GateResult, Verdict
+from saebench.records.case_result import GateResult
+from saebench.records.verdict import Verdict
 
 TITLES = {
     "advantage.kl_ratio": "KL by PCA's", "advantage.fvu_ratio": "error by PCA's",

@@ -10,7 +10,7 @@ from redteam.__main__ import PAGE
 from redteam.catalogue import ADVERSARIES
 from redteam.verdicts import Judged, judge_adversaries, judge_honest
 from redteam.world import World, demo_world, stories_world
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 SHORT = (
     "principal-components", "identity-in-both-signs", "shrunken-identity", "part-of-the-identity",

@@ -9,7 +9,9 @@ from redteam import degraded, hidden, hollow, misplaced, misread  # noqa: F401  
 from redteam.catalogue import ADVERSARIES, Absent, Adversary
 from redteam.world import JUDGED_CASES, World
 from saebench.errors import SubjectError
-from saebench.records.run import GateResult, Run, Verdict, overall
+from saebench.records.case_result import GateResult
+from saebench.records.run import Run
+from saebench.records.verdict import Verdict, overall
 
 TOGETHER = 16
 DECIDING = ("eps_random", "cov_random", "real_difference", "error_shuffled")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from runs import make_case, make_gate, make_run
 
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from full_run import full_run
 
-from saebench.records.run import SubjectRecord
+from saebench.records.inputs import SubjectRecord
 from saebench.report.charts import Axis, Form, as_payload, by_sae, has_data
 from saebench.report.material import Material
 from saebench.report.sections import sections

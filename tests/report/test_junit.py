@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from runs import make_case, make_run
 
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.exports.junit import case_properties, to_junit
 
 

@@ -6,7 +6,7 @@ import pytest
 from markdown_it import MarkdownIt
 from runs import make_case, make_run
 
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.markdown import to_markdown
 from saebench.report.tables import Column, Table, row
 from saebench.report.tables.text_tables import code, escaped, markdown_table

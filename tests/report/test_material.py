@@ -5,7 +5,7 @@ from full_run import full_run
 from runs import make_case, make_run
 
 from saebench.errors import OptionError
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.material import joined_runs
 
 

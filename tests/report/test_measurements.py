@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from runs import make_case, make_run
 
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.exports.measurements import COLUMNS, to_csv, to_html, to_pandas
 from saebench.report.page.markup import visible
 

@@ -7,7 +7,8 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from runs import make_case, make_run
 
-from saebench.records.run import Basis, Verdict
+from saebench.records.case_result import Basis
+from saebench.records.verdict import Verdict
 from saebench.report.exports.model_card import model_index, to_model_card
 
 

@@ -11,7 +11,8 @@ from tiny import FEATURES
 import saebench
 from saebench.data.documents import open_documents
 from saebench.data.tokens import take_sequences
-from saebench.records.run import SubjectRecord, Verdict
+from saebench.records.inputs import SubjectRecord
+from saebench.records.verdict import Verdict
 from saebench.report.exports.sae_bench import ABSENT, file_name, to_sae_bench
 from saebench.report.exports.sae_lens import names_of, to_sae_lens
 from saebench.subjects.host_loading import load_host

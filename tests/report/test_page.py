@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import make_case, make_run
 
-from saebench.records.run import Interval, Verdict
+from saebench.records.metric import Interval
+from saebench.records.verdict import Verdict
 from saebench.report.page.document import plotly_source
 from saebench.report.page.markup import packed_json, tag, visible
 from saebench.report.page.run_page import run_page

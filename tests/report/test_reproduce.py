@@ -9,7 +9,7 @@ from option_samples import needed, sample
 from runs import make_case, make_run
 
 from saebench.options import OPTIONS, given_options, run_options
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.reproduce import (
     joined_arguments,
     node_of,

@@ -14,7 +14,8 @@ from saebench.records.boards import (
     Row,
     Score,
 )
-from saebench.records.run import Direction, Interval, Metric, SampleSize, Verdict
+from saebench.records.metric import Direction, Interval, Metric, SampleSize
+from saebench.records.verdict import Verdict
 from saebench.report.standing import RANKED_BY, place_lines
 
 FACTS = {

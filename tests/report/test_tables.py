@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 from runs import make_case, make_run
 
-from saebench.records.run import Interval, Verdict
+from saebench.records.metric import Interval
+from saebench.records.verdict import Verdict
 from saebench.report.exports.measurements import to_html
 from saebench.report.exports.model_card import to_model_card
 from saebench.report.markdown import to_markdown

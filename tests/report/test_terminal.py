@@ -6,7 +6,8 @@ import pytest
 from rich.cells import cell_len
 from runs import make_case, make_run
 
-from saebench.records.run import Direction, Metric, SampleSize, Verdict
+from saebench.records.metric import Direction, Metric, SampleSize
+from saebench.records.verdict import Verdict
 from saebench.report.tables.run_tables import pairs_table
 from saebench.report.terminal import remarks, render, sentences
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from saebench.records.run import CLUSTER
+from saebench.records.metric import CLUSTER
 from saebench.statistics.bootstrap import sample
 from saebench.statistics.clusters import firsts, independent, of_clusters
 from saebench.statistics.paired import difference, pair, sample_pair

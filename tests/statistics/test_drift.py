@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from saebench.records.run import CLUSTER
+from saebench.records.metric import CLUSTER
 from saebench.statistics.drift import drift_of
 
 N = 200

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saebench.records.run import CLUSTER
+from saebench.records.metric import CLUSTER
 from saebench.statistics.bootstrap import estimate
 from saebench.statistics.levels import at_level
 from saebench.statistics.linear import influences

@@ -23,17 +23,10 @@ from saebench.judging.judge import Judge
 from saebench.options import Settings
 from saebench.progress import progress_bar
 from saebench.properties import find_property, properties
-from saebench.records.run import (
-    CaseResult,
-    DatasetRecord,
-    Direction,
-    Interval,
-    Metric,
-    ModelRecord,
-    SampleSize,
-    SubjectRecord,
-    Verdict,
-)
+from saebench.records.case_result import CaseResult
+from saebench.records.inputs import DatasetRecord, ModelRecord, SubjectRecord
+from saebench.records.metric import Direction, Interval, Metric, SampleSize
+from saebench.records.verdict import Verdict
 from saebench.store import atomic, baselines
 from saebench.store.baselines import Measured, baseline_path, read_baseline, update_baseline
 from saebench.subjects.references import find_subjects

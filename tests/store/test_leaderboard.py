@@ -12,7 +12,8 @@ from saebench.cli.stored import known_facts
 from saebench.errors import StoreError
 from saebench.records.baseline import Baseline, StoredCase
 from saebench.records.boards import LEADERBOARD
-from saebench.records.run import Basis, Verdict
+from saebench.records.case_result import Basis
+from saebench.records.verdict import Verdict
 from saebench.store.environment import baselines_dir
 from saebench.store.json_files import json_schema
 from saebench.store.leaderboard import (

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from saebench.errors import OptionError
 from saebench.records.boards import Board, BoardData, BoardModel, Facts, Row, Score
+from saebench.records.metric import Direction, Interval
 from saebench.records.ranking import front, fronts, place_of, rank
-from saebench.records.run import Direction, Interval
 
 FACTS = {
     "p.low": Facts("nats", Direction.LOWER),

@@ -36,8 +36,9 @@ def test_the_golden_file_is_of_the_schema_and_is_read_and_written_as_it_is():
     assert dump_record(record) + "\n" == text
 
 
-def test_a_repair_of_schema_version_1_is_still_read():
-    assert read_repair(HERE / "repair-1.json") == make_repair()
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_repair_of_an_older_schema_version_is_still_read(version):
+    assert read_repair(HERE / f"repair-{version}.json") == make_repair()
 
 
 def test_a_file_that_lacks_a_part_is_not_of_the_schema():

@@ -10,7 +10,9 @@ import pytest
 
 import saebench
 from saebench.errors import OptionError, StoreError
-from saebench.records.run import RESULT, SCHEMA_VERSION, Basis, Fallback
+from saebench.records.case_result import Basis
+from saebench.records.metric import Fallback
+from saebench.records.run import RESULT, SCHEMA_VERSION
 from saebench.store.json_files import check_writable, json_schema, read_run, write_record
 
 GOLDEN = Path(__file__).parent / f"result-schema-{SCHEMA_VERSION}.json"

@@ -9,7 +9,7 @@ import pytest
 from runs import make_case, make_run
 
 from saebench.errors import StoreError
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.store.baselines import Measured
 from saebench.store.sums_file import (
     CaseSums,

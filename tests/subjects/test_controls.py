@@ -5,7 +5,7 @@ import torch
 
 import saebench
 from saebench.errors import SubjectError
-from saebench.records.run import Verdict, overall
+from saebench.records.verdict import Verdict, overall
 from saebench.subjects.made_controls import CONTROLS, make_control
 
 

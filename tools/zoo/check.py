@@ -12,7 +12,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from saebench.records.run import Run, Verdict
+from saebench.records.run import Run
+from saebench.records.verdict import Verdict
 from saebench.store.environment import benchmarks_dir
 from saebench.store.json_files import read_run
 from saebench.text import every_text

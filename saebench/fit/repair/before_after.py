@@ -12,8 +12,10 @@ from saebench.judging.judge import Judge
 from saebench.progress import ProgressBar
 from saebench.properties import fidelity, kl_gap, shrinkage, sparsity
 from saebench.properties.base import MetricSpec
+from saebench.records.case_result import CaseResult
+from saebench.records.metric import Direction
 from saebench.records.repair import GateChange, Ranged, RepairRow
-from saebench.records.run import CaseResult, Direction, Run
+from saebench.records.run import Run
 from saebench.statistics.bootstrap import Formula, Table, estimate
 from saebench.statistics.clusters import chosen
 from saebench.statistics.paired import Combine, difference, of_pair, pair

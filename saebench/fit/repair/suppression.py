@@ -16,8 +16,8 @@ from scipy import stats
 from torch import Tensor
 
 from saebench.fit.training.training_sae import dense
+from saebench.records.metric import Interval
 from saebench.records.repair import Correlation, FeatureAnalysis, Ranged
-from saebench.records.run import Interval
 from saebench.statistics.levels import LEVEL
 
 NEAR = 1.25  # a penalty within this factor of the one that the SAE rests at explains it

@@ -24,8 +24,10 @@ from saebench.judging.judge import Judge
 from saebench.options import Settings
 from saebench.progress import ProgressBar
 from saebench.properties.controls import PRIMARY
+from saebench.records.case_result import CaseResult
+from saebench.records.inputs import DatasetRecord
+from saebench.records.metric import Metric
 from saebench.records.repair import Ranged
-from saebench.records.run import CaseResult, DatasetRecord, Metric
 from saebench.records.sweep import KL, L0, SWEEP_SCHEMA_VERSION, SweepPoint, SweepRecord
 from saebench.report.tables.fit_tables import frontier_markdown
 from saebench.statistics.bootstrap import Table, estimate

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
-from saebench.records.run import CaseResult, GateResult, Run, Verdict
+from saebench.records.case_result import CaseResult, GateResult
+from saebench.records.run import Run
+from saebench.records.verdict import Verdict
 from saebench.report.terminal import unjudged_line
 from saebench.text import percent
 

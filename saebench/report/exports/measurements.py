@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from saebench.records.run import CaseResult, GateResult, Metric, Run
+from saebench.records.case_result import CaseResult, GateResult
+from saebench.records.metric import Metric
+from saebench.records.run import Run
 from saebench.report.tables import Cell, Column, Kind, Row, Table
 from saebench.report.tables.html_tables import notebook_table
 from saebench.report.tables.run_tables import gates_table

@@ -4,15 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from saebench.errors import OptionError
-from saebench.records.run import (
-    CaseResult,
-    DatasetRecord,
-    GateResult,
-    Metric,
-    Run,
-    SubjectRecord,
-    Verdict,
-)
+from saebench.records.case_result import CaseResult, GateResult
+from saebench.records.inputs import DatasetRecord, SubjectRecord
+from saebench.records.metric import Metric
+from saebench.records.run import Run
+from saebench.records.verdict import Verdict
 from saebench.report.markdown import to_markdown
 from saebench.report.tables import why_of
 from saebench.report.tables.run_tables import HEADLINES

@@ -9,7 +9,8 @@ import re
 from datetime import datetime
 from typing import Any
 
-from saebench.records.run import ALL_COUNT, FIRST, SPECIAL, Run, SubjectRecord
+from saebench.records.inputs import ALL_COUNT, FIRST, SPECIAL, SubjectRecord
+from saebench.records.run import Run
 from saebench.report.exports.sae_lens import (
     LOCAL,
     METRICS,

@@ -7,14 +7,8 @@ with the reasons.
 
 from typing import Any
 
-from saebench.records.run import (
-    ALL_COUNT,
-    FIRST,
-    SPECIAL,
-    DatasetRecord,
-    Run,
-    SubjectRecord,
-)
+from saebench.records.inputs import ALL_COUNT, FIRST, SPECIAL, DatasetRecord, SubjectRecord
+from saebench.records.run import Run
 from saebench.report.style import reading_series
 
 POOLED = "sums are divided once over all tokens, as SAELens does in one batch of all sequences"

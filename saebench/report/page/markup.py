@@ -8,7 +8,7 @@ import unicodedata
 from html import escape
 from typing import Any
 
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.style import LOOKS
 
 VOID = {"meta", "input", "br", "link"}

@@ -1,6 +1,7 @@
 """What a PASS promises and what it does not: one table, for pages and for the documentation."""
 
-from saebench.records.run import Run, Verdict
+from saebench.records.run import Run
+from saebench.records.verdict import Verdict
 from saebench.report.page.markup import Markup, tag
 
 PAGE = "docs/what-pass-means.md"

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from saebench.records.boards import Leaderboard
 from saebench.records.repair import RepairRecord
-from saebench.records.run import SEVERITY, Run
+from saebench.records.run import Run
 from saebench.records.sweep import SweepRecord
+from saebench.records.verdict import SEVERITY
 from saebench.report.charts import Figure, has_data
 from saebench.report.material import Material
 from saebench.report.page.document import charts_by_owner, document, figure_html

@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from saebench.records.run import SEVERITY, CaseResult, Run, Verdict
+from saebench.records.case_result import CaseResult
+from saebench.records.run import Run
+from saebench.records.verdict import SEVERITY, Verdict
 from saebench.report.markdown import NOT_PASSED
 from saebench.report.page.markup import Markup, badge, joined, tag
 from saebench.report.page.meaning import meaning

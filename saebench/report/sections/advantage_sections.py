@@ -5,7 +5,7 @@ Source: docs/metrics.md (advantage, strata).
 
 from collections.abc import Iterator
 
-from saebench.records.run import CaseResult
+from saebench.records.case_result import CaseResult
 from saebench.report.charts import (
     NO_INTERVAL,
     Axis,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from saebench.records.run import CaseResult
+from saebench.records.case_result import CaseResult
 from saebench.report.charts import (
     NO_INTERVAL,
     Axis,

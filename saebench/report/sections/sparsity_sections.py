@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from saebench.records.boards import Board
+from saebench.records.case_result import CaseResult
+from saebench.records.metric import Metric
 from saebench.records.ranking import CASES, SPARSITY
-from saebench.records.run import CaseResult, Cost, Metric, Run
+from saebench.records.run import Cost, Run
 from saebench.report.charts import (
     Axis,
     Chart,

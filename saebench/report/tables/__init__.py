@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from saebench.records.run import Direction, GateResult, Interval, Verdict
+from saebench.records.case_result import GateResult
+from saebench.records.metric import Direction, Interval
+from saebench.records.verdict import Verdict
 from saebench.report.style import ARROWS, SHOWN_UNITS
 
 ABSENT = "–"

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from saebench.records.run import Verdict
+from saebench.records.verdict import Verdict
 from saebench.report.style import LOOKS, plain_text
 from saebench.report.tables import Cell, Column, Kind, Table
 

@@ -5,19 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from saebench.records.run import (
-    LEVEL,
-    SEVERITY,
-    CaseResult,
-    GateResult,
-    Interval,
-    Metric,
-    Run,
-    SubjectRecord,
-    Unjudged,
-    Verdict,
-    overall,
-)
+from saebench.records.case_result import CaseResult, GateResult
+from saebench.records.inputs import SubjectRecord
+from saebench.records.metric import LEVEL, Interval, Metric
+from saebench.records.run import Run, Unjudged
+from saebench.records.verdict import SEVERITY, Verdict, overall
 from saebench.report.style import LOOKS
 from saebench.report.tables import (
     ABSENT,

@@ -14,15 +14,9 @@ from saebench.fit.repair.before_after import (
     dead_features,
     gate_changes,
 )
-from saebench.records.run import (
-    CLUSTER,
-    CaseResult,
-    Direction,
-    GateResult,
-    Metric,
-    SampleSize,
-    Verdict,
-)
+from saebench.records.case_result import CaseResult, GateResult
+from saebench.records.metric import CLUSTER, Direction, Metric, SampleSize
+from saebench.records.verdict import Verdict
 
 N = 64
 NAMES = {spec.name: spec for spec in ROWS}

@@ -5,7 +5,7 @@ from typing import Any
 
 from saebench.measures.names import Probe
 from saebench.properties.base import Findings, MetricSpec, Property, evaluate, mean_of
-from saebench.records.run import Direction
+from saebench.records.metric import Direction
 
 SHIFT = Probe("hidden_shift", "saebench_lab.probes:hidden_shift")
 NORM = MetricSpec("shift.norm", "", Direction.LOWER, mean_of(SHIFT.channel), (SHIFT.channel,))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from saebench.properties.base import Findings, MetricSpec, Property, evaluate
-from saebench.records.run import Direction
+from saebench.records.metric import Direction
 
 VARIANCE = MetricSpec(
     "unexplained.variance",
