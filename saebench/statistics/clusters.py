@@ -1,7 +1,7 @@
 """Clusters: sequences that repeat each other are one observation, and are resampled together.
 
-A table of per-sequence sums may have a channel :data:`saebench.records.metric.CLUSTER` with the number
-of each sequence's cluster. In tables without it all sequences differ.
+A table of per-sequence sums may have a channel :data:`saebench.records.metric.CLUSTER` with the
+number of each sequence's cluster. In tables without it all sequences differ.
 """
 
 from collections.abc import Iterable, Mapping

@@ -65,7 +65,7 @@ def test_a_row_is_found_by_its_metric():
         (None, "No such file"),
         ("{", "not valid JSON"),
         ('{"schema_version": NaN}', "NaN is no number of JSON"),
-        ("[]", "schema_version of a repair is None, this saebench reads 2"),
+        ("[]", "schema_version of a repair is None, this saebench reads 3"),
         ('{"schema_version": true}', "schema_version of a repair is True"),
         ('{"schema_version": 99}', "schema_version of a repair is 99"),
         ('{"schema_version": 1}', "no saebench repair file: harness: Field required"),
