@@ -52,7 +52,8 @@ ANALYSIS = FeatureAnalysis(
 def make_repair(**changes):
     run = make_run(saes=("before", "after"))
     record = RepairRecord(
-        REPAIR_SCHEMA_VERSION, {"version": "0"}, {}, run.saes[0], run.saes[1], run.models[0], RECIPE, COURSE,
+        REPAIR_SCHEMA_VERSION,
+        {"version": "0"}, {}, run.saes[0], run.saes[1], run.models[0], RECIPE, COURSE,
         run.datasets[0], (MSE, GAP, RATIO), (GateChange("fidelity.kl<=0.1", "FAIL", "PASS"),),
         ANALYSIS, ("a note",),
     )  # fmt: skip
