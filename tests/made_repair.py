@@ -5,6 +5,7 @@ from dataclasses import replace
 from runs import make_run
 
 from saebench.records.repair import (
+    REPAIR_SCHEMA_VERSION,
     Correlation,
     CourseRow,
     FeatureAnalysis,
@@ -51,7 +52,8 @@ ANALYSIS = FeatureAnalysis(
 def make_repair(**changes):
     run = make_run(saes=("before", "after"))
     record = RepairRecord(
-        2, {"version": "0"}, {}, run.saes[0], run.saes[1], run.models[0], RECIPE, COURSE,
+        REPAIR_SCHEMA_VERSION, {"version": "0"}, {}, run.saes[0], run.saes[1], run.models[0],
+        RECIPE, COURSE,
         run.datasets[0], (MSE, GAP, RATIO), (GateChange("fidelity.kl<=0.1", "FAIL", "PASS"),),
         ANALYSIS, ("a note",),
     )  # fmt: skip

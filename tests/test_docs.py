@@ -17,7 +17,7 @@ from saebench.cli import COMMANDS, main, make_parser
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = ROOT / "docs" / "gate-a-release.md"
 PAGES = [ROOT / "README.md", ROOT / "perf" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-QUICK = {"SAE": "demo:l2-topk", "OPTIONS": "--sae-sequences 16 -k shrinkage -p no:cacheprovider"}
+QUICK = {"SAE": "demo:l2-topk", "OPTIONS": "--sae-sequences 32 -k shrinkage -p no:cacheprovider"}
 SHELLS = ("", "text")
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 

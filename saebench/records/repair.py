@@ -11,7 +11,7 @@ from saebench.records.run import (
     ModelRecord,
     SubjectRecord,
 )
-from saebench.records.schema import Schema
+from saebench.records.schema import Schema, unchanged
 
 
 @dataclass(frozen=True)
@@ -251,12 +251,15 @@ def _check(record: RepairRecord) -> None:
 
 
 GAP = "perplexity_gap"
-REPAIR_SCHEMA_VERSION = 2
+REPAIR_SCHEMA_VERSION = 3
 REPAIR = Schema(
     RepairRecord,
     REPAIR_SCHEMA_VERSION,
     "saebench repair file",
     noun="repair",
-    upgrades={1: with_intervals},
+    upgrades={
+        1: with_intervals,
+        2: unchanged,  # 3 added independent documents and the overlap with training texts
+    },
     check=_check,
 )
