@@ -1,7 +1,6 @@
 """repair.json: its schema is released under a version, and older files are read."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -39,8 +38,7 @@ def test_the_golden_file_is_of_the_schema_and_is_read_and_written_as_it_is():
 
 @pytest.mark.parametrize("version", range(1, REPAIR_SCHEMA_VERSION))
 def test_a_repair_of_an_older_schema_version_is_still_read(version):
-    older = read_repair(HERE / f"repair-{version}.json")
-    assert older == replace(make_repair(), schema_version=older.schema_version)
+    assert read_repair(HERE / f"repair-{version}.json") == make_repair()
 
 
 def test_a_file_that_lacks_a_part_is_not_of_the_schema():
