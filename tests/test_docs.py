@@ -20,7 +20,7 @@ CHAPTER = ROOT / "docs" / "gate-a-release.md"
 PAGES = [ROOT / "README.md", ROOT / "perf" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICK = {
     "SAE": "demo:l2-topk",
-    "OPTIONS": "--sae-sequences 16 -k shrinkage --sae-thresholds only.toml -p no:cacheprovider",
+    "OPTIONS": "--sae-sequences 32 -k shrinkage --sae-thresholds only.toml -p no:cacheprovider",
 }
 SHELLS = ("", "text")
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
