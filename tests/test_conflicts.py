@@ -118,6 +118,7 @@ def test_saebench_run_overrides_no_names_where_a_project_has_none(tmp_path, monk
     assert not [word for word in pytest_command(["-q"]) if word.startswith("--override")]
 
 
+@pytest.mark.usefixtures("few_documents_decide_in_processes")
 @pytest.mark.parametrize(
     "surroundings",
     [

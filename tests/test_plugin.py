@@ -332,6 +332,7 @@ def test_importing_the_plugin_costs_a_test_run_less_than_50_milliseconds(tmp_pat
     assert min(map(float, runs)) < 0.05
 
 
+@pytest.mark.usefixtures("few_documents_decide_in_processes")
 def test_a_worker_judges_what_the_process_itself_does(gate_run, tiny):
     """Sharing out the cases over processes gives the same result file."""
     pytest.importorskip("xdist")

@@ -148,6 +148,7 @@ def test_a_page_is_written_where_it_was_asked_for_and_the_failure_can_be_measure
 
 
 @pytest.mark.usefixtures("few_documents_decide_in_processes")
+@pytest.mark.usefixtures("few_documents_decide_in_processes")
 def test_the_printed_command_gives_the_same_number_again(gate_run, tiny):
     first = gate_run.judge("--sae", tiny.bad, *QUICK)
     lines = iter(first.outlines)

@@ -64,6 +64,7 @@ def test_a_run_without_benchmarks_keeps_pytests_own_behaviour(blocked):
     assert done.ret != pytest.ExitCode.OK
 
 
+@pytest.mark.usefixtures("few_documents_decide_in_processes")
 def test_caches_of_the_hub_that_cannot_be_made_change_nothing(tiny, tmp_path: Path):
     """A directory of files is read through the library whose cache that is."""
     (tmp_path / "blocked").write_text("")

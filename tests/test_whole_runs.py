@@ -159,6 +159,7 @@ def test_what_a_patch_costs_is_asked_for_where_a_patch_is_applied(gate_run, tiny
     assert "tax" in _left_out(gate_run)
 
 
+@pytest.mark.usefixtures("few_documents_decide_in_processes")
 def test_workers_that_share_the_cases_are_whole_together(gate_run, whole, tiny):
     pytest.importorskip("xdist")
     assert whole("--sae", tiny.bad, "-n", "2", "-k", "not kl_gap").ret == 1

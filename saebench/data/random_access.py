@@ -96,7 +96,7 @@ def _split(raw: bytes) -> list[bytes]:
 def _is_blank(line: bytes) -> bool:
     rest = line.strip()
     if rest and (rest[0] >= 0x80 or rest[0] in ODD_SPACE):
-        return not rest.decode("utf-8", "replace").removeprefix(MARK).strip()
+        return not line.decode("utf-8", "replace").removeprefix(MARK).strip()
     return not rest
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.data.tokens import token_text
-from saebench.errors import StoreError
+from saebench.errors import OptionError
 from saebench.experiments.base import Experiment, Results, Targets
 from saebench.experiments.codec import decode
 from saebench.experiments.in_order import InOrder
@@ -111,8 +111,8 @@ class Sharing:
             raise self._missing_shard(key)
         return False
 
-    def _missing_shard(self, key: str) -> StoreError:
-        return StoreError(
+    def _missing_shard(self, key: str) -> OptionError:
+        return OptionError(
             f"--sae-rerun never: {self._directory.path} lacks the shard {key}; leave it out to "
             "measure what is missing"
         )

@@ -93,6 +93,7 @@ def test_paths_of_any_letters_are_read_and_written_in_the_c_locale(tiny, run_fil
     assert (project / "Säite.html").is_file()
 
 
+@pytest.mark.usefixtures("few_documents_decide_in_processes")
 def test_a_run_in_the_c_locale_reads_and_writes_such_paths_and_prints_its_table(tiny, project):
     import shutil
 
@@ -113,6 +114,7 @@ def test_a_run_in_the_c_locale_reads_and_writes_such_paths_and_prints_its_table(
     assert (project / "aüs.md").read_text(encoding="utf-8").count(NAME) > 1
 
 
+@pytest.mark.usefixtures("few_documents_decide_in_processes")
 def test_an_ascii_pipe_gets_the_runs_table_too(tiny, project):
     line = (f"run|--sae|{tiny.good}|--sae-model|{tiny.model}|--sae-dataset|{tiny.texts}"
             "|--sae-sequences|8|-k|fidelity|-p|no:cacheprovider")  # fmt: skip

@@ -438,6 +438,7 @@ def test_a_transcoder_is_judged_by_what_it_predicts(tiny, tmp_path: Path):
     run = saebench.judge(
         str(path), tiny.model, tiny.texts, properties=["fidelity"], sequences=6, context=12,
         hook="blocks.1.mlp.hook_in", hook_out="blocks.1.hook_mlp_out", prepend_bos=True,
+        order="file",
     )  # fmt: skip
     tokenizer: Any = AutoTokenizer.from_pretrained(tiny.model)
     lines = Path(tiny.texts).read_text().splitlines()[:6]

@@ -137,4 +137,5 @@ def test_no_other_module_silences_a_library():
         if isinstance(node, ast.Attribute | ast.Name)
         and getattr(node, "attr", getattr(node, "id", None)) in silent
     }
-    assert found == {"formats/library_warnings.py"}
+    # A process that only measures shards says nothing of its own.
+    assert found == {"formats/library_warnings.py", "scale/process_start.py"}

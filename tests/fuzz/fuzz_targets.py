@@ -187,8 +187,10 @@ def _read_result(content: bytes) -> None:
     run = parse_run(content.decode("utf-8", "replace"), where="run.json")
     for width in (40, 100):
         render(run, width=width)
-    for convert in (to_csv, to_markdown, to_junit, to_model_card, to_sae_lens):
+    for convert in (to_csv, to_markdown, to_junit, to_sae_lens):
         convert(run)
+    if run.run.unjudged == ():
+        to_model_card(run)  # which states a verdict on the whole
     for sae in run.saes:
         to_sae_bench(run, sae)
     dump_record(run).encode(errors="backslashreplace")

@@ -96,7 +96,7 @@ def test_a_look_at_fewer_documents_does_not_end_a_run(tiny, tmp_path):
     data = [f"w{i} {text}" for i in range(8) for text in texts[:4]] + texts[4:12]
     limits = tmp_path / "limits.toml"
     limits.write_text('schema_version = 1\n[fidelity]\ngates = [{ rule = "fidelity.kl<=999" }]\n')
-    options = {"context": 20, "stop_early": True, "data": data, "fail_on": (),
+    options = {"context": 20, "stop_early": True, "data": data, "fail_on": (), "order": "file",
                "thresholds": str(limits)}  # fmt: skip
     at_the_end = _judge(tiny, 40, min_documents=10, **options)
     at_once = _judge(tiny, 40, min_documents=4, **options)

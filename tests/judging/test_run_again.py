@@ -56,7 +56,8 @@ def _entries(path) -> list[list[str]]:
 def test_a_failed_case_that_was_run_three_times_is_there_once(gate_run: "Gate"):
     gate_run.pytester.makeconftest(AGAIN)
     junit = gate_run.pytester.path / "run.xml"
-    options = ("--sae", gate_run.tiny.bad, "-k", "shrinkage or sparsity")
+    options = ("--sae", gate_run.tiny.bad, "-k", "shrinkage or sparsity",
+               *gate_run.only("shrinkage", "sparsity"))  # fmt: skip
     done = gate_run.judge(*options, "--junitxml", str(junit))
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     assert _cases(gate_run) == ["shrinkage@bad", "sparsity@bad"]
@@ -76,7 +77,7 @@ def test_the_real_plugin_leaves_each_case_once(gate_run: "Gate"):
 
 def test_a_case_that_is_repeated_by_a_parameter_is_there_once(gate_run: "Gate"):
     gate_run.pytester.makeconftest(REPEAT)
-    done = gate_run.judge("--sae", gate_run.tiny.good, "-k", "sparsity")
+    done = gate_run.judge("--sae", gate_run.tiny.good, "-k", "sparsity", *gate_run.only("sparsity"))
     assert done.ret == 0, done.stdout.str()
     done.assert_outcomes(passed=2, deselected=8)
     assert _cases(gate_run) == ["sparsity@good"]

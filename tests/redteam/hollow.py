@@ -193,7 +193,7 @@ def half_memorised(world: World) -> Coder:
     return Coder(encode, torch.cat([x - base.b_dec, base.W_dec]), base.b_dec)
 
 
-@adversary(caught_by="advantage.kl_ratio")
+@adversary(caught_by=None)  # an ERROR before any gate: no feature fires
 def nothing_active(world: World) -> Coder:
     """No feature at all: the mean activation."""
     fit = world.fit()

@@ -49,6 +49,7 @@ def local(tiny: "TinyWorld") -> Any:
     return _judged(tiny.good, tiny.model, tiny.texts, **SHARDS)
 
 
+@pytest.mark.usefixtures("few_documents_decide_in_processes")
 def test_a_script_that_hires_finds_the_same_bits(tiny: "TinyWorld", local: Any, tmp_path: Path):
     script, run_dir = tmp_path / "script.py", tmp_path / "run"
     script.write_text(SCRIPT)

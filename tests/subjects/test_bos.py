@@ -134,6 +134,6 @@ def test_prompts_begin_with_it_too(tiny, tmp_path: Path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "w1 w2", "answer": "w3"}\n')
     host = load_host(tiny.model, device="cpu", dtype="float32", asked_by="test")
     texts = Texts(None, open_prompts(str(tmp_path / "p.jsonl")))  # pyright: ignore
-    found = Readings(host, texts, Settings(), bos=9).prompts()
+    found = Readings(host, texts, Settings(), bos=9, tokens=None).prompts()  # pyright: ignore
     assert found.ids.tolist() == [[9, 4, 5, 6]]
     assert found.counted.tolist() == [[False, True, True, False]]
