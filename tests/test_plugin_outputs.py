@@ -147,10 +147,8 @@ def test_a_page_is_written_where_it_was_asked_for_and_the_failure_can_be_measure
     )
 
 
-@pytest.mark.usefixtures("few_documents_decide_in_processes")
-@pytest.mark.usefixtures("few_documents_decide_in_processes")
 def test_the_printed_command_gives_the_same_number_again(gate_run, tiny):
-    first = gate_run.judge("--sae", tiny.bad, *QUICK)
+    first = gate_run.judge("--sae", tiny.bad, *QUICK, "--sae-min-documents", "1")
     lines = iter(first.outlines)
     command = next(line for line in lines if line.startswith("  shrinkage@bad: pytest "))
     again = gate_run.pytester.runpytest_subprocess(*shlex.split(command)[2:])

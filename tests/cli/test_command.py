@@ -125,10 +125,9 @@ def _saebench(cwd, *arguments):
     )
 
 
-@pytest.mark.usefixtures("few_documents_decide_in_processes")
-@pytest.mark.usefixtures("few_documents_decide_in_processes")
 def test_run_judges_as_pytest_on_the_benchmarks_does(gate_run, tiny, tmp_path):
-    options = ("--sae", tiny.bad, *tiny.options(), "-k", "shrinkage")
+    few = ("--sae-min-documents", "1")
+    options = ("--sae", tiny.bad, *tiny.options(), "-k", "shrinkage", *few)
     done = _saebench(tmp_path, *options, "--sae-json", "out.json")
     expected = gate_run.run(*options)
     assert done.returncode == expected.ret == pytest.ExitCode.TESTS_FAILED, done.stderr

@@ -28,6 +28,7 @@ sae, model, texts, run_dir = sys.argv[1:]
 run = saebench.judge(
     sae, model, texts, sequences=24, properties=["fidelity", "sparsity"], workers=1,
     shard_sequences=5, threads=1, run_dir=run_dir,
+    min_documents=1,
 )
 print(json.dumps([asdict(case) for case in run.cases]))
 print(__file__, __spec__)
@@ -49,7 +50,6 @@ def local(tiny: "TinyWorld") -> Any:
     return _judged(tiny.good, tiny.model, tiny.texts, **SHARDS)
 
 
-@pytest.mark.usefixtures("few_documents_decide_in_processes")
 def test_a_script_that_hires_finds_the_same_bits(tiny: "TinyWorld", local: Any, tmp_path: Path):
     script, run_dir = tmp_path / "script.py", tmp_path / "run"
     script.write_text(SCRIPT)
