@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saebench.data.tokens import token_text
-from saebench.errors import OptionError
+from saebench.errors import OptionError, StoreError
 from saebench.experiments.base import Experiment, Results, Targets
 from saebench.experiments.codec import decode
 from saebench.experiments.in_order import InOrder
