@@ -1,5 +1,6 @@
 """Nothing of the libraries' own remarks on stderr: it is saebench's and pytest's."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,11 @@ RUN = ("-k", "sparsity", "--sae-sequences", "8", "-p", "no:cacheprovider", "-s")
 
 def _stderr(*args: str, cwd: Path) -> str:
     """Return what a command printed on stderr, apart from saebench's own notes."""
-    done = subprocess.run([*COMMAND, *args], cwd=cwd, capture_output=True, text=True, check=False)
+    # pytest-xdist, where it runs these tests, is not what the command is run by.
+    env = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+    done = subprocess.run(
+        [*COMMAND, *args], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode in (0, 1), done.stdout + done.stderr  # a verdict, passed or not
     assert "Warning" not in done.stdout, done.stdout
     return "".join(s for s in done.stderr.splitlines(True) if not s.startswith("note: "))

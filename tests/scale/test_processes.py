@@ -92,6 +92,8 @@ def unanswered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return answer(fds)
 
     monkeypatch.setattr("multiprocessing.forkserver.connect_to_new_process", connect)
+    # Whichever environment an earlier test's server has: else workers are not forked from it.
+    monkeypatch.setattr("saebench.scale.processes._server", None)
     return left
 
 
