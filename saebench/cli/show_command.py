@@ -62,6 +62,5 @@ def only(run: Run, saes: "list[str] | tuple[str, ...]") -> Run:
 
 def _about(run: Run) -> str:
     models = ", ".join(f"{m.name} ({m.dtype}, {m.device})" for m in run.models)
-    whole = run.run.complete or unjudged_line(run)
-    unfinished = "" if whole else "; the run was not finished"
+    unfinished = "; the run was not finished" if run.run.was_interrupted else ""
     return f"{models}; saebench {run.harness.get('version', '?')}, {run.run.started}{unfinished}"

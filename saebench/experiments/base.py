@@ -17,6 +17,7 @@ from saebench.measures.state import finished, merged
 from saebench.records.case import joined
 
 if TYPE_CHECKING:
+    from saebench.data.cloze_tokens import ClozeTokens
     from saebench.data.tokens import TokenSet
     from saebench.experiments.bench import Bench
     from saebench.experiments.timing import Workload
@@ -357,6 +358,14 @@ class Measurer(ABC):
     def corpora(self, targets: Targets) -> "list[TokenSet]":  # noqa: ARG002
         """Return the token sets whose statistics every part needs; by default none."""
         return []
+
+    def tokens_of(self, subject: "Subject") -> "TokenSet | ClozeTokens":  # noqa: ARG002
+        """Return what an SAE is measured on; by default the run's sequences.
+
+        Raises:
+            NotApplicable: if there is nothing.
+        """
+        return self.bench.tokens
 
     @abstractmethod
     def measure(self, targets: Targets, *, progress: "ProgressBar") -> Results:

@@ -43,12 +43,14 @@ def refuse_skip_at_one_hook(subject: Subject, *, reads: Site, writes: Site) -> N
         raise SubjectError(_skip_text(subject, f"reads and writes at {writes.hook}"))
 
 
-def refuse_skip_of_equal_activations(
+def refuse_two_names_of_one_activation(
     subject: Subject, given: Float[Tensor, "tokens d"], compared: Float[Tensor, "tokens width"]
 ) -> None:
-    """Refuse a skip path between two names of one activation.
+    """Refuse an SAE that reads and writes one activation by two names.
 
-    Such are a block's output and the next block's input.
+    Such are a block's output and the next block's input. A skip path would hand the activation
+    through. Without one, the SAE calls itself a transcoder, which is not gated by principal
+    components of its output, nor by single tokens: an SAE does not choose that by its metadata.
 
     Args:
         subject: the SAE.
@@ -58,38 +60,18 @@ def refuse_skip_of_equal_activations(
     Raises:
         SubjectError: if they are equal.
     """
-    if not subject.has_skip or given.shape != compared.shape:
+    reads, writes = subject.metadata.input_hook, subject.metadata.hook
+    if not (subject.has_skip or reads is not None) or given.shape != compared.shape:
         return
-    if not differing(subject, given, compared).any():
-        where = f"reads {subject.metadata.input_hook}, which is what {subject.metadata.hook} is"
-        raise SubjectError(_skip_text(subject, where))
-
-
-def refuse_transcoder_of_one_activation(
-    subject: Subject, given: Float[Tensor, "tokens d"], compared: Float[Tensor, "tokens width"]
-) -> None:
-    """Refuse an SAE that calls itself a transcoder between two names of one activation.
-
-    A transcoder is not gated by principal components of its output, nor by single tokens: an SAE
-    does not choose that by its metadata.
-
-    Args:
-        subject: the SAE.
-        given: the activations that it reads.
-        compared: those of the same tokens where it writes.
-
-    Raises:
-        SubjectError: if they are equal.
-    """
-    reads = subject.metadata.input_hook
-    if reads is None or given.shape != compared.shape:
+    if differing(subject, given, compared).any():
         return
-    if not differing(subject, given, compared).any():
-        raise SubjectError(
-            f"{subject.source}: its metadata makes it a transcoder from {reads} to "
-            f"{subject.metadata.hook}, which are one activation here: it is an SAE, and is judged "
-            "as one without hook_name_out and with an SAE's architecture"
-        )
+    if subject.has_skip:
+        raise SubjectError(_skip_text(subject, f"reads {reads}, which is what {writes} is"))
+    raise SubjectError(
+        f"{subject.source}: its metadata makes it a transcoder from {reads} to {writes}, which are "
+        "one activation here: it is an SAE, and is judged as one without hook_name_out and with an "
+        "SAE's architecture"
+    )
 
 
 def _skip_text(subject: Subject, where: str) -> str:

@@ -310,6 +310,14 @@ class ClozeMeasurer(Measurer):
         prompts = self.bench.readings.prompts()
         return Extent(len(prompts.ids), prompts.ids.shape[1], prompts.fingerprint)
 
+    def tokens_of(self, subject: Subject) -> ClozeTokens:  # noqa: ARG002
+        """Return the prompts.
+
+        Raises:
+            NotApplicable: if there are none.
+        """
+        return self.bench.readings.prompts()
+
     def measure(self, targets: Targets, *, progress: ProgressBar) -> Results:
         """Measure all SAEs; without prompts every one of them fails."""
         bench = self.bench

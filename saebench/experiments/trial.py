@@ -14,8 +14,7 @@ from saebench.experiments.bypass import (
     differ,
     refuse_bypass,
     refuse_skip_at_one_hook,
-    refuse_skip_of_equal_activations,
-    refuse_transcoder_of_one_activation,
+    refuse_two_names_of_one_activation,
     relative_gap,
 )
 from saebench.formats.metadata import SubjectMetadata
@@ -74,8 +73,7 @@ def try_on(host: Host, subjects: Iterable[Subject], tokens: TokenSet) -> None:
     for subject, *both in sites:
         given, compared = (read_rows(s, activations[s], counted)[:TRIED] for s in both)
         if len(given):
-            refuse_skip_of_equal_activations(subject, given, compared)
-            refuse_transcoder_of_one_activation(subject, given, compared)
+            refuse_two_names_of_one_activation(subject, given, compared)
             hold_against_itself(subject, given)
 
 

@@ -214,15 +214,19 @@ class Needs:
         return tuple(dict.fromkeys((*own, *probed)))
 
 
+def find_bench(benches: "Sequence[Bench]", request: CaseRequest) -> "Bench | None":
+    """Return the bench of the case's SAEs; None where no bench has all of them."""
+    return next((bench for bench in benches if bench.has(request.subjects)), None)
+
+
 def bench_of(benches: "Sequence[Bench]", request: CaseRequest) -> "Bench":
     """Return the bench of the case's SAEs.
 
     Raises:
         NotApplicable: if a pair's SAEs are not measured on the same tokens.
     """
-    for bench in benches:
-        if bench.has(request.subjects):
-            return bench
+    if bench := find_bench(benches, request):
+        return bench
     where = [next(b for b in benches if b.has([sae])) for sae in request.subjects]
     both = " and ".join(
         f"{sae} on {bench.about}" for sae, bench in zip(request.subjects, where, strict=True)

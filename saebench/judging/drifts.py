@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saebench.errors import NotApplicable
-from saebench.experiments.base import ClaimedTexts, ClozePrompts, Experiment, LongTexts
+from saebench.experiments.base import ClozePrompts, Experiment
 from saebench.judging.rules_of_run import spec_of
 from saebench.records.case_result import CaseResult
 from saebench.records.document_order import IN_FILE, ORDER
@@ -37,7 +37,7 @@ def drift_series(
         measurement: what the metrics were computed from.
         bench: the sequences and prompts.
         experiment: the kind of measurement.
-        sae: the case's SAE.
+        sae: the case's SAE; of a pair, the second.
     """
     metrics = tuple(dict.fromkeys(metrics))
     if not metrics or not hasattr(measurement, "table"):
@@ -120,14 +120,9 @@ def _places(measurement: Any, *, bench: "Bench", experiment: Experiment, sae: st
 
 
 def _all_places(bench: "Bench", experiment: Experiment, sae: str) -> np.ndarray:
-    tokens: Any = bench.tokens
+    subject = next(each for each in bench.subjects if each.id == sae)
     try:
-        if isinstance(experiment, ClozePrompts):
-            tokens = bench.readings.prompts()
-        elif isinstance(experiment, LongTexts | ClaimedTexts):
-            subject = next(s for s in bench.subjects if s.id == sae)
-            is_long = isinstance(experiment, LongTexts)
-            tokens = (bench.readings.long if is_long else bench.readings.claimed)(subject)
+        tokens = experiment.on(bench).tokens_of(subject)
     except NotApplicable:
         return np.array([], dtype=np.int64)
     return np.array([], dtype=np.int64) if tokens.places is None else tokens.places

@@ -11,7 +11,7 @@ from saebench.compare.differences import SideCase
 from saebench.errors import MeasurementError, NotApplicable
 from saebench.experiments.base import CONTROLS, Experiment
 from saebench.gates.rules import Role
-from saebench.judging.cases import Needs, bench_of, case_request, fingerprint
+from saebench.judging.cases import Needs, bench_of, case_request, find_bench, fingerprint
 from saebench.judging.deciding import Baselines, MeasuredCase, gates_of, verdict_of
 from saebench.judging.drifts import drift_series
 from saebench.judging.measuring import Measurements, Rounds, Runner
@@ -216,11 +216,9 @@ class Judge:
         return tuple(
             Unjudged(request.id, request.sae, request.property_name)
             for request in self._possible
-            if request.id not in judged and self.rules.decides(request, self._bench(request))
+            if request.id not in judged
+            and self.rules.decides(request, find_bench(self._benches, request))
         )
-
-    def _bench(self, request: CaseRequest) -> "Bench | None":
-        return next((bench for bench in self._benches if bench.has(request.subjects)), None)
 
     def workload(self, sae: str) -> "Workload":
         """Return the workload of an SAE, which records the times that its cost cases read."""
@@ -263,7 +261,7 @@ class Judge:
         experiment = self._needs.experiment(request)
         drifts = drift_series(
             self._deciding(request, bench, findings), measurement,
-            bench=bench, experiment=experiment, sae=request.sae,
+            bench=bench, experiment=experiment, sae=request.subjects[-1],
         )  # fmt: skip
         reason += _on_training_texts(bench, request) if verdict is Verdict.PASS else ""
         return {

@@ -247,7 +247,7 @@ class BenchmarkSession:
         if not (self.has_results or self.announced or self._expected):
             return False
         run = self.run(complete=True)
-        is_partial = run.run.unjudged != () and not run.run.allows_partial
+        is_partial = not (run.run.is_whole or run.run.allows_partial)
         return is_partial or any(self.judge.fails(case) for case in run.cases)
 
     def write(self, rootdir: Path, *, complete: bool) -> None:

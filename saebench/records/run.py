@@ -74,6 +74,16 @@ class RunRecord:
     allows_partial: bool = False
     least_documents: int | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """True where no deciding case was left out; False also where that was not recorded."""
+        return self.unjudged == ()
+
+    @property
+    def was_interrupted(self) -> bool:
+        """True where all that is missing are cases that decide nothing."""
+        return self.is_whole and not self.complete
+
 
 @dataclass(frozen=True)
 class Run:
@@ -97,7 +107,7 @@ class Run:
     @property
     def verdict(self) -> Verdict:
         """The verdict on all cases together; INCOMPLETE where deciding ones are missing."""
-        return self._with_unjudged(self.cases, is_whole=self.run.unjudged == ())
+        return self._with_unjudged(self.cases, is_whole=self.run.is_whole)
 
     def cases_of(self, sae: str) -> tuple[CaseResult, ...]:
         """Return the cases of one SAE, by its id."""
@@ -107,7 +117,7 @@ class Run:
     def passed(self) -> bool:
         """True where every deciding case was judged, at least one gate decided, and all passed."""
         decided = [case for case in self.cases if case.deciding or case.error]
-        is_whole = self.run.unjudged == () or self.run.allows_partial
+        is_whole = self.run.is_whole or self.run.allows_partial
         return self._with_unjudged(decided, is_whole=is_whole) is Verdict.PASS
 
     @property

@@ -41,7 +41,7 @@ def to_markdown(run: Run, *, places: Sequence[str] = (), detailed: bool = True) 
 def _heading(run: Run) -> str:
     passed = sum(run.verdict_of(sae.id) is Verdict.PASS for sae in run.judged)
     left_out = unjudged_line(run)
-    unfinished = "" if run.run.complete or left_out else " The run was not finished."
+    unfinished = " The run was not finished." if run.run.was_interrupted else ""
     unfinished += f" {escaped(left_out[0].upper() + left_out[1:])}." if left_out else ""
     counted = f"{passed} of {len(run.judged)} SAEs passed."
     sign = LOOKS[run.verdict].sign

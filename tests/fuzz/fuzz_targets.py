@@ -189,7 +189,7 @@ def _read_result(content: bytes) -> None:
         render(run, width=width)
     for convert in (to_csv, to_markdown, to_junit, to_sae_lens):
         convert(run)
-    if run.run.unjudged == ():
+    if run.run.is_whole:
         to_model_card(run)  # which states a verdict on the whole
     for sae in run.saes:
         to_sae_bench(run, sae)

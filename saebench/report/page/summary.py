@@ -51,8 +51,7 @@ def _headline(run: Run, verdict: Verdict) -> str:
 
 def _about(run: Run) -> Markup:
     """Return SAE, model and data."""
-    whole = run.run.complete or unjudged_line(run)
-    unfinished = "" if whole else " · the run was not finished"
+    unfinished = " · the run was not finished" if run.run.was_interrupted else ""
     facts = {
         "SAE": _saes(run),
         "Model": ", ".join(f"{m.name} ({m.dtype}, {m.device})" for m in run.models),
